@@ -1,0 +1,1 @@
+//! The store of sd3pipe: what was made, from what, and where it lies.

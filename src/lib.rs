@@ -1,0 +1,1 @@
+//! The runner: from a pipeline file to a plan to a run.

@@ -1,0 +1,2 @@
+//! The command line of sd3pipe.
+fn main() {}
