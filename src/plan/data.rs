@@ -1,0 +1,202 @@
+//! A captions stage: the files as they lie there, and the items that they make.
+
+use super::{PlanError, StageResult};
+use crate::pipeline::Resolved;
+use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store};
+use sd3pipe_stages::{
+    captions::{
+        Captions, Items,
+        items::{self, ImageFacts, ItemFault, Made},
+        report::DataReport,
+        scan::{self, Found, Scan},
+    },
+    images::decode,
+    stage::Stage,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
+
+/// What a captions stage found and made.
+#[derive(Debug)]
+pub struct Data {
+    /// All that its result depends on.
+    pub preimage: Preimage,
+    /// The items.
+    pub result: StageResult,
+    /// Whether the store has them already.
+    pub kept: bool,
+    /// How many images there are.
+    pub images: usize,
+    /// What is worth saying of the data; only when the items were made anew.
+    pub report: Option<DataReport>,
+    /// Every file that was looked at, as it was.
+    pub files: Vec<(PathBuf, Fingerprint)>,
+    scan: Scan,
+    memo: Option<Vec<u8>>,
+}
+
+/// What was read from files, by their digests, so that one edit reads one file.
+#[derive(Default, Serialize, Deserialize)]
+struct Memo {
+    /// Width and height by the image's digest.
+    sizes: HashMap<String, (u32, u32)>,
+    /// The caption file's bytes, as far as they are used, by its digest.
+    captions: HashMap<String, String>,
+}
+
+const MEMO: &str = "memo";
+const ITEMS: &str = "items";
+
+impl Data {
+    /// Walks the data and makes its items, from what was kept where nothing changed. Writes nothing but remembered digests, and
+    /// those only if the store may be written.
+    pub fn read(stage: &Captions, resolved: &Resolved, store: Option<&Store>, previous: Option<&Key>) -> Result<Self, PlanError> {
+        let scan = scan::walk(stage, &resolved.folder)?;
+        let digests = file_digests(stage, &scan, resolved, store)?;
+        let mut listing = Vec::new();
+        for (found, (image, caption)) in scan.found.iter().zip(&digests) {
+            for part in [found.id.as_bytes(), image.as_bytes(), caption.as_ref().map_or(&[][..], |digest| digest.as_bytes()), found.class.as_bytes(), &found.repeats.to_le_bytes()] {
+                listing.extend((part.len() as u64).to_le_bytes());
+                listing.extend(part);
+            }
+        }
+        let stage_value = Stage::Captions(stage.clone());
+        let mut preimage = Preimage::new("Captions", stage_value.revision());
+        preimage.read("parameters", &stage_value.parameters()?)?;
+        preimage.read("files", &Digest::of(&listing))?;
+        let images = scan.found.len();
+        let files = fingerprints(&scan);
+        let kept = match store {
+            Some(store) => store.outputs(&preimage.key())?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        if let Some(output) = kept.iter().find(|output| output.role == ITEMS) {
+            let result = StageResult::stored(output.digest);
+            return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });
+        }
+        let before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
+        let (made, memo) = make(stage, &scan, &digests, before)?;
+        let report = Some(DataReport::new(&made, &scan));
+        let result = StageResult::in_memory(made.items.to_json()?);
+        Ok(Self { preimage, result, kept: false, images, report, files, scan, memo: Some(serde_json::to_vec(&memo)?) })
+    }
+
+    /// The image file of every item.
+    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
+        self.scan.found.iter().map(|found| (found.id.clone(), found.image.clone())).collect()
+    }
+
+    /// Puts the items into the store.
+    pub fn publish(&self, name: &str, store: &Store) -> Result<(), PlanError> {
+        let bytes = self.result.bytes(Some(store))?;
+        let mut outputs = vec![output(ITEMS, store.put(&bytes)?)];
+        if let Some(memo) = &self.memo {
+            outputs.push(output(MEMO, store.put(memo)?));
+        }
+        store.publish(&[Record { preimage: self.preimage.clone(), label: name.to_owned(), outputs, seconds: 0.0 }])?;
+        Ok(())
+    }
+}
+
+fn output(role: &str, object: sd3pipe_cache::Object) -> Output {
+    sd3pipe_stages::action::output(role, "", object)
+}
+
+impl Memo {
+    fn read(store: &Store, key: &Key) -> Option<Self> {
+        let outputs = store.outputs(key).ok()??;
+        let memo = outputs.iter().find(|output| output.role == MEMO)?;
+        serde_json::from_slice(&store.read(&memo.digest).ok()?).ok()
+    }
+}
+
+fn fingerprints(scan: &Scan) -> Vec<(PathBuf, Fingerprint)> {
+    let of = |found: &Found| {
+        let caption = found.caption.clone().zip(found.caption_metadata.as_ref().map(Fingerprint::of));
+        [Some((found.image.clone(), Fingerprint::of(&found.image_metadata))), caption]
+    };
+    scan.found.iter().flat_map(of).flatten().collect()
+}
+
+/// The digests of every item's image and caption.
+fn file_digests(stage: &Captions, scan: &Scan, resolved: &Resolved, store: Option<&Store>) -> Result<Vec<(Digest, Option<Digest>)>, PlanError> {
+    let mut caches: Vec<(PathBuf, FileDigests<'_>)> = Vec::new();
+    if let Some(store) = store {
+        for dataset in &stage.data {
+            let root = resolved.folder.join(&dataset.path);
+            let cache = store.digests("bytes", &root)?;
+            caches.push((root, cache));
+        }
+    }
+    let mut digest = |path: &Path, metadata: &std::fs::Metadata| -> Result<Digest, PlanError> {
+        let fault = |source| PlanError::File { path: path.to_owned(), source };
+        let cache = match &mut caches[..] {
+            [(_, only)] => Some(only),
+            several => several.iter_mut().find(|(root, _)| path.starts_with(root)).map(|(_, cache)| cache),
+        };
+        match cache {
+            Some(cache) => match cache.known(path, metadata) {
+                Some(digest) => Ok(digest),
+                None => cache.digest(path).map_err(fault),
+            },
+            None => std::fs::File::open(path).and_then(Digest::of_reader).map(|(digest, _)| digest).map_err(fault),
+        }
+    };
+    let mut all = Vec::with_capacity(scan.found.len());
+    for found in &scan.found {
+        let image = digest(&found.image, &found.image_metadata)?;
+        let caption = match (&found.caption, &found.caption_metadata) {
+            (Some(path), Some(metadata)) => Some(digest(path, metadata)?),
+            _ => None,
+        };
+        all.push((image, caption));
+    }
+    for (_, cache) in caches {
+        cache.save()?;
+    }
+    Ok(all)
+}
+
+/// Makes the items. What is read again must have the digest that the key was taken of.
+fn make(stage: &Captions, scan: &Scan, digests: &[(Digest, Option<Digest>)], before: Memo) -> Result<(Made, Memo), PlanError> {
+    let images: HashMap<&Path, &Digest> = scan.found.iter().zip(digests).map(|(found, (image, _))| (found.image.as_path(), image)).collect();
+    let captions: HashMap<&Path, &Digest> =
+        scan.found.iter().zip(digests).filter_map(|(found, (_, caption))| Some((found.caption.as_deref()?, caption.as_ref()?))).collect();
+    let mut after = Memo::default();
+    let image = |found: &Found| {
+        let digest = images.get(found.image.as_path()).map(ToString::to_string).unwrap_or_default();
+        let (width, height) = match before.sizes.get(&digest) {
+            Some(size) => *size,
+            None => decode::probe(&read_as(&found.image, &digest)?)?,
+        };
+        after.sizes.insert(digest.clone(), (width, height));
+        Ok(ImageFacts { digest, width, height })
+    };
+    let caption = |path: &Path| {
+        let digest = captions.get(path).map(ToString::to_string).unwrap_or_default();
+        let bytes = match before.captions.get(&digest) {
+            Some(text) => text.clone().into_bytes(),
+            None => read_as(path, &digest)?,
+        };
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            after.captions.insert(digest, text.to_owned());
+        }
+        Ok(bytes)
+    };
+    let made = items::make(scan, stage, image, caption)?;
+    Ok((made, after))
+}
+
+/// A file's bytes, which must be those that were hashed.
+fn read_as(path: &Path, digest: &str) -> std::io::Result<Vec<u8>> {
+    let bytes = std::fs::read(path)?;
+    if Digest::of(&bytes).to_string() == digest { Ok(bytes) } else { Err(std::io::Error::other("it changed while it was read; run again")) }
+}
+
+/// Items by their ids.
+pub fn by_id(items: &Items) -> BTreeMap<&str, &sd3pipe_stages::captions::Item> {
+    items.as_slice().iter().map(|item| (item.id.as_str(), item)).collect()
+}

@@ -1,0 +1,277 @@
+//! One stage after another: its key, whether the store has its result, and what is missing if not.
+
+use super::{Data, PlanError, StageResult, model};
+use crate::pipeline::{Resolved, ResolvedStage};
+use sd3pipe_cache::{Key, Output, Preimage, Store};
+use sd3pipe_stages::{
+    captions::Items,
+    checkpoint::Component,
+    export::{ExportJob, job::Provenance},
+    facts::{Facts, TEXT_ENCODERS},
+    images::ImagesJob,
+    job::Job,
+    sample::SampleJob,
+    stage::{Kind, Stage},
+    text::TextJob,
+    train::TrainJob,
+};
+use serde_json::{Map, Value};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+/// What is known of a stage.
+#[derive(Debug)]
+pub struct Examined {
+    /// All that it reads, as far as that is known: a digest of a result that has yet to be made is null.
+    pub preimage: Preimage,
+    /// What is to be done.
+    pub state: State,
+}
+
+/// What is to be done for a stage.
+#[derive(Debug)]
+pub enum State {
+    /// Nothing: the store has its result.
+    Kept {
+        /// The result.
+        result: StageResult,
+    },
+    /// Nothing but to write down what is known: every action's result is there.
+    Assembled {
+        /// The result, in memory.
+        result: StageResult,
+        /// How many actions it is made of.
+        actions: usize,
+    },
+    /// Some actions.
+    Run {
+        /// The stage's work.
+        job: Box<Job>,
+        /// The actions to carry out.
+        missing: Vec<usize>,
+    },
+    /// Something that can't be told yet: a stage that it reads from must run first.
+    Waiting {
+        /// Those stages.
+        on: Vec<usize>,
+    },
+}
+
+impl State {
+    /// The result, if it's known.
+    pub fn result(&self) -> Option<&StageResult> {
+        match self {
+            Self::Kept { result } | Self::Assembled { result, .. } => Some(result),
+            Self::Run { .. } | Self::Waiting { .. } => None,
+        }
+    }
+}
+
+/// Examines the stages of one pipeline against one store.
+pub struct Planner<'p> {
+    /// The pipeline.
+    pub resolved: &'p Resolved,
+    store: Option<&'p Store>,
+    /// The stages to do anew whatever the store has.
+    forced: BTreeSet<usize>,
+    facts: OnceCell<Facts>,
+    data: BTreeMap<usize, Data>,
+    /// The keys of the last run's stages, by name: where to look for what was read then.
+    previous: BTreeMap<String, Key>,
+}
+
+impl<'p> Planner<'p> {
+    /// A planner. `previous` are the keys of the last run's stages.
+    pub fn new(resolved: &'p Resolved, store: Option<&'p Store>, forced: BTreeSet<usize>, previous: BTreeMap<String, Key>) -> Self {
+        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), previous }
+    }
+
+    /// What is known of the model's files; they are looked at once.
+    pub fn facts(&self) -> Result<&Facts, PlanError> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(facts);
+        }
+        let facts = model::facts(self.resolved, self.store)?;
+        Ok(self.facts.get_or_init(|| facts))
+    }
+
+    /// The data of a captions stage; it is walked once.
+    pub fn data(&mut self, index: usize) -> Result<&Data, PlanError> {
+        if !self.data.contains_key(&index)
+            && let ResolvedStage { name, stage: Stage::Captions(captions), .. } = &self.resolved.stages[index]
+        {
+            let data = Data::read(captions, self.resolved, self.store, self.previous.get(name))?;
+            self.data.insert(index, data);
+        }
+        self.data.get(&index).ok_or_else(|| self.missing_input(index))
+    }
+
+    /// The data of every captions stage that was looked at.
+    pub fn all_data(&self) -> impl Iterator<Item = (usize, &Data)> {
+        self.data.iter().map(|(index, data)| (*index, data))
+    }
+
+    /// Whether a stage is done anew whatever the store has.
+    pub fn is_forced(&self, index: usize) -> bool {
+        self.forced.contains(&index)
+    }
+
+    /// Takes a stage off those that are done anew: it was.
+    pub fn unforce(&mut self, index: usize) {
+        self.forced.remove(&index);
+    }
+
+    fn missing_input(&self, index: usize) -> PlanError {
+        PlanError::File { path: self.resolved.stages[index].name.clone().into(), source: std::io::ErrorKind::NotFound.into() }
+    }
+
+    /// Examines a stage, given the results of those before it as far as they are known.
+    pub fn examine(&mut self, index: usize, results: &[Option<StageResult>]) -> Result<Examined, PlanError> {
+        let resolved = self.resolved;
+        let stage = &resolved.stages[index];
+        if let Stage::Captions(_) = stage.stage {
+            let data = self.data(index)?;
+            let (preimage, result) = (data.preimage.clone(), data.result.clone());
+            let state = if data.kept { State::Kept { result } } else { State::Assembled { result, actions: data.images } };
+            return Ok(Examined { preimage, state });
+        }
+        let preimage = self.preimage(stage, index, results)?;
+        let on: Vec<usize> = stage.upstream.iter().map(|upstream| upstream.stage).filter(|above| results[*above].is_none()).collect();
+        if !on.is_empty() {
+            return Ok(Examined { preimage, state: State::Waiting { on } });
+        }
+        if let Some(store) = self.store.filter(|_| !self.is_forced(index))
+            && let Some(outputs) = store.outputs(&preimage.key())?
+            && let Some(output) = outputs.first()
+        {
+            return Ok(Examined { preimage, state: State::Kept { result: StageResult::stored(output.digest) } });
+        }
+        let job = self.job(stage, index, results)?;
+        let outputs = if self.is_forced(index) { vec![None; job.actions().len()] } else { self.outputs(&job)? };
+        let missing: Vec<usize> = (0..outputs.len()).filter(|index| outputs[*index].is_none()).collect();
+        let state = if missing.is_empty() {
+            let outputs: Vec<_> = outputs.into_iter().flatten().collect();
+            State::Assembled { result: StageResult::in_memory(job.artifact(&outputs).to_bytes()?), actions: outputs.len() }
+        } else {
+            State::Run { job: Box::new(job), missing }
+        };
+        Ok(Examined { preimage, state })
+    }
+
+    /// What the store has of a job's actions.
+    pub fn outputs(&self, job: &Job) -> Result<Vec<Option<Vec<Output>>>, PlanError> {
+        let look_up = |action: &sd3pipe_stages::action::Action| match self.store {
+            Some(store) => store.outputs(&action.key).map_err(PlanError::from),
+            None => Ok(None),
+        };
+        job.actions().iter().map(look_up).collect()
+    }
+
+    /// All that a stage reads: its parameters, the model's parts, the numeric class, and the results of other stages by role.
+    fn preimage(&self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Preimage, PlanError> {
+        let facts = self.facts()?;
+        let mut preimage = Preimage::new(&stage.stage.kind().to_string(), stage.stage.revision());
+        preimage.read("parameters", &stage.stage.parameters()?)?;
+        let digest = |above: usize| results[above].as_ref().map_or(Value::Null, |result| result.digest.to_string().into());
+        let mut inputs: Map<String, Value> = stage.upstream.iter().map(|upstream| (upstream.role.to_owned(), digest(upstream.stage))).collect();
+        let model = match stage.stage.kind() {
+            Kind::Captions => Value::Null,
+            Kind::EncodeText => facts.text_encoders(),
+            Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
+            Kind::Train => facts.digests(&[Component::Mmdit]),
+            Kind::Export => facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]),
+            Kind::Sample => {
+                let mut value = facts.text_encoders();
+                if let (Value::Object(all), Value::Object(more)) = (&mut value, facts.digests(&[Component::Mmdit, Component::VaeDecoder])) {
+                    all.extend(more);
+                }
+                value
+            }
+        };
+        // Training and exporting read the items themselves too: their repeats, their ids, where a checkpoint comes from.
+        if matches!(stage.stage.kind(), Kind::Train | Kind::Export) {
+            inputs.insert("captions".to_owned(), self.captions_of(index).map_or(Value::Null, digest));
+        }
+        if let Stage::Train(_) = stage.stage {
+            preimage.read("t5_tokens", &self.t5_tokens_of(index))?;
+        }
+        if let Stage::Export(_) = stage.stage {
+            preimage.read("pipeline", &self.resolved.pipeline.name)?;
+            preimage.read("resolution", &self.resolution_of(index))?;
+        }
+        preimage.read("model", &model)?;
+        preimage.read("device", &facts.device)?;
+        preimage.read("inputs", &inputs)?;
+        Ok(preimage)
+    }
+
+    /// The captions stage that a stage's data comes from.
+    pub fn captions_of(&self, index: usize) -> Option<usize> {
+        self.ancestors(index).into_iter().find(|above| self.resolved.stages[*above].stage.kind() == Kind::Captions)
+    }
+
+    /// Every stage that a stage reads from, near and far, and the stage itself.
+    pub fn ancestors(&self, index: usize) -> BTreeSet<usize> {
+        let mut all = BTreeSet::from([index]);
+        for upstream in &self.resolved.stages[index].upstream {
+            all.extend(self.ancestors(upstream.stage));
+        }
+        all
+    }
+
+    fn t5_tokens_of(&self, index: usize) -> u32 {
+        let tokens = |above: &usize| match &self.resolved.stages[*above].stage {
+            Stage::EncodeText(text) => Some(text.t5_tokens),
+            _ => None,
+        };
+        self.ancestors(index).iter().find_map(tokens).unwrap_or_default()
+    }
+
+    fn resolution_of(&self, index: usize) -> (u32, u32) {
+        let resolution = |above: &usize| match &self.resolved.stages[*above].stage {
+            Stage::EncodeImages(images) => Some(images.resolution.size()),
+            _ => None,
+        };
+        self.ancestors(index).iter().find_map(resolution).unwrap_or_default()
+    }
+
+    fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {
+        let store = self.store;
+        let facts = self.facts()?.clone();
+        let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
+        let artifact = |role: &str| {
+            let above = stage.upstream.iter().find(|upstream| upstream.role == role).map_or(index, |upstream| upstream.stage);
+            result(above)?.artifact(store)
+        };
+        let captions = self.captions_of(index).unwrap_or(index);
+        let items = || -> Result<Items, PlanError> { result(captions)?.items(store) };
+        Ok(match &stage.stage {
+            Stage::Captions(_) => return Err(self.missing_input(index)),
+            Stage::EncodeText(parameters) => {
+                let items = items()?;
+                let texts = items.as_slice().iter().flat_map(|item| item.texts.iter().map(|text| (text.as_str(), item.id.as_str())));
+                Job::Text(TextJob::new(parameters, &facts, texts)?)
+            }
+            Stage::EncodeImages(parameters) => {
+                let items = items()?;
+                let paths = self.data(captions)?.paths();
+                Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &paths)?)
+            }
+            Stage::Train(parameters) => {
+                let (items, text, latents) = (items()?, artifact("text")?, artifact("latents")?);
+                Job::Train(TrainJob::new(parameters, &facts, items.as_slice(), &text, &latents, self.t5_tokens_of(index))?)
+            }
+            Stage::Export(parameters) => {
+                let provenance = Provenance {
+                    pipeline: self.resolved.pipeline.name.clone(),
+                    data: result(captions)?.digest,
+                    resolution: self.resolution_of(index),
+                };
+                Job::Export(ExportJob::new(parameters, &facts, provenance, &artifact("train")?)?)
+            }
+            Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
+        })
+    }
+}

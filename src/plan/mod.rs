@@ -1,0 +1,62 @@
+//! What a run would do: every stage's key as far as it can be known, what is kept, what is missing, and why.
+
+mod data;
+mod examine;
+mod model;
+mod reasons;
+mod result;
+
+pub use data::Data;
+pub use examine::{Examined, Planner, State};
+pub use reasons::{Cause, Reasons};
+pub use result::StageResult;
+
+use sd3pipe_cache::{KeyError, StoreError};
+use sd3pipe_stages::{captions::CaptionsError, checkpoint::CheckpointError, error::StageError, text::tokenizer::TokenizerError};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why no plan can be made.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// The data is not what it should be.
+    #[error(transparent)]
+    Captions(#[from] CaptionsError),
+    /// A model file is not what it should be.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A tokenizer is not what it should be.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A parameter can't be part of a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The stages do not fit together.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// A parameter can't be written as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// An input can't be read.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl PlanError {
+    /// The object that must be made again first, if that is what is wrong.
+    pub fn lost_object(&self) -> Option<sd3pipe_cache::Digest> {
+        match self {
+            Self::Store(StoreError::Damaged { digest } | StoreError::Missing { digest }) => Some(*digest),
+            Self::Stage(error) => error.lost_object(),
+            _ => None,
+        }
+    }
+}

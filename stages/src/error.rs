@@ -1,0 +1,85 @@
+//! What can go wrong while a stage runs.
+
+use crate::checkpoint::CheckpointError;
+use sd3pipe_cache::{KeyError, StoreError};
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a stage did not finish.
+#[derive(Debug, Error)]
+pub enum StageError {
+    /// The store could not be read or written, or an object in it is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A parameter can't be part of a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A model file is not what it should be.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Tensors do not fit the network.
+    #[cfg(feature = "compute")]
+    #[error(transparent)]
+    Weights(#[from] crate::nn::WeightsError),
+    /// The data is not what it should be.
+    #[error(transparent)]
+    Captions(#[from] crate::captions::CaptionsError),
+    /// A tokenizer can't be used.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::text::tokenizer::TokenizerError),
+    /// Some items could not be made; all others were, and are kept.
+    #[error("{count} of the {what} can't be used:\n{list}", count = faults.len(), list = faults.join("\n"))]
+    Items {
+        /// What the items are: `images`.
+        what: &'static str,
+        /// One line an item: what it is, what is wrong, what to do.
+        faults: Vec<String>,
+    },
+    /// Inputs changed after they were looked at. What was made from what was really read is kept; nothing else was.
+    #[error("changed during the run: {}", list(paths))]
+    Changed {
+        /// What changed.
+        paths: Vec<PathBuf>,
+    },
+    /// Somebody asked to stop; the state is saved.
+    #[error("interrupted")]
+    Interrupted,
+    /// Numbers went wrong.
+    #[error("{0}")]
+    Numbers(String),
+    /// An object of the store can't be read as what it should be, though its digest is right.
+    #[error("the {what} in the store can't be read: {reason}; run again with `--force {stage}`")]
+    Unreadable {
+        /// What it should be.
+        what: String,
+        /// Why it is not.
+        reason: String,
+        /// The stage that made it.
+        stage: &'static str,
+    },
+    /// A file that is needed could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// This build can't run networks.
+    #[error("this build has no networks in it: build with the default features to run {0}")]
+    NoCompute(&'static str),
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl StageError {
+    /// The object that must be made again before the stage can go on, if that is what is wrong.
+    pub fn lost_object(&self) -> Option<sd3pipe_cache::Digest> {
+        match self {
+            Self::Store(StoreError::Damaged { digest } | StoreError::Missing { digest }) => Some(*digest),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Exporting as keyed actions: one for each epoch.
+
+use crate::{
+    action::{Action, Artifact, Entry},
+    checkpoint::Component,
+    error::StageError,
+    export::{REVISION, parameters::Export},
+    facts::Facts,
+};
+use sd3pipe_cache::{Digest, Output, Preimage};
+use std::collections::BTreeMap;
+
+/// The checkpoints of a training.
+#[derive(Clone, Debug)]
+pub struct ExportJob {
+    /// How to export.
+    pub parameters: Export,
+    /// The model.
+    pub facts: Facts,
+    /// What the checkpoints say of where they come from.
+    pub provenance: Provenance,
+    /// The epoch and the weights of each.
+    pub checkpoints: Vec<(u32, Entry)>,
+    /// One for each epoch.
+    pub actions: Vec<Action>,
+}
+
+/// Where a checkpoint comes from: only what follows from the pipeline, so that equal runs write equal files.
+#[derive(Clone, Debug)]
+pub struct Provenance {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The digest of the captions: of every image and text.
+    pub data: Digest,
+    /// Width and height that was trained at.
+    pub resolution: (u32, u32),
+}
+
+impl ExportJob {
+    /// The checkpoints that `parameters` chooses of a training's artifact.
+    pub fn new(parameters: &Export, facts: &Facts, provenance: Provenance, train: &Artifact) -> Result<Self, StageError> {
+        let weights: BTreeMap<u32, &Entry> = train.of("weights").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+        let count = weights.keys().max().copied().unwrap_or_default();
+        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), provenance, checkpoints: Vec::new(), actions: Vec::new() };
+        let model = facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]);
+        for epoch in parameters.epochs.of(count) {
+            let Some(entry) = weights.get(&epoch) else { continue };
+            let mut preimage = Preimage::new("export", REVISION);
+            preimage.read("epoch", &epoch)?;
+            preimage.read("weights", &entry.digest)?;
+            preimage.read("precision", &parameters.precision)?;
+            preimage.read("model", &model)?;
+            preimage.read("metadata", &job.metadata(epoch, &entry.digest))?;
+            job.actions.push(Action::new(format!("epoch {epoch}"), preimage));
+            job.checkpoints.push((epoch, (*entry).clone()));
+        }
+        Ok(job)
+    }
+
+    /// The file's metadata: the ModelSpec fields that are known without a clock, and ours.
+    pub fn metadata(&self, epoch: u32, weights: &Digest) -> BTreeMap<String, String> {
+        let provenance = &self.provenance;
+        let (width, height) = provenance.resolution;
+        let fields = [
+            ("modelspec.sai_model_spec", "1.0.1".to_owned()),
+            ("modelspec.architecture", self.facts.geometry.model().architecture().to_owned()),
+            ("modelspec.implementation", "https://github.com/Stability-AI/sd3-ref".to_owned()),
+            ("modelspec.title", format!("{} epoch {epoch}", provenance.pipeline)),
+            ("modelspec.resolution", format!("{width}x{height}")),
+            // What sd-scripts writes, "epsilon", is wrong for a network that predicts the velocity of a flow.
+            ("modelspec.prediction_type", "v".to_owned()),
+            ("sd3pipe.pipeline", provenance.pipeline.clone()),
+            ("sd3pipe.data", provenance.data.to_string()),
+            ("sd3pipe.weights", weights.to_string()),
+            ("sd3pipe.epoch", epoch.to_string()),
+        ];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// What the stage made: a checkpoint for each epoch, whose `content` is the digest of its MMDiT alone.
+    pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
+        let mut artifact = Artifact::default();
+        outputs.iter().for_each(|outputs| artifact.extend(outputs, &[]));
+        artifact
+    }
+}

@@ -1,0 +1,85 @@
+//! What a pipeline may say about exporting checkpoints.
+
+use crate::{precision::Precision, problem::Problem};
+use serde::{Deserialize, Serialize};
+
+/// Writes trained weights as single-file checkpoints that ComfyUI and diffusers load.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Export {
+    /// The `Train` stage; may be left out when there is just one.
+    pub train: Option<String>,
+    /// Which epochs are exported.
+    pub epochs: Epochs,
+    /// The type of the tensors in the file. `F16` is what most tools expect of SD3.
+    pub precision: Precision,
+}
+
+impl Default for Export {
+    fn default() -> Self {
+        Self { train: None, epochs: Epochs::All, precision: Precision::F16 }
+    }
+}
+
+/// A choice of epochs, counted from 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Epochs {
+    /// Each one.
+    All,
+    /// The last one.
+    Last,
+    /// Every n-th, and the last.
+    Every(u32),
+    /// Just these.
+    Only(Vec<u32>),
+}
+
+impl Epochs {
+    /// The chosen ones of epochs 1 to `count`, in order.
+    pub fn of(&self, count: u32) -> Vec<u32> {
+        (1..=count)
+            .filter(|epoch| match self {
+                Self::All => true,
+                Self::Last => *epoch == count,
+                Self::Every(step) => epoch.is_multiple_of((*step).max(1)) || *epoch == count,
+                Self::Only(list) => list.contains(epoch),
+            })
+            .collect()
+    }
+
+    /// What can't be right when training has `count` epochs, or an unknown number of them.
+    pub fn problems(&self, path: &str, count: Option<u32>) -> Vec<Problem> {
+        match self {
+            Self::Every(0) => vec![Problem::new(path, "`Every(0)` names no epoch").hint("Every(2), say")],
+            Self::Only(list) if list.is_empty() => vec![Problem::new(path, "`Only([])` names no epoch").hint("Only([4, 8]), say")],
+            Self::Only(list) => list
+                .iter()
+                .filter(|&&epoch| epoch == 0 || count.is_some_and(|count| epoch > count))
+                .map(|epoch| match count {
+                    Some(count) => Problem::new(path, format!("there is no epoch {epoch}: training has epochs 1 to {count}")),
+                    None => Problem::new(path, format!("there is no epoch {epoch}: they are counted from 1")),
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_chosen_in_order_and_count_from_one() {
+        assert_eq!(Epochs::All.of(3), [1, 2, 3]);
+        assert_eq!(Epochs::Last.of(3), [3]);
+        assert_eq!(Epochs::Every(2).of(5), [2, 4, 5]);
+        assert_eq!(Epochs::Only(vec![3, 1]).of(3), [1, 3]);
+    }
+
+    #[test]
+    fn an_epoch_that_training_does_not_have_is_a_problem() {
+        assert_eq!(Epochs::Only(vec![1, 4]).problems("epochs", Some(3)).len(), 1);
+        assert!(Epochs::Only(vec![1, 3]).problems("epochs", Some(3)).is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+//! What is known of a model without loading it: where its networks lie, and the digests of what they read.
+
+use crate::{
+    checkpoint::{Component, ComponentSource, MmditGeometry},
+    device::DeviceKind,
+    error::StageError,
+};
+use sd3pipe_cache::{Digest, Fingerprint};
+use serde_json::{Map, Value};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// One network of the model.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The file that it lies in.
+    pub path: PathBuf,
+    /// The digest of its tensors.
+    pub digest: Digest,
+    /// The file as it was when the digest was taken.
+    pub fingerprint: Fingerprint,
+}
+
+/// A tokenizer's file, or the built-in vocabulary.
+#[derive(Clone, Debug)]
+pub struct TokenizerFacts {
+    /// The file or folder; the built-in vocabulary when absent.
+    pub path: Option<PathBuf>,
+    /// The digest of what determines its ids.
+    pub identity: Digest,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The networks that the model has.
+    pub components: BTreeMap<Component, Located>,
+    /// The MMDiT's geometry.
+    pub geometry: MmditGeometry,
+    /// CLIP's tokenizer.
+    pub clip_tokenizer: TokenizerFacts,
+    /// T5's tokenizer, if the model has a T5.
+    pub t5_tokenizer: Option<TokenizerFacts>,
+    /// The numeric class of what is computed.
+    pub device: DeviceKind,
+}
+
+/// The text encoders, in the order in which SD3 lines them up.
+pub const TEXT_ENCODERS: [Component; 3] = [Component::ClipL, Component::ClipG, Component::T5];
+
+impl Facts {
+    /// What a key calls a network.
+    pub fn name(component: Component) -> &'static str {
+        match component {
+            Component::Mmdit => "mmdit",
+            Component::VaeEncoder => "vae_encoder",
+            Component::VaeDecoder => "vae_decoder",
+            Component::ClipL => "clip_l",
+            Component::ClipG => "clip_g",
+            Component::T5 => "t5xxl",
+        }
+    }
+
+    /// The part of a key that names networks by what is in them; absent ones are null.
+    pub fn digests(&self, components: &[Component]) -> Value {
+        let digest = |component: &Component| self.components.get(component).map_or(Value::Null, |located| located.digest.to_string().into());
+        components.iter().map(|component| (Self::name(*component).to_owned(), digest(component))).collect::<Map<_, _>>().into()
+    }
+
+    /// The part of a key that names the text encoders and their tokenizers.
+    pub fn text_encoders(&self) -> Value {
+        let mut value = self.digests(&TEXT_ENCODERS);
+        if let Value::Object(map) = &mut value {
+            map.insert("clip_tokenizer".to_owned(), self.clip_tokenizer.identity.to_string().into());
+            let t5 = self.t5_tokenizer.as_ref().map_or(Value::Null, |tokenizer| tokenizer.identity.to_string().into());
+            map.insert("t5_tokenizer".to_owned(), t5);
+        }
+        value
+    }
+
+    /// Opens a network, and makes sure that it lies in the file that the digest was taken of.
+    ///
+    /// # Errors
+    /// When the file is not a model file any more, or was written to since.
+    pub fn open(&self, component: Component) -> Result<Option<ComponentSource>, StageError> {
+        let Some(located) = self.components.get(&component) else { return Ok(None) };
+        self.check(component)?;
+        Ok(Some(ComponentSource::open(&located.path, component)?))
+    }
+
+    /// Makes sure that a network's file was not written to since the digest was taken. Called again after loading: what was
+    /// mapped may have changed underneath.
+    pub fn check(&self, component: Component) -> Result<(), StageError> {
+        let Some(located) = self.components.get(&component) else { return Ok(()) };
+        match std::fs::metadata(&located.path) {
+            Ok(metadata) if Fingerprint::of(&metadata) == located.fingerprint => Ok(()),
+            _ => Err(StageError::Changed { paths: vec![located.path.clone()] }),
+        }
+    }
+
+    /// Every file of the model, with its state when the digests were taken.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
+        self.components.values().map(|located| (located.path.as_path(), &located.fingerprint))
+    }
+}

@@ -1,0 +1,131 @@
+//! Runs the VAE's encoder over pictures.
+
+use crate::{
+    action::output,
+    checkpoint::Component,
+    device::DeviceKind,
+    error::StageError,
+    images::{
+        ImagesJob, Latents,
+        job::Picture,
+        prepare::{self, Prepared},
+    },
+    nn::{self, VaeEncoder},
+    tensors::Array,
+    work::Work,
+};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use sd3pipe_cache::Digest;
+use std::{path::PathBuf, sync::mpsc, time::Instant};
+
+/// Pictures that are decoded ahead while the network is busy.
+const AHEAD: usize = 4;
+
+/// What decoding a picture came to.
+enum Decoded {
+    Ready(Prepared),
+    Changed(PathBuf),
+    Faulty(String),
+}
+
+/// Carries out the missing actions of a job. Pictures that can't be used are all named at the end; the others are kept.
+pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+    let Some(source) = job.facts.open(Component::VaeEncoder)? else {
+        return Err(StageError::Numbers("the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned()));
+    };
+    let device = work.device.open();
+    let weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
+    job.facts.check(Component::VaeEncoder)?;
+    let encoder = VaeEncoder::new(&weights.root())?;
+
+    // Pictures of one bucket stand together, so that a GPU gets whole batches. On the CPU each goes alone: see `text::encode`.
+    let mut order = missing.to_vec();
+    order.sort_by_key(|index| (job.pictures[*index].placement.bucket, *index));
+    let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };
+
+    let mut faults = Vec::new();
+    work.progress.begin("images", missing.len() as u64, "images");
+    std::thread::scope(|scope| -> Result<(), StageError> {
+        let (sender, receiver) = mpsc::sync_channel(AHEAD);
+        let decoding = order.clone();
+        scope.spawn(move || {
+            for index in decoding {
+                if sender.send((index, decode(&job.pictures[index], job))).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut waiting: Vec<(usize, Prepared)> = Vec::new();
+        let mut done = 0;
+        let mut arrived = receiver.into_iter().peekable();
+        while let Some((index, decoded)) = arrived.next() {
+            work.check_interrupt()?;
+            match decoded {
+                Decoded::Ready(prepared) => waiting.push((index, prepared)),
+                Decoded::Changed(path) => work.changed.push(path),
+                Decoded::Faulty(fault) => faults.push(fault),
+            }
+            let bucket = |index: usize| job.pictures[index].placement.bucket;
+            let next_fits = arrived.peek().is_some_and(|(next, _)| waiting.first().is_some_and(|(first, _)| bucket(*first) == bucket(*next)));
+            if !waiting.is_empty() && (waiting.len() == batch || !next_fits) {
+                done += waiting.len() as u64;
+                run_batch(job, &encoder, batch, std::mem::take(&mut waiting), &device, work)?;
+                work.progress.advance(done, &job.actions[index].label);
+            }
+        }
+        Ok(())
+    })?;
+    work.flush()?;
+    work.progress.end();
+    if faults.is_empty() { Ok(()) } else { Err(StageError::Items { what: "images", faults }) }
+}
+
+fn decode(picture: &Picture, job: &ImagesJob) -> Decoded {
+    let bytes = match std::fs::read(&picture.path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Decoded::Changed(picture.path.clone()),
+        Err(error) => return Decoded::Faulty(format!("  {}: {error}", picture.path.display())),
+    };
+    // What is encoded must be what the key says: the bytes that were hashed, not what lies there now.
+    if Digest::of(&bytes).to_string() != picture.digest {
+        return Decoded::Changed(picture.path.clone());
+    }
+    match prepare::prepare(&bytes, &job.parameters) {
+        Ok(prepared) => Decoded::Ready(prepared),
+        Err(fault) => Decoded::Faulty(format!("  {}: {fault}", picture.path.display())),
+    }
+}
+
+fn run_batch(
+    job: &ImagesJob,
+    encoder: &VaeEncoder,
+    batch: usize,
+    members: Vec<(usize, Prepared)>,
+    device: &Device,
+    work: &mut Work<'_>,
+) -> Result<(), StageError> {
+    let start = Instant::now();
+    let (width, height) = job.pictures[members[0].0].placement.bucket;
+    let (width, height) = (width as usize, height as usize);
+    // Filled up with the first picture, so that on a GPU every product has the same shape.
+    let pictures = members.iter().map(|(_, prepared)| prepared).chain(std::iter::repeat(&members[0].1)).take(batch);
+    let pixels: Vec<f32> = pictures.flat_map(|picture| planes(&picture.rgb)).collect();
+    let images = Tensor::<4>::from_data(TensorData::new(pixels, [batch, 3, height, width]), (device, DType::F32));
+    let (mean, log_variance) = encoder.encode(images.cast(nn::dtype(job.parameters.precision)))?;
+    let [_, channels, rows, columns] = mean.dims();
+    let each = channels * rows * columns;
+    let (mean, log_variance) = (nn::to_host(mean), nn::to_host(log_variance));
+    let seconds = start.elapsed().as_secs_f64() / members.len() as f64;
+    for (position, (index, _)) in members.iter().enumerate() {
+        let cut = |values: &[f32]| Array { shape: vec![channels, rows, columns], values: values[position * each..(position + 1) * each].to_vec() };
+        let latents = Latents { mean: cut(&mean), log_variance: cut(&log_variance) };
+        let object = work.store.put(&latents.to_bytes(job.parameters.precision, &job.pictures[*index].placement)?)?;
+        work.publish(&job.actions[*index], vec![output("latents", job.actions[*index].label.clone(), object)], seconds)?;
+    }
+    Ok(())
+}
+
+/// Bytes of RGB pixels as three planes in [−1, 1]: the VAE's input.
+fn planes(rgb: &[u8]) -> impl Iterator<Item = f32> {
+    (0..3).flat_map(move |channel| rgb.iter().skip(channel).step_by(3).map(|value| f32::from(*value) / 127.5 - 1.0))
+}

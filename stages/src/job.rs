@@ -1,0 +1,87 @@
+//! What a stage has to do, once everything that it reads is known.
+
+use crate::{
+    action::{Action, Artifact},
+    error::StageError,
+    export::{self, ExportJob},
+    images::ImagesJob,
+    sample::SampleJob,
+    text::TextJob,
+    train::TrainJob,
+    work::Work,
+};
+use sd3pipe_cache::Output;
+
+/// A stage with its actions.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Encoding texts.
+    Text(TextJob),
+    /// Encoding images.
+    Images(ImagesJob),
+    /// Training.
+    Train(TrainJob),
+    /// Exporting.
+    Export(ExportJob),
+    /// Drawing samples.
+    Sample(SampleJob),
+}
+
+impl Job {
+    /// What there is to do, in order.
+    pub fn actions(&self) -> &[Action] {
+        match self {
+            Self::Text(job) => &job.actions,
+            Self::Images(job) => &job.actions,
+            Self::Train(job) => &job.actions,
+            Self::Export(job) => &job.actions,
+            Self::Sample(job) => &job.actions,
+        }
+    }
+
+    /// What an action makes, in the plural.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "texts",
+            Self::Images(_) => "images",
+            Self::Train(_) => "epochs",
+            Self::Export(_) => "checkpoints",
+            Self::Sample(_) => "images",
+        }
+    }
+
+    /// What the stage made, from what each action made, in the order of [`actions`](Self::actions).
+    pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
+        match self {
+            Self::Text(job) => job.artifact(outputs),
+            Self::Images(job) => job.artifact(outputs),
+            Self::Train(job) => job.artifact(outputs),
+            Self::Export(job) => job.artifact(outputs),
+            Self::Sample(job) => job.artifact(outputs),
+        }
+    }
+
+    /// Carries out some of the actions, given by their indices.
+    #[cfg(feature = "compute")]
+    pub fn run(&self, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+        match self {
+            Self::Text(job) => crate::text::encode(job, missing, work, false),
+            Self::Images(job) => crate::images::encode(job, missing, work),
+            Self::Train(job) => crate::train::train(job, missing, work),
+            Self::Export(job) => export::export(job, missing, work),
+            Self::Sample(job) => crate::sample::sample(job, missing, work),
+        }
+    }
+
+    /// Carries out some of the actions, given by their indices: in this build only those that need no network.
+    #[cfg(not(feature = "compute"))]
+    pub fn run(&self, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+        match self {
+            Self::Text(_) => Err(StageError::NoCompute("EncodeText")),
+            Self::Images(_) => Err(StageError::NoCompute("EncodeImages")),
+            Self::Train(_) => Err(StageError::NoCompute("Train")),
+            Self::Export(job) => export::export(job, missing, work),
+            Self::Sample(_) => Err(StageError::NoCompute("Sample")),
+        }
+    }
+}

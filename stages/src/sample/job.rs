@@ -1,0 +1,125 @@
+//! Sampling as keyed actions: one for each image, and one for the sheet that shows them all.
+
+use crate::{
+    action::{Action, Artifact, Entry},
+    checkpoint::Component,
+    error::StageError,
+    facts::Facts,
+    sample::{REVISION, parameters::Sample},
+};
+use sd3pipe_cache::{Digest, Output, Preimage};
+
+/// The images of some checkpoints.
+#[derive(Clone, Debug)]
+pub struct SampleJob {
+    /// How to draw.
+    pub parameters: Sample,
+    /// The model.
+    pub facts: Facts,
+    /// The checkpoints in the order of the sheet's rows.
+    pub rows: Vec<Row>,
+    /// The images in the order of the sheet: row by row, prompt by prompt, seed by seed.
+    pub shots: Vec<Shot>,
+    /// One for each image, and the sheet's at the end.
+    pub actions: Vec<Action>,
+}
+
+/// A checkpoint to draw with.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// What it's called: `base`, `epoch 3`.
+    pub name: String,
+    /// The exported checkpoint; none for the model as it was.
+    pub checkpoint: Option<Entry>,
+}
+
+/// One image to draw.
+#[derive(Clone, Debug)]
+pub struct Shot {
+    /// Index of its row.
+    pub row: usize,
+    /// Index of its prompt.
+    pub prompt: usize,
+    /// Its seed.
+    pub seed: u64,
+}
+
+impl SampleJob {
+    /// The images that `parameters` asks of an export's artifact.
+    pub fn new(parameters: &Sample, facts: &Facts, export: &Artifact) -> Result<Self, StageError> {
+        let exported: Vec<(u32, &Entry)> = export.of("checkpoint").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+        let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
+        let chosen = parameters.epochs.of(count);
+        let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None });
+        let rows = exported.iter().filter(|(epoch, _)| chosen.contains(epoch));
+        let rows = rows.map(|(epoch, entry)| Row { name: format!("epoch {epoch}"), checkpoint: Some((*entry).clone()) });
+        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), rows: base.into_iter().chain(rows).collect(), shots: Vec::new(), actions: Vec::new() };
+        for row in 0..job.rows.len() {
+            for prompt in 0..parameters.prompts.len() {
+                for &seed in &parameters.seeds {
+                    let shot = Shot { row, prompt, seed };
+                    job.actions.push(job.image_action(&shot)?);
+                    job.shots.push(shot);
+                }
+            }
+        }
+        job.actions.push(job.sheet_action()?);
+        Ok(job)
+    }
+
+    fn image_action(&self, shot: &Shot) -> Result<Action, StageError> {
+        let (parameters, row) = (&self.parameters, &self.rows[shot.row]);
+        let base = || self.facts.components.get(&Component::Mmdit).map(|located| located.digest);
+        let weights: Option<Digest> = match &row.checkpoint {
+            Some(entry) => Some(entry.content.unwrap_or(entry.digest)),
+            None => base(),
+        };
+        let mut preimage = Preimage::new("sample image", REVISION);
+        preimage.read("weights", &weights)?;
+        preimage.read("checkpoint", &row.name)?;
+        preimage.read("prompt", &parameters.prompts[shot.prompt])?;
+        preimage.read("negative", &parameters.negative)?;
+        preimage.read("cfg", &parameters.cfg)?;
+        preimage.read("steps", &parameters.steps)?;
+        preimage.read("seed", &shot.seed)?;
+        preimage.read("size", &parameters.size)?;
+        preimage.read("shift", &parameters.shift)?;
+        preimage.read("t5_tokens", &parameters.t5_tokens)?;
+        preimage.read("precision", &parameters.precision)?;
+        preimage.read("device", &self.facts.device)?;
+        preimage.read("text_encoders", &self.facts.text_encoders())?;
+        preimage.read("model", &self.facts.digests(&[Component::VaeDecoder]))?;
+        Ok(Action::new(format!("{}, prompt {}, seed {}", row.name, shot.prompt + 1, shot.seed), preimage))
+    }
+
+    /// The sheet reads the images, and so it's keyed by their keys: its own bytes follow from theirs.
+    fn sheet_action(&self) -> Result<Action, StageError> {
+        let images: Vec<String> = self.actions.iter().map(|action| action.key.to_string()).collect();
+        let mut preimage = Preimage::new("sample sheet", REVISION);
+        preimage.read("images", &images)?;
+        Ok(Action::new("contact sheet", preimage))
+    }
+
+    /// The index of the sheet's action.
+    pub fn sheet(&self) -> usize {
+        self.actions.len() - 1
+    }
+
+    /// The name of an image's file, without folders: `epoch-3-prompt-1-seed-1.png`.
+    pub fn file_name(&self, shot: &Shot) -> String {
+        format!("{}-prompt-{}-seed-{}.png", self.rows[shot.row].name.replace(' ', "-"), shot.prompt + 1, shot.seed)
+    }
+
+    /// What the stage made: the images under their files' names, and the sheet.
+    pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
+        let mut artifact = Artifact::default();
+        for (index, outputs) in outputs.iter().enumerate() {
+            artifact.extend(outputs, &[]);
+            if let (Some(entry), Some(shot)) = (artifact.entries.last_mut(), self.shots.get(index)) {
+                entry.item = self.file_name(shot);
+                entry.size = Some(self.parameters.size);
+            }
+        }
+        artifact
+    }
+}

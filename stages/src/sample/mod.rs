@@ -1,0 +1,21 @@
+//! Sampling: the schedule of sigmas, guided Euler steps, and the images as files.
+
+mod job;
+pub mod parameters;
+mod png;
+mod sheet;
+pub mod sigmas;
+
+#[cfg(feature = "compute")]
+mod draw;
+#[cfg(feature = "compute")]
+mod run;
+
+#[cfg(feature = "compute")]
+pub use draw::{Guidance, draw};
+pub use job::{SampleJob, Shot};
+#[cfg(feature = "compute")]
+pub use run::sample;
+
+/// See [`crate::stage::Stage::revision`].
+pub const REVISION: u32 = 1;

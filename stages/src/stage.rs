@@ -1,0 +1,130 @@
+//! A stage as a pipeline declares it: its kind, its parameters, and the stages that it reads from.
+
+use crate::{
+    captions::parameters::Captions, export::parameters::Export, images::parameters::EncodeImages, problem::Problem,
+    sample::parameters::Sample, text::parameters::EncodeText, train::parameters::Train,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fmt;
+
+/// A stage's kind with its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Finds the images and reads their captions.
+    Captions(Captions),
+    /// Encodes every distinct text.
+    EncodeText(EncodeText),
+    /// Encodes every image.
+    EncodeImages(EncodeImages),
+    /// Trains the MMDiT.
+    Train(Train),
+    /// Writes checkpoints.
+    Export(Export),
+    /// Draws samples.
+    Sample(Sample),
+}
+
+/// The kind of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// See [`Stage::Captions`].
+    Captions,
+    /// See [`Stage::EncodeText`].
+    EncodeText,
+    /// See [`Stage::EncodeImages`].
+    EncodeImages,
+    /// See [`Stage::Train`].
+    Train,
+    /// See [`Stage::Export`].
+    Export,
+    /// See [`Stage::Sample`].
+    Sample,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self:?}")
+    }
+}
+
+/// A field in which a stage may name the stage that it reads from.
+#[derive(Debug)]
+pub struct Input<'s> {
+    /// The field's name, which is also the role of what is read.
+    pub role: &'static str,
+    /// The kind of stage that it must name.
+    pub kind: Kind,
+    /// What it names, if it does.
+    pub named: &'s mut Option<String>,
+}
+
+impl Stage {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Captions(_) => Kind::Captions,
+            Self::EncodeText(_) => Kind::EncodeText,
+            Self::EncodeImages(_) => Kind::EncodeImages,
+            Self::Train(_) => Kind::Train,
+            Self::Export(_) => Kind::Export,
+            Self::Sample(_) => Kind::Sample,
+        }
+    }
+
+    /// Raised by hand whenever a stage's output for equal input changes: the golden tests hold it to that.
+    pub fn revision(&self) -> u32 {
+        match self {
+            Self::Captions(_) => crate::captions::REVISION,
+            Self::EncodeText(_) => crate::text::REVISION,
+            Self::EncodeImages(_) => crate::images::REVISION,
+            Self::Train(_) => crate::train::REVISION,
+            Self::Export(_) => crate::export::REVISION,
+            Self::Sample(_) => crate::sample::REVISION,
+        }
+    }
+
+    /// The fields that name other stages.
+    pub fn inputs(&mut self) -> Vec<Input<'_>> {
+        match self {
+            Self::Captions(_) => Vec::new(),
+            Self::EncodeText(stage) => vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }],
+            Self::EncodeImages(stage) => vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }],
+            Self::Train(stage) => vec![
+                Input { role: "text", kind: Kind::EncodeText, named: &mut stage.text },
+                Input { role: "latents", kind: Kind::EncodeImages, named: &mut stage.latents },
+            ],
+            Self::Export(stage) => vec![Input { role: "train", kind: Kind::Train, named: &mut stage.train }],
+            Self::Sample(stage) => vec![Input { role: "export", kind: Kind::Export, named: &mut stage.export }],
+        }
+    }
+
+    /// Values out of range, without a look at any file.
+    pub fn problems(&self) -> Vec<Problem> {
+        match self {
+            Self::Captions(stage) => stage.problems(),
+            Self::EncodeText(stage) => stage.problems(),
+            Self::EncodeImages(stage) => stage.problems(),
+            Self::Train(stage) => stage.problems(),
+            Self::Export(stage) => stage.epochs.problems("epochs", None),
+            Self::Sample(stage) => stage.problems(),
+        }
+    }
+
+    /// The parameters that its result depends on: all but the names of other stages and what a test shows to change nothing.
+    pub fn parameters(&self) -> Result<Value, serde_json::Error> {
+        let (mut value, outside) = match self {
+            // Paths are not in it: the same pictures in another folder are the same data.
+            Self::Captions(stage) => (serde_json::to_value(stage)?, &["data"][..]),
+            Self::EncodeText(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
+            Self::EncodeImages(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
+            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "save_every"][..]),
+            Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
+            Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
+        };
+        if let Value::Object(fields) = &mut value {
+            fields.retain(|name, _| !outside.contains(&name.as_str()));
+        }
+        Ok(value)
+    }
+}

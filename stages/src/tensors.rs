@@ -1,0 +1,181 @@
+//! Arrays of numbers on the host, and their safetensors form.
+
+use crate::{error::StageError, precision::Precision};
+use half::{bf16, f16};
+use safetensors::{
+    Dtype, SafeTensors, View,
+    tensor::{Metadata, TensorInfo},
+};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+/// Numbers in row-major order, with their shape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Array {
+    /// The dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// As many values as the shape says.
+    pub values: Vec<f32>,
+}
+
+impl Precision {
+    /// What safetensors calls it.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// The values as bytes of this type, rounded to nearest.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+            Self::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// The values of bytes of a type; `None` for types that hold no weights.
+pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let two = |decode: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|bytes| decode(*bytes)).collect();
+    match dtype {
+        Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+        Dtype::BF16 => Some(two(|bytes| bf16::from_le_bytes(bytes).to_f32())),
+        Dtype::F16 => Some(two(|bytes| f16::from_le_bytes(bytes).to_f32())),
+        _ => None,
+    }
+}
+
+/// Writes a safetensors file, tensor by tensor: equal bytes for equal tensors and notes. (The library would put the notes in
+/// the order of a hash map, which differs from run to run.)
+pub fn write<V: View>(mut out: impl Write, mut tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> io::Result<()> {
+    // Wide types first, so that each tensor is aligned to its own type.
+    tensors.sort_by(|(left_name, left), (right_name, right)| right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, tensor)| {
+        let start = end;
+        end += tensor.data_len();
+        (name.clone(), TensorInfo { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(None, infos.collect()).map_err(io::Error::other)?;
+    let mut header = serde_json::to_string(&metadata)?;
+    if !notes.is_empty() {
+        let comma = if tensors.is_empty() { "" } else { "," };
+        header.insert_str(1, &format!("\"__metadata__\":{}{comma}", serde_json::to_string(notes)?));
+    }
+    let length = header.len().next_multiple_of(8);
+    out.write_all(&(length as u64).to_le_bytes())?;
+    write!(out, "{header:length$}")?;
+    for (_, tensor) in &tensors {
+        out.write_all(&tensor.data())?;
+    }
+    out.flush()
+}
+
+/// [`write`] to a new file.
+pub fn write_file<V: View>(path: &Path, tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> Result<(), StageError> {
+    File::create(path)
+        .and_then(|file| write(BufWriter::with_capacity(1 << 20, file), tensors, notes))
+        .map_err(|source| StageError::File { path: path.to_owned(), source })
+}
+
+/// Arrays as one safetensors file with at most one note.
+///
+/// # Errors
+/// When a value is not finite in this precision: a cache must not keep what would poison a training.
+pub fn to_bytes<N: AsRef<str>>(arrays: &[(N, &Array)], precision: Precision, note: Option<(&str, String)>) -> Result<Vec<u8>, StageError> {
+    let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
+    for (name, array) in arrays {
+        if let Some(value) = array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
+            return Err(StageError::Numbers(format!("{} holds {value}, which {precision:?} can't; use a wider precision", name.as_ref())));
+        }
+    }
+    let encoded = arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
+    let notes = note.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+    let mut bytes = Vec::new();
+    write(&mut bytes, encoded, &notes).map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
+    Ok(bytes)
+}
+
+struct EncodedArray<'a> {
+    array: &'a Array,
+    precision: Precision,
+}
+
+impl View for EncodedArray<'_> {
+    fn dtype(&self) -> Dtype {
+        self.precision.dtype()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.array.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.precision.encode(&self.array.values).into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.array.values.len() * self.precision.bytes()
+    }
+}
+
+/// Reads them again.
+pub fn from_bytes(bytes: &[u8]) -> Result<BTreeMap<String, Array>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    file.iter()
+        .map(|(name, view)| {
+            let values = decode(view.dtype(), view.data()).ok_or_else(|| format!("{name} is of type {:?}", view.dtype()))?;
+            Ok((name.to_owned(), Array { shape: view.shape().to_vec(), values }))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_come_back_as_they_were() {
+        let (a, b) = (Array { shape: vec![2, 2], values: vec![1.0, -2.5, 0.0, 8.0] }, Array { shape: vec![1], values: vec![3.0] });
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let bytes = to_bytes(&[("a", &a), ("b", &b)], precision, None).unwrap();
+            let read = from_bytes(&bytes).unwrap();
+            assert_eq!((&read["a"], &read["b"]), (&a, &b));
+        }
+    }
+
+    #[test]
+    fn notes_are_written_in_order_and_the_library_reads_the_file() {
+        let array = Array { shape: vec![3], values: vec![1.0, 2.0, 3.0] };
+        let notes: BTreeMap<_, _> = (0..20).map(|index| (format!("note {index}"), "\"x\"".to_owned())).collect();
+        let written = || {
+            let mut bytes = Vec::new();
+            let tensors = vec![("a".to_owned(), EncodedArray { array: &array, precision: Precision::F16 })];
+            write(&mut bytes, tensors, &notes).unwrap();
+            bytes
+        };
+        assert_eq!(written(), written());
+        let bytes = written();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap().len(), 20);
+        assert_eq!(from_bytes(&bytes).unwrap()["a"], array);
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_is_refused_by_name() {
+        let large = Array { shape: vec![1], values: vec![70_000.0] };
+        assert!(to_bytes(&[("large", &large)], Precision::F16, None).unwrap_err().to_string().contains("large"));
+        assert!(to_bytes(&[("large", &large)], Precision::Bf16, None).is_ok());
+        let nan = Array { shape: vec![1], values: vec![f32::NAN] };
+        assert!(to_bytes(&[("nan", &nan)], Precision::F32, None).is_err());
+    }
+}

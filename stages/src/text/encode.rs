@@ -1,0 +1,139 @@
+//! Runs the text encoders over texts, one encoder in memory at a time.
+
+use crate::{
+    action::output,
+    checkpoint::Component,
+    device::DeviceKind,
+    error::StageError,
+    facts::{Facts, TEXT_ENCODERS},
+    nn::{self, Clip, ClipKind, T5, Weights},
+    tensors::Array,
+    text::{Encoded, TextJob, tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer}},
+    work::Work,
+};
+use burn::tensor::{Device, Tensor};
+use std::time::Instant;
+
+/// So many texts go through all encoders before the next: the CLIPs' outputs of a round wait in memory for T5's.
+const ROUND: usize = 2048;
+
+/// Carries out the missing actions of a job. `quiet` ones are kept for others but not reported as the stage's own.
+pub fn encode(job: &TextJob, missing: &[usize], work: &mut Work<'_>, quiet: bool) -> Result<(), StageError> {
+    let encoders = TEXT_ENCODERS.into_iter().filter(|component| job.facts.components.contains_key(component)).count();
+    work.progress.begin("texts", (missing.len() * encoders) as u64, "encodings");
+    let mut done = 0;
+    for round in missing.chunks(ROUND) {
+        let start = Instant::now();
+        let mut encoded = vec![Encoded::default(); round.len()];
+        for component in TEXT_ENCODERS {
+            let Some(encoder) = Encoder::load(&job.facts, component, job, work)? else { continue };
+            // On the CPU each text goes alone: the sums of a product, and so its last bits, depend on the shape of the whole
+            // product, and a text's encoding must not depend on which others happened to be missing.
+            let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch as usize };
+            for (positions, texts) in batches(round, batch, &job.texts) {
+                work.check_interrupt()?;
+                let outputs = encoder.forward(&texts)?;
+                for (position, output) in positions.into_iter().zip(outputs) {
+                    output.store(component, &mut encoded[position]);
+                    done += 1;
+                }
+                work.progress.advance(done, &component.to_string());
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64() / round.len() as f64;
+        for (index, encoded) in round.iter().zip(encoded) {
+            let object = work.store.put(&encoded.to_bytes(job.parameters.precision)?)?;
+            let (action, outputs) = (&job.actions[*index], vec![output("text", job.texts[*index].clone(), object)]);
+            if quiet { work.publish_quietly(action, outputs, seconds)? } else { work.publish(action, outputs, seconds)? }
+        }
+        work.flush()?;
+    }
+    work.progress.end();
+    Ok(())
+}
+
+/// Batches of one size, with the positions in the round: the last is filled up with its own first text, so that on a GPU every
+/// product has the same shape.
+fn batches<'t>(round: &[usize], batch: usize, texts: &'t [String]) -> Vec<(Vec<usize>, Vec<&'t str>)> {
+    let positions: Vec<usize> = (0..round.len()).collect();
+    positions
+        .chunks(batch.max(1))
+        .map(|chunk| {
+            let mut members: Vec<&str> = chunk.iter().map(|position| texts[round[*position]].as_str()).collect();
+            members.resize(batch.max(1), members[0]);
+            (chunk.to_vec(), members)
+        })
+        .collect()
+}
+
+enum Output {
+    Clip([Array; 2]),
+    T5(Array),
+}
+
+impl Output {
+    fn store(self, component: Component, encoded: &mut Encoded) {
+        match (self, component) {
+            (Self::Clip(arrays), Component::ClipL) => encoded.clip_l = Some(arrays),
+            (Self::Clip(arrays), _) => encoded.clip_g = Some(arrays),
+            (Self::T5(array), _) => encoded.t5 = Some(array),
+        }
+    }
+}
+
+enum Encoder {
+    Clip { network: Clip, tokenizer: ClipTokenizer, pad: ClipPad, device: Device },
+    T5 { network: T5, tokenizer: T5Tokenizer, tokens: usize, device: Device },
+}
+
+impl Encoder {
+    fn load(facts: &Facts, component: Component, job: &TextJob, work: &Work<'_>) -> Result<Option<Self>, StageError> {
+        let Some(source) = facts.open(component)? else { return Ok(None) };
+        let device = work.device.open();
+        let weights: Weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
+        facts.check(component)?;
+        let scope = weights.root();
+        let clip = |network, pad| -> Result<Self, StageError> {
+            let tokenizer = match &facts.clip_tokenizer.path {
+                Some(path) => ClipTokenizer::open(path)?,
+                None => ClipTokenizer::built_in()?,
+            };
+            Ok(Self::Clip { network, tokenizer, pad, device: device.clone() })
+        };
+        Ok(Some(match component {
+            Component::ClipL => clip(Clip::new(&scope, ClipKind::L)?, ClipPad::EndOfText)?,
+            Component::ClipG => clip(Clip::new(&scope, ClipKind::G)?, ClipPad::Zero)?,
+            _ => {
+                let path = facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_ref());
+                let Some(path) = path else {
+                    return Err(StageError::Numbers("the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned()));
+                };
+                let tokens = job.parameters.t5_tokens as usize;
+                Self::T5 { network: T5::new(&scope)?, tokenizer: T5Tokenizer::open(path)?, tokens, device }
+            }
+        }))
+    }
+
+    fn forward(&self, texts: &[&str]) -> Result<Vec<Output>, StageError> {
+        Ok(match self {
+            Self::Clip { network, tokenizer, pad, device } => {
+                let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *pad)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
+                let result = network.forward(&ids, device)?;
+                let states = rows::<3>(result.penultimate_BSC);
+                states.into_iter().zip(rows::<2>(result.pooled_BC)).map(|(states, pooled)| Output::Clip([states, pooled])).collect()
+            }
+            Self::T5 { network, tokenizer, tokens, device } => {
+                let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *tokens)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
+                rows::<3>(network.forward(&ids, device)?).into_iter().map(Output::T5).collect()
+            }
+        })
+    }
+}
+
+/// A batch on the host, cut into its samples.
+fn rows<const D: usize>(batch: Tensor<D>) -> Vec<Array> {
+    let shape = batch.dims();
+    let values = nn::to_host(batch);
+    let each = shape[1..].iter().product::<usize>().max(1);
+    values.chunks_exact(each).map(|values| Array { shape: shape[1..].to_vec(), values: values.to_vec() }).collect()
+}

@@ -1,0 +1,168 @@
+//! Training as a chain of keyed epochs.
+
+use crate::{
+    action::{Action, Artifact},
+    captions::Item,
+    checkpoint::Component,
+    error::StageError,
+    facts::Facts,
+    stage::Stage,
+    train::{REVISION, order, parameters::Train},
+};
+use sd3pipe_cache::{Digest, Output, Preimage};
+use std::collections::HashMap;
+
+/// An item as training sees it.
+#[derive(Clone, Debug)]
+pub struct TrainItem {
+    /// Its id, which its noise is drawn by.
+    pub id: String,
+    /// Times that it's seen in an epoch.
+    pub repeats: u32,
+    /// The encodings of its caption's variants.
+    pub texts: Vec<Digest>,
+    /// Its latents.
+    pub latents: Digest,
+    /// Width and height of its bucket in pixels.
+    pub bucket: (u32, u32),
+}
+
+/// A training with its epochs.
+#[derive(Clone, Debug)]
+pub struct TrainJob {
+    /// How to train.
+    pub parameters: Train,
+    /// The model.
+    pub facts: Facts,
+    /// The data, sorted by id.
+    pub items: Vec<TrainItem>,
+    /// The encoding of the empty prompt.
+    pub empty: Digest,
+    /// Rows of T5's output in the texts.
+    pub t5_tokens: u32,
+    /// One for each epoch, each reading the one before it.
+    pub actions: Vec<Action>,
+}
+
+impl TrainJob {
+    /// The training of `parameters` on the items that the captions, the texts and the latents make up together.
+    ///
+    /// # Errors
+    /// When an item lacks its text or its latents: the artifacts are of different captions.
+    pub fn new(
+        parameters: &Train,
+        facts: &Facts,
+        items: &[Item],
+        text: &Artifact,
+        latents: &Artifact,
+        t5_tokens: u32,
+    ) -> Result<Self, StageError> {
+        let texts: HashMap<&str, Digest> = text.of("text").map(|entry| (entry.item.as_str(), entry.digest)).collect();
+        let pictures: HashMap<&str, _> = latents.of("latents").map(|entry| (entry.item.as_str(), entry)).collect();
+        let lacking = |what: &str| StageError::Numbers(format!("{what}: captions, texts and latents are of different data"));
+        let items = items
+            .iter()
+            .map(|item| {
+                let picture = pictures.get(item.id.as_str()).ok_or_else(|| lacking(&item.id))?;
+                let texts = item.texts.iter().map(|text| texts.get(text.as_str()).copied()).collect::<Option<_>>();
+                Ok(TrainItem {
+                    id: item.id.clone(),
+                    repeats: item.repeats,
+                    texts: texts.ok_or_else(|| lacking(&item.id))?,
+                    latents: picture.digest,
+                    bucket: picture.size.ok_or_else(|| lacking(&item.id))?,
+                })
+            })
+            .collect::<Result<Vec<_>, StageError>>()?;
+        let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
+        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
+        job.actions = job.chain()?;
+        Ok(job)
+    }
+
+    /// The key of an epoch is the key of the one before it and what it reads beyond that. So more epochs under a constant
+    /// schedule leave the first ones as they are, and another learning rate at step 1,000 leaves those before it.
+    fn chain(&self) -> Result<Vec<Action>, StageError> {
+        let mut parameters = Stage::Train(self.parameters.clone()).parameters().unwrap_or_default();
+        if let Some(fields) = parameters.as_object_mut() {
+            for of_the_whole in ["epochs", "learning_rate", "schedule"] {
+                fields.remove(of_the_whole);
+            }
+        }
+        let items = self.items_digest();
+        let mut actions: Vec<Action> = Vec::new();
+        for epoch in 0..self.parameters.epochs {
+            let mut preimage = Preimage::new("train epoch", REVISION);
+            match actions.last() {
+                Some(previous) => preimage.read("previous", &previous.key.to_string())?,
+                None => {
+                    preimage.read("model", &self.facts.digests(&[Component::Mmdit]))?;
+                    preimage.read("parameters", &parameters)?;
+                    preimage.read("device", &self.facts.device)?;
+                    preimage.read("t5_tokens", &self.t5_tokens)?;
+                    preimage.read("empty_prompt", &self.empty)?;
+                }
+            }
+            // The order is a function of these, the seed and the epoch, so they stand for the epoch's items in order.
+            preimage.read("epoch", &epoch)?;
+            preimage.read("items", &items)?;
+            preimage.read("learning_rates", &self.learning_rates_digest(epoch))?;
+            actions.push(Action::new(format!("epoch {}", epoch + 1), preimage));
+        }
+        Ok(actions)
+    }
+
+    fn items_digest(&self) -> Digest {
+        let mut bytes = Vec::new();
+        let mut field = |part: &[u8]| {
+            bytes.extend((part.len() as u64).to_le_bytes());
+            bytes.extend(part);
+        };
+        for item in &self.items {
+            field(item.id.as_bytes());
+            field(&item.repeats.to_le_bytes());
+            field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
+            field(item.latents.as_bytes());
+            field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
+        }
+        Digest::of(&bytes)
+    }
+
+    fn learning_rates_digest(&self, epoch: u32) -> Digest {
+        let first = u64::from(epoch) * self.steps_per_epoch();
+        let rates = (first..first + self.steps_per_epoch()).map(|step| self.learning_rate(step).to_bits());
+        Digest::of(&rates.flat_map(u64::to_le_bytes).collect::<Vec<u8>>())
+    }
+
+    fn shape(&self) -> Vec<(u32, (u32, u32))> {
+        self.items.iter().map(|item| (item.repeats, item.bucket)).collect()
+    }
+
+    /// Optimizer steps in an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        order::batch_count(&self.shape(), self.parameters.batch).div_ceil(self.parameters.accumulate.into())
+    }
+
+    /// Optimizer steps in all.
+    pub fn total_steps(&self) -> u64 {
+        self.steps_per_epoch() * u64::from(self.parameters.epochs)
+    }
+
+    /// The learning rate of a step, counted from 0 over all epochs.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        self.parameters.learning_rate * self.parameters.schedule.factor(step, self.total_steps())
+    }
+
+    /// The batches of each optimizer step of an epoch (counted from 0).
+    pub fn steps(&self, epoch: u32) -> Vec<Vec<Vec<order::Turn>>> {
+        let batches = order::batches(&self.shape(), self.parameters.seed, epoch, self.parameters.batch);
+        batches.chunks(self.parameters.accumulate.max(1) as usize).map(<[_]>::to_vec).collect()
+    }
+
+    /// What the stage made: every epoch's weights and losses. The optimizer's state is the stage's own.
+    pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
+        let mut artifact = Artifact::default();
+        outputs.iter().for_each(|outputs| artifact.extend(outputs, &["state"]));
+        artifact
+    }
+}

@@ -1,0 +1,190 @@
+//! The training loop: from the nearest state that is kept to the last epoch that is asked for.
+
+use crate::{
+    action::output,
+    checkpoint::Component,
+    error::StageError,
+    nn::{self, Mmdit, PositionCrop, Weights},
+    text::Conditioning,
+    train::{
+        TrainJob,
+        batch::Batch,
+        optimizer,
+        order::Turn,
+        state::{self, Measured, State},
+    },
+    work::Work,
+};
+use burn::tensor::{DType, Device, Tensor};
+use std::{collections::BTreeMap, time::Instant};
+
+/// Trains the missing epochs. Epochs in between whose results are kept are trained again when no state leads past them.
+pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+    let (Some(&first), Some(&last)) = (missing.iter().min(), missing.iter().max()) else { return Ok(()) };
+    // Trainings that start alike share their first epochs: one at a time makes them.
+    let progress = work.progress;
+    let _claim = work.store.claim(&job.actions[0].key, &mut |holder| progress.line(&format!("waiting for {holder}, which trains the same")))?;
+
+    let device = work.device.open();
+    let mut state = nearest_state(job, first, &device, work)?;
+    let trainer = Trainer {
+        job,
+        dtype: nn::dtype(job.parameters.precision),
+        conditioning: Conditioning::new(&job.facts.geometry, job.t5_tokens),
+        device,
+    };
+    let per_epoch = job.steps_per_epoch();
+    let done = |state: &State| u64::from(state.position.epoch) * per_epoch + state.position.steps;
+    let total = (last as u64 + 1) * per_epoch;
+    work.progress.begin("training", total, "steps");
+    work.progress.advance(done(&state), "");
+    while state.position.epoch as usize <= last {
+        let epoch = state.position.epoch;
+        let start = Instant::now();
+        let folder = work.store.work_dir(&job.actions[epoch as usize].key)?;
+        for turns in job.steps(epoch).into_iter().skip(state.position.steps as usize) {
+            if work.interrupt.asked() {
+                state::save_unfinished(&state, &folder)?;
+                work.progress.end();
+                return Err(StageError::Interrupted);
+            }
+            let step = done(&state);
+            let measured = trainer.step(&mut state, &turns, step, work)?;
+            state.position.steps += 1;
+            state.position.measured.push(measured);
+            let note = format!("epoch {} · loss {:.4} · rate {:.3e}", epoch + 1, measured.loss, measured.learning_rate);
+            work.progress.advance(done(&state), &note);
+            if state.position.steps.is_multiple_of(job.parameters.save_every.into()) && state.position.steps < per_epoch {
+                state::save_unfinished(&state, &folder)?;
+            }
+        }
+        finish_epoch(job, &mut state, epoch as usize == last, start, work)?;
+    }
+    work.progress.end();
+    Ok(())
+}
+
+/// The furthest state from which the epoch `first` can be reached.
+fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>) -> Result<State, StageError> {
+    for epoch in (0..=first).rev() {
+        let unfinished = state::unfinished(&work.store.work_dir(&job.actions[epoch].key)?);
+        if unfinished.exists() {
+            match State::load(&unfinished, device) {
+                Ok(state) => {
+                    work.progress.line(&format!("going on from step {} of epoch {}", state.position.steps, epoch + 1));
+                    return Ok(state);
+                }
+                Err(reason) => work.progress.line(&format!("the saved state of epoch {} can't be read and is left out: {reason}", epoch + 1)),
+            }
+        }
+        let kept = match epoch.checked_sub(1) {
+            Some(previous) => work.store.outputs(&job.actions[previous].key)?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        if let Some(kept) = kept.iter().find(|output| output.role == "state")
+            && let Ok(path) = work.store.file(&kept.digest)
+        {
+            let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason, stage: "train" };
+            return State::load(&path, device).map_err(reason);
+        }
+    }
+    let Some(source) = job.facts.open(Component::Mmdit)? else {
+        return Err(StageError::Numbers("the model has no MMDiT".to_owned()));
+    };
+    let weights = nn::load(&source, device, DType::F32)?;
+    job.facts.check(Component::Mmdit)?;
+    Ok(State::start(weights))
+}
+
+fn finish_epoch(job: &TrainJob, state: &mut State, keep_state: bool, start: Instant, work: &mut Work<'_>) -> Result<(), StageError> {
+    let epoch = state.position.epoch as usize;
+    let name = (epoch + 1).to_string();
+    let weights = work.store.temporary_path();
+    nn::save(state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())), job.parameters.precision, None, &weights)?;
+    let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
+    let measured = serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Numbers(error.to_string()))?;
+    outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
+
+    state.position = state::Position { epoch: state.position.epoch + 1, ..Default::default() };
+    if keep_state {
+        let path = work.store.temporary_path();
+        state.save(&path)?;
+        outputs.push(output("state", name, work.store.adopt(&path)?));
+    }
+    work.publish(&job.actions[epoch], outputs, start.elapsed().as_secs_f64())?;
+    work.flush()?;
+    work.store.remove_work_dir(&job.actions[epoch].key)?;
+    Ok(())
+}
+
+struct Trainer<'j> {
+    job: &'j TrainJob,
+    dtype: DType,
+    conditioning: Conditioning,
+    device: Device,
+}
+
+impl Trainer<'_> {
+    /// One optimizer step over the batches of `turns`.
+    fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
+        let parameters = &self.job.parameters;
+        let tracked = state.weights.map(|name, values| {
+            let values = values.cast(self.dtype);
+            if name == state::FIXED { values } else { values.autodiff().require_grad() }
+        });
+        let samples: usize = turns.iter().map(Vec::len).sum();
+        let mut gradients = BTreeMap::new();
+        let mut loss = 0.0;
+        for turns in turns {
+            let batch = Batch::make(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)?;
+            loss += self.accumulate(&tracked, batch, turns.len() as f64 / samples as f64, &mut gradients)?;
+        }
+        if !loss.is_finite() {
+            return Err(StageError::Numbers(format!(
+                "the loss at step {step} is {loss}: the training has come apart; lower `learning_rate` (now {:e}) or raise `precision`",
+                parameters.learning_rate
+            )));
+        }
+        let mut gradient_norm = 0.0;
+        if let Some(norm) = optimizer::global_norm(&gradients) {
+            if parameters.max_gradient_norm > 0.0 {
+                gradients = optimizer::clip(gradients, &norm, parameters.max_gradient_norm);
+            }
+            gradient_norm = nn::to_host(norm).first().copied().unwrap_or_default().into();
+        }
+        let learning_rate = self.job.learning_rate(step);
+        for (name, gradient) in gradients {
+            let Some(weight) = state.weights.get(&name).cloned() else { continue };
+            let moments = state.moments_of(&name, &weight.values);
+            let (values, moments) = parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
+            state.weights.insert(&*name, nn::Weight { values, shape: weight.shape });
+            state.moments.insert(name, moments);
+        }
+        Ok(Measured { step, loss, gradient_norm, learning_rate })
+    }
+
+    /// Adds the gradients of a batch's share of the loss, in 32 bits, and gives that share: the mean over everything of
+    /// `‖velocity − (noise − latents)‖²`, the flow-matching loss of the SD3 paper with the density as its only weight.
+    fn accumulate(&self, tracked: &Weights, batch: Batch, share: f64, gradients: &mut BTreeMap<String, Tensor<1>>) -> Result<f64, StageError> {
+        let network = Mmdit::new(&tracked.root())?;
+        let velocity = network.forward(batch.noisy, batch.timesteps, batch.context, batch.pooled, PositionCrop::Centre)?;
+        let difference = velocity.cast(DType::F32) - batch.target;
+        let loss = (difference.clone() * difference).mean().mul_scalar(share);
+        let value = nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN);
+        let all = loss.backward();
+        for (name, weight) in tracked.iter() {
+            if name == state::FIXED {
+                continue;
+            }
+            if let Some(gradient) = weight.values.grad(&all) {
+                let gradient = gradient.cast(DType::F32);
+                let sum = match gradients.remove(name) {
+                    Some(sum) => sum + gradient,
+                    None => gradient,
+                };
+                gradients.insert(name.to_owned(), sum);
+            }
+        }
+        Ok(value.into())
+    }
+}
