@@ -1,1 +1,3 @@
 //! What each stage of a pipeline does.
+
+pub mod text;

@@ -1,0 +1,3 @@
+//! From captions to what the networks are conditioned on.
+
+pub mod tokenizer;
