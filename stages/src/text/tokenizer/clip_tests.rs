@@ -161,3 +161,19 @@ fn files_that_are_no_tokenizer_are_refused_by_name() {
         assert!(matches!(ClipTokenizer::open(&json), Err(TokenizerError::Malformed { .. })), "{content}");
     }
 }
+
+#[test]
+fn the_demos_vocabulary_leaves_nothing_out() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../pipelines/demo/model/clip_tokenizer.json");
+    let tokenizer = ClipTokenizer::open(&path).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 768);
+    assert_eq!(words(&tokenizer, "  A photo\nof 水 "), words(&tokenizer, "a photo of 水"));
+    // Each letter of an unknown word, the three bytes of a Chinese character, the start and the end.
+    assert_eq!(words(&tokenizer, "qxz").len(), 2 + 3);
+    assert_eq!(words(&tokenizer, "水").len(), 2 + 3);
+    assert_eq!(words(&tokenizer, "photo").len(), 2 + 1);
+    let every = ('!'..='~').chain(['é', '€', '🐱', '\u{10fffd}']).map(|character| format!("{character} "));
+    for text in every {
+        assert!(!words(&tokenizer, &text)[1..].starts_with(&[767]), "{text} is lost");
+    }
+}

@@ -52,7 +52,9 @@ impl SentencePieceModel {
                         CONTROL => model.control.push(id),
                         UNKNOWN if unknown.is_none() => unknown = Some(id),
                         _ => {
-                            return Err(format!("piece {id} is of type {kind}, which Unigram models of T5 do not have"));
+                            return Err(format!(
+                                "piece {id} is of type {kind}, which Unigram models of T5 do not have"
+                            ));
                         }
                     }
                     model.pieces.push((text, score));
@@ -130,7 +132,7 @@ fn parse_normalizer(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     // missed, and an empty one is read past its end.
     if let Some((length, rest)) = charsmap.split_first_chunk::<4>() {
         let length = u32::from_le_bytes(*length) as usize;
-        if length > rest.len() || length < 4 || length % 4 != 0 {
+        if length > rest.len() || length < 4 || !length.is_multiple_of(4) {
             return Err("its table of characters is damaged".to_owned());
         }
     } else if !charsmap.is_empty() {

@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn the_demos_vocabulary_opens() {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../pipelines/demo/model/t5_tokenizer.json");
+        let tokenizer = T5Tokenizer::open(&path).unwrap();
+        assert_eq!(tokenizer.vocabulary_size(), 600);
+        let tokens = tokenizer.encode(" a  photo of a lighthouse, 水墨画", 16).unwrap();
+        // Six pieces, a space, what is unknown, the end.
+        assert_eq!((tokens.length_before_truncation, tokens.unknown), (9, 1));
+        assert_eq!(tokens.ids[7..], [2, 1, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
     fn a_small_model_is_split_at_its_best_pieces() {
         let tokenizer = opened(&small_model()).unwrap();
         assert_eq!(words(&tokenizer, "cat a z"), [5, 3, 4, 3, 2, 1]);
@@ -238,5 +249,15 @@ mod tests {
         for length in (0..whole.len()).step_by(whole.len() / 7) {
             assert!(opened(&whole[..length]).is_err(), "{length} bytes");
         }
+        // The table of characters follows its name, with a tag and two lengths between them. A unit of its trie that
+        // points outside is only found when a text leads there.
+        let name = b"nmt_nfkc";
+        let table = whole.windows(name.len()).rposition(|bytes| bytes == name).unwrap() + name.len() + 8;
+        let mut damaged = whole.clone();
+        for unit in damaged[table..table + 150_000].chunks_exact_mut(4) {
+            unit.copy_from_slice(&[0x00, 0xff, 0xff, 0x7f]);
+        }
+        let tokenizer = opened(&damaged).unwrap();
+        assert!(matches!(tokenizer.encode("ｆull", 16), Err(TokenizerError::Encode { .. })));
     }
 }
