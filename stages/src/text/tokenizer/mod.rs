@@ -1,0 +1,12 @@
+//! From a caption to the token ids that the text encoders read.
+
+mod cleaning;
+mod clip;
+mod error;
+mod file;
+mod sentencepiece;
+mod t5;
+
+pub use clip::{CLIP_LENGTH, ClipPad, ClipTokenizer, ClipTokens};
+pub use error::TokenizerError;
+pub use t5::{T5Tokenizer, T5Tokens};
