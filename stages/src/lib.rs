@@ -1,1 +1,5 @@
 //! What each stage of a pipeline does.
+
+pub mod checkpoint;
+#[cfg(feature = "compute")]
+pub mod nn;
