@@ -1,0 +1,19 @@
+//! Model files: what is in them, which network it belongs to, and whether it is complete. No tensor library here.
+
+mod component;
+mod error;
+mod expected;
+mod geometry;
+mod source;
+mod tensor_file;
+
+pub use component::Component;
+pub use error::CheckpointError;
+pub use expected::{expected_names, mmdit_names};
+#[cfg(feature = "compute")]
+pub(crate) use geometry::TIMESTEP_FEATURES;
+pub use geometry::{GeometryError, MmditGeometry, MmditModel};
+pub use source::{ComponentSource, TensorView};
+pub use tensor_file::{TensorFile, TensorInfo};
+
+pub use safetensors::Dtype;

@@ -1,0 +1,205 @@
+//! A joint block: two streams, image and text, each with its own weights, that attend to each other.
+
+use burn::tensor::{DType, Tensor};
+
+use super::super::activation::gelu_tanh;
+use super::super::attention::{Visibility, attention, join_heads, split_heads};
+use super::super::linear::Linear;
+use super::super::norm::{RmsNorm, normalise};
+use super::super::weights::{Scope, WeightsError};
+use super::EPSILON;
+use crate::checkpoint::MmditGeometry;
+
+/// The tokens between two blocks.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// The image's tokens, `[B, N, D]`.
+    pub image: Tensor<3>,
+    /// The text's tokens, `[B, S, D]`.
+    pub context: Tensor<3>,
+}
+
+/// One block. In the last one nothing comes after the text's keys and values, since nobody reads its text again.
+#[derive(Debug, Clone)]
+pub struct JointBlock {
+    image: Stream,
+    context: Stream,
+}
+
+impl JointBlock {
+    pub(super) fn new(scope: &Scope<'_>, geometry: &MmditGeometry, index: usize) -> Result<Self, WeightsError> {
+        let dual = geometry.dual_attention.contains(&index);
+        let last = index + 1 == geometry.depth;
+        Ok(Self {
+            image: Stream::new(&scope.child("x_block"), geometry, dual, false)?,
+            context: Stream::new(&scope.child("context_block"), geometry, false, last)?,
+        })
+    }
+
+    /// Tokens after the block; the last block gives the text's back as they came.
+    ///
+    /// `conditioning_bd` is that of [`Mmdit::condition`](super::Mmdit::condition).
+    pub fn forward(&self, streams: Streams, conditioning_bd: Tensor<2>) -> Streams {
+        let Streams { image, context } = streams;
+        let image_modulation = self.image.modulation(conditioning_bd.clone());
+        let context_modulation = self.context.modulation(conditioning_bd);
+        let image_normal = normalise(image.clone(), EPSILON);
+        let context_normal = normalise(context.clone(), EPSILON);
+
+        let dtype = image.dtype();
+        let image_input = image_modulation.apply(image_normal.clone(), 0).cast(dtype);
+        let context_input = context_modulation.apply(context_normal, 0).cast(dtype);
+        let [q, k, v] = self.image.attention.project(image_input);
+        let [context_q, context_k, context_v] = self.context.attention.project(context_input);
+        let [_, context_length, ..] = context_q.dims();
+        // Joined while tokens are still the outer dimension: each stream is then copied in one piece.
+        let join = |context, image| Tensor::cat(vec![context, image], 1).swap_dims(1, 2);
+        let joint = attention(join(context_q, q), join(context_k, k), join(context_v, v), Visibility::All);
+        let joint_bnd = join_heads(joint);
+        let [_, length, _] = joint_bnd.dims();
+        let context_attended = joint_bnd.clone().narrow(1, 0, context_length);
+        let image_attended = joint_bnd.narrow(1, context_length, length - context_length);
+
+        let second = self.image.second_attention.as_ref().map(|attention| {
+            // The third group of the modulation is the second attention's; its gate comes after shift and scale.
+            let input = image_modulation.apply(image_normal, 6).cast(dtype);
+            attention.finish(attention.to_itself(input)) * image_modulation.part(8).cast(dtype)
+        });
+        let image = self.image.finish(image, image_attended, second, &image_modulation);
+        let context = self.context.finish(context, context_attended, None, &context_modulation);
+        Streams { image, context }
+    }
+}
+
+/// One of a block's two halves.
+#[derive(Debug, Clone)]
+struct Stream {
+    modulation: Linear,
+    attention: Attention,
+    second_attention: Option<Attention>,
+    feed_forward: Option<FeedForward>,
+    width: usize,
+}
+
+impl Stream {
+    fn new(scope: &Scope<'_>, geometry: &MmditGeometry, dual: bool, last: bool) -> Result<Self, WeightsError> {
+        let width = geometry.width;
+        let parts = match (dual, last) {
+            (true, _) => 9,
+            (false, false) => 6,
+            (false, true) => 2,
+        };
+        let second = dual.then(|| Attention::new(&scope.child("attn2"), geometry, false)).transpose()?;
+        let feed_forward = (!last).then(|| FeedForward::new(&scope.child("mlp"), width)).transpose()?;
+        Ok(Self {
+            modulation: Linear::new(&scope.child("adaLN_modulation.1"), width, parts * width)?,
+            attention: Attention::new(&scope.child("attn"), geometry, last)?,
+            second_attention: second,
+            feed_forward,
+            width,
+        })
+    }
+
+    fn modulation(&self, conditioning_bd: Tensor<2>) -> Modulation {
+        let parts = self.modulation.forward(conditioning_bd).cast(DType::F32).unsqueeze_dim::<3>(1);
+        Modulation { parts, width: self.width }
+    }
+
+    /// Everything after the joint attention; a last block's text has nothing there.
+    fn finish(
+        &self,
+        x_bnd: Tensor<3>,
+        attended_bnd: Tensor<3>,
+        second_bnd: Option<Tensor<3>>,
+        modulation: &Modulation,
+    ) -> Tensor<3> {
+        let Some(feed_forward) = &self.feed_forward else { return x_bnd };
+        let dtype = x_bnd.dtype();
+        let mut x = x_bnd + self.attention.finish(attended_bnd) * modulation.part(2).cast(dtype);
+        if let Some(second) = second_bnd {
+            x = x + second;
+        }
+        let input = modulation.apply(normalise(x.clone(), EPSILON), 3).cast(dtype);
+        x + feed_forward.forward(input) * modulation.part(5).cast(dtype)
+    }
+}
+
+/// What a stream's norms are modulated by: of each, a shift, a scale and a gate, `[B, 1, D]`, in f32.
+struct Modulation {
+    parts: Tensor<3>,
+    width: usize,
+}
+
+impl Modulation {
+    fn part(&self, index: usize) -> Tensor<3> {
+        self.parts.clone().narrow(2, index * self.width, self.width)
+    }
+
+    /// `x·(1 + scale) + shift`, with the shift at `index` and the scale after it.
+    fn apply(&self, x_bnd: Tensor<3>, index: usize) -> Tensor<3> {
+        x_bnd * (self.part(index + 1) + 1.0) + self.part(index)
+    }
+}
+
+/// The projections around an attention.
+#[derive(Debug, Clone)]
+struct Attention {
+    qkv: Linear,
+    norms: Option<(RmsNorm, RmsNorm)>,
+    projection: Option<Linear>,
+    heads: usize,
+}
+
+impl Attention {
+    fn new(scope: &Scope<'_>, geometry: &MmditGeometry, last: bool) -> Result<Self, WeightsError> {
+        let width = geometry.width;
+        let norm = |name| RmsNorm::new(&scope.child(name), geometry.head_width(), EPSILON);
+        Ok(Self {
+            qkv: Linear::new(&scope.child("qkv"), width, 3 * width)?,
+            norms: geometry.qk_norm.then(|| Ok::<_, WeightsError>((norm("ln_q")?, norm("ln_k")?))).transpose()?,
+            projection: (!last).then(|| Linear::new(&scope.child("proj"), width, width)).transpose()?,
+            heads: geometry.heads,
+        })
+    }
+
+    /// Queries, keys and values, `[B, N, K, E]`.
+    fn project(&self, x_bnd: Tensor<3>) -> [Tensor<4>; 3] {
+        let [_, _, width] = x_bnd.dims();
+        let qkv = self.qkv.forward(x_bnd);
+        let [q, k, v] = [0, 1, 2].map(|part| split_heads(qkv.clone().narrow(2, part * width, width), self.heads));
+        match &self.norms {
+            Some((query_norm, key_norm)) => [query_norm.forward(q), key_norm.forward(k), v],
+            None => [q, k, v],
+        }
+    }
+
+    fn to_itself(&self, x_bnd: Tensor<3>) -> Tensor<3> {
+        let [q, k, v] = self.project(x_bnd).map(|part| part.swap_dims(1, 2));
+        join_heads(attention(q, k, v, Visibility::All))
+    }
+
+    fn finish(&self, attended_bnd: Tensor<3>) -> Tensor<3> {
+        match &self.projection {
+            Some(projection) => projection.forward(attended_bnd),
+            None => attended_bnd,
+        }
+    }
+}
+
+/// The token-wise network: four times wider inside.
+#[derive(Debug, Clone)]
+struct FeedForward {
+    first: Linear,
+    second: Linear,
+}
+
+impl FeedForward {
+    fn new(scope: &Scope<'_>, width: usize) -> Result<Self, WeightsError> {
+        let first = Linear::new(&scope.child("fc1"), width, 4 * width)?;
+        Ok(Self { first, second: Linear::new(&scope.child("fc2"), 4 * width, width)? })
+    }
+
+    fn forward(&self, x_bnd: Tensor<3>) -> Tensor<3> {
+        self.second.forward(gelu_tanh(self.first.forward(x_bnd)))
+    }
+}

@@ -1,0 +1,134 @@
+//! The multimodal diffusion transformer of Stable Diffusion 3 and 3.5 (arXiv:2403.03206; Stability's `mmditx.py`).
+
+mod block;
+mod embedding;
+
+use burn::tensor::activation::silu;
+use burn::tensor::{DType, Tensor};
+
+pub use block::{JointBlock, Streams};
+pub use embedding::PositionCrop;
+
+use super::convolution::Convolution;
+use super::linear::Linear;
+use super::norm::normalise;
+use super::weights::{Scope, WeightsError, place};
+use crate::checkpoint::MmditGeometry;
+use embedding::{Embedder, PositionTable, timestep_features};
+
+/// The ε of every layer norm and RMS norm in the network.
+pub(super) const EPSILON: f64 = 1e-6;
+
+/// The network. Building it copies handles alone, so that a training step can build it anew from tracked weights.
+///
+/// It computes in the type of its weights; norms, their modulation, and the sinusoid of the timestep are in f32.
+#[derive(Debug, Clone)]
+pub struct Mmdit {
+    /// The joint blocks in their order, for callers who run them one by one (see [`Mmdit::embed`]).
+    pub blocks: Vec<JointBlock>,
+    geometry: MmditGeometry,
+    patches: Convolution,
+    positions: PositionTable,
+    timestep: Embedder,
+    pooled: Embedder,
+    context: Linear,
+    final_modulation: Linear,
+    final_linear: Linear,
+}
+
+impl Mmdit {
+    /// Builds the network from canonically named weights (`x_embedder.proj.weight`, ...), its geometry read off their
+    /// shapes.
+    ///
+    /// # Errors
+    /// When weights are missing or don't fit each other.
+    pub fn new(scope: &Scope<'_>) -> Result<Self, WeightsError> {
+        let geometry = MmditGeometry::of(|name| scope.shape(name).map(<[usize]>::to_vec))?;
+        let width = geometry.width;
+        let (patch, channels) = (geometry.patch, geometry.channels);
+        let blocks = (0..geometry.depth)
+            .map(|index| JointBlock::new(&scope.child("joint_blocks").child(index), &geometry, index))
+            .collect::<Result<_, _>>()?;
+        let last = scope.child("final_layer");
+        Ok(Self {
+            blocks,
+            patches: Convolution::new(&scope.child("x_embedder.proj"), [channels, width, patch], patch, (0, 0))?,
+            positions: PositionTable::new(scope, geometry.position_grid, width)?,
+            timestep: Embedder::new(&scope.child("t_embedder"), crate::checkpoint::TIMESTEP_FEATURES, width)?,
+            pooled: Embedder::new(&scope.child("y_embedder"), geometry.pooled_width, width)?,
+            context: Linear::new(&scope.child("context_embedder"), geometry.context_width, width)?,
+            final_modulation: Linear::new(&last.child("adaLN_modulation.1"), width, 2 * width)?,
+            final_linear: Linear::new(&last.child("linear"), width, patch * patch * channels)?,
+            geometry,
+        })
+    }
+
+    /// The network's size.
+    pub fn geometry(&self) -> &MmditGeometry {
+        &self.geometry
+    }
+
+    /// The velocity `noise - image` of noisy latents, in f32 and of their shape.
+    ///
+    /// - `latents_bchw`: `[B, channels, H, W]`, after [`process_in`](super::vae::process_in) and noising; H and W pass
+    ///   [`MmditGeometry::check_latents`];
+    /// - `timesteps_b`: `[B]`, f32, in 0..1000: a thousand times the noise level σ;
+    /// - `context_bsd`: `[B, S, context_width]`, the token features of the text encoders;
+    /// - `pooled_bd`: `[B, pooled_width]`;
+    /// - `crop`: which part of the table of positions the image takes.
+    ///
+    /// # Panics
+    /// When the shapes are not those.
+    pub fn forward(
+        &self,
+        latents_bchw: Tensor<4>,
+        timesteps_b: Tensor<1>,
+        context_bsd: Tensor<3>,
+        pooled_bd: Tensor<2>,
+        crop: PositionCrop,
+    ) -> Tensor<4> {
+        let [_, _, height, width] = latents_bchw.dims();
+        let conditioning = self.condition(timesteps_b, pooled_bd);
+        let mut streams = self.embed(latents_bchw, context_bsd, crop);
+        for block in &self.blocks {
+            streams = block.forward(streams, conditioning.clone());
+        }
+        self.finish(streams.image, conditioning, [height, width])
+    }
+
+    /// The conditioning that every block is modulated by, `[B, D]`: timestep plus pooled text, after the SiLU that each
+    /// modulation begins with.
+    pub fn condition(&self, timesteps_b: Tensor<1>, pooled_bd: Tensor<2>) -> Tensor<2> {
+        let (_, dtype) = place(self.final_linear.weight());
+        let timestep = self.timestep.forward(timestep_features(timesteps_b).cast(dtype));
+        silu(timestep + self.pooled.forward(pooled_bd.cast(dtype)))
+    }
+
+    /// Tokens of the image, with their positions, and of the text, as the first block takes them.
+    pub fn embed(&self, latents_bchw: Tensor<4>, context_bsd: Tensor<3>, crop: PositionCrop) -> Streams {
+        let (_, dtype) = place(self.patches.weight());
+        let patches_bdhw = self.patches.forward(latents_bchw.cast(dtype));
+        let [_, _, rows, columns] = patches_bdhw.dims();
+        let tokens_bnd = patches_bdhw.flatten::<3>(2, 3).swap_dims(1, 2);
+        let image = tokens_bnd + self.positions.crop(rows, columns, crop).cast(dtype);
+        Streams { image, context: self.context.forward(context_bsd.cast(dtype)) }
+    }
+
+    /// The velocity from the last block's image tokens; `size` is the latents' height and width.
+    pub fn finish(&self, image_bnd: Tensor<3>, conditioning_bd: Tensor<2>, size: [usize; 2]) -> Tensor<4> {
+        let MmditGeometry { width, patch, channels, .. } = self.geometry;
+        let dtype = image_bnd.dtype();
+        let modulation = self.final_modulation.forward(conditioning_bd).cast(DType::F32).unsqueeze_dim::<3>(1);
+        let (shift, scale) = (modulation.clone().narrow(2, 0, width), modulation.narrow(2, width, width));
+        let x = (normalise(image_bnd, EPSILON) * (scale + 1.0) + shift).cast(dtype);
+        let patches = self.final_linear.forward(x).cast(DType::F32);
+        let [batch, ..] = patches.dims();
+        let (rows, columns) = (size[0] / patch, size[1] / patch);
+        patches.reshape([batch, rows, columns, patch, patch, channels]).permute([0, 5, 1, 3, 2, 4]).reshape([
+            batch,
+            channels,
+            rows * patch,
+            columns * patch,
+        ])
+    }
+}

@@ -1,0 +1,112 @@
+//! The blocks that both halves of the VAE are made of.
+
+use burn::tensor::Tensor;
+use burn::tensor::activation::silu;
+
+use super::super::attention::{Visibility, attention};
+use super::super::convolution::Convolution;
+use super::super::linear::Linear;
+use super::super::norm::GroupNorm;
+use super::super::weights::{Scope, WeightsError};
+
+/// The ε of every group norm in the network.
+pub(super) const EPSILON: f64 = 1e-6;
+
+/// Two convolutions, each after a norm and a SiLU, around which the input is added.
+#[derive(Debug, Clone)]
+pub(super) struct ResidualBlock {
+    norm1: GroupNorm,
+    convolution1: Convolution,
+    norm2: GroupNorm,
+    convolution2: Convolution,
+    shortcut: Option<Convolution>,
+}
+
+impl ResidualBlock {
+    /// The block, and the number of channels that come out of it.
+    pub(super) fn new(scope: &Scope<'_>, inputs: usize) -> Result<(Self, usize), WeightsError> {
+        let [outputs, ..] = scope.dims::<4>("conv1.weight")?;
+        let shortcut = || Convolution::new(&scope.child("nin_shortcut"), [inputs, outputs, 1], 1, (0, 0));
+        let block = Self {
+            norm1: GroupNorm::new(&scope.child("norm1"), inputs, EPSILON)?,
+            convolution1: Convolution::same(&scope.child("conv1"), inputs, outputs)?,
+            norm2: GroupNorm::new(&scope.child("norm2"), outputs, EPSILON)?,
+            convolution2: Convolution::same(&scope.child("conv2"), outputs, outputs)?,
+            shortcut: (inputs != outputs).then(shortcut).transpose()?,
+        };
+        Ok((block, outputs))
+    }
+
+    pub(super) fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        let inner = self.convolution1.forward(silu(self.norm1.forward(x_bchw.clone())));
+        let inner = self.convolution2.forward(silu(self.norm2.forward(inner)));
+        match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x_bchw) + inner,
+            None => x_bchw + inner,
+        }
+    }
+}
+
+/// The blocks of one level, all at one resolution, and the channels that come out of them.
+pub(super) fn level(scope: &Scope<'_>, mut channels: usize) -> Result<(Vec<ResidualBlock>, usize), WeightsError> {
+    let mut blocks = Vec::new();
+    for index in 0..scope.count(|index| format!("block.{index}.conv1.weight")) {
+        let (block, outputs) = ResidualBlock::new(&scope.child("block").child(index), channels)?;
+        blocks.push(block);
+        channels = outputs;
+    }
+    Ok((blocks, channels))
+}
+
+/// The blocks at the lowest resolution: residual, attention, residual.
+#[derive(Debug, Clone)]
+pub(super) struct Middle {
+    first: ResidualBlock,
+    attention: PixelAttention,
+    second: ResidualBlock,
+}
+
+impl Middle {
+    pub(super) fn new(scope: &Scope<'_>, channels: usize) -> Result<Self, WeightsError> {
+        let (first, _) = ResidualBlock::new(&scope.child("block_1"), channels)?;
+        let attention = PixelAttention::new(&scope.child("attn_1"), channels)?;
+        let (second, _) = ResidualBlock::new(&scope.child("block_2"), channels)?;
+        Ok(Self { first, attention, second })
+    }
+
+    pub(super) fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        self.second.forward(self.attention.forward(self.first.forward(x_bchw)))
+    }
+}
+
+/// Attention of every pixel to every pixel, with one head as wide as there are channels.
+#[derive(Debug, Clone)]
+struct PixelAttention {
+    norm: GroupNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    projection: Linear,
+}
+
+impl PixelAttention {
+    fn new(scope: &Scope<'_>, channels: usize) -> Result<Self, WeightsError> {
+        let linear = |name| Linear::from_convolution(&scope.child(name), channels, channels);
+        Ok(Self {
+            norm: GroupNorm::new(&scope.child("norm"), channels, EPSILON)?,
+            q: linear("q")?,
+            k: linear("k")?,
+            v: linear("v")?,
+            projection: linear("proj_out")?,
+        })
+    }
+
+    fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        let shape = x_bchw.dims();
+        let pixels_bnc = self.norm.forward(x_bchw.clone()).flatten::<3>(2, 3).swap_dims(1, 2);
+        let [q, k, v] =
+            [&self.q, &self.k, &self.v].map(|linear| linear.forward(pixels_bnc.clone()).unsqueeze_dim::<4>(1));
+        let attended_bnc = attention(q, k, v, Visibility::All).squeeze_dim::<3>(1);
+        x_bchw + self.projection.forward(attended_bnc).swap_dims(1, 2).reshape(shape)
+    }
+}

@@ -1,0 +1,71 @@
+//! The VAE's half from latents to images.
+
+use burn::tensor::activation::silu;
+use burn::tensor::module::interpolate;
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{DType, Tensor};
+
+use super::super::convolution::Convolution;
+use super::super::norm::GroupNorm;
+use super::super::weights::{Scope, WeightsError, place};
+use super::block::{EPSILON, Middle, ResidualBlock, level};
+
+/// The decoder. It computes in the type of its weights, and its norms in f32.
+#[derive(Debug, Clone)]
+pub struct VaeDecoder {
+    first: Convolution,
+    middle: Middle,
+    /// In the order in which they run, from the lowest resolution up.
+    levels: Vec<(Vec<ResidualBlock>, Option<Convolution>)>,
+    norm: GroupNorm,
+    last: Convolution,
+}
+
+impl VaeDecoder {
+    /// Builds the decoder from weights named without `decoder.` (`conv_in.weight`, ...); levels and blocks are read off
+    /// the names.
+    ///
+    /// # Errors
+    /// When weights are missing or don't fit each other.
+    pub fn new(scope: &Scope<'_>) -> Result<Self, WeightsError> {
+        let [mut channels, latents, ..] = scope.dims::<4>("conv_in.weight")?;
+        let first = Convolution::same(&scope.child("conv_in"), latents, channels)?;
+        let middle = Middle::new(&scope.child("mid"), channels)?;
+        let mut levels = Vec::new();
+        for index in (0..scope.count(|index| format!("up.{index}.block.0.conv1.weight"))).rev() {
+            let scope = scope.child("up").child(index);
+            let (blocks, outputs) = level(&scope, channels)?;
+            channels = outputs;
+            let double = || Convolution::same(&scope.child("upsample.conv"), channels, channels);
+            levels.push((blocks, (index > 0).then(double).transpose()?));
+        }
+        let [colours, ..] = scope.dims::<4>("conv_out.weight")?;
+        Ok(Self {
+            first,
+            middle,
+            levels,
+            norm: GroupNorm::new(&scope.child("norm_out"), channels, EPSILON)?,
+            last: Convolution::same(&scope.child("conv_out"), channels, colours)?,
+        })
+    }
+
+    /// Images of raw latents, in f32: `[B, 16, H, W]` to `[B, 3, 8H, 8W]` for the released VAE, about within [-1, 1] and
+    /// not clamped.
+    ///
+    /// # Panics
+    /// When the shape is not that.
+    pub fn decode(&self, raw_bchw: Tensor<4>) -> Tensor<4> {
+        let (_, dtype) = place(self.first.weight());
+        let mut x = self.middle.forward(self.first.forward(raw_bchw.cast(dtype)));
+        for (blocks, double) in &self.levels {
+            for block in blocks {
+                x = block.forward(x);
+            }
+            if let Some(double) = double {
+                let options = InterpolateOptions::new(InterpolateMode::Nearest).with_scale_factor([2.0, 2.0]);
+                x = double.forward(interpolate(x, options));
+            }
+        }
+        self.last.forward(silu(self.norm.forward(x))).cast(DType::F32)
+    }
+}

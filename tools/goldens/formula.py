@@ -1,0 +1,67 @@
+"""Weights and inputs that are a function of a name and a shape, and the golden files' format."""
+
+import json
+import pathlib
+
+import diffusers
+import numpy
+import safetensors
+import torch
+import transformers
+from safetensors.torch import save_file
+
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "stages" / "tests" / "goldens"
+
+
+def uniform(name, shape):
+    """Values in [-1, 1): SplitMix64 from the FNV-1a hash of the name, the upper 24 bits of each."""
+    seed = 0xCBF29CE484222325
+    for byte in name.encode():
+        seed = ((seed ^ byte) * 0x100000001B3) % 2**64
+    count = int(numpy.prod(shape, dtype=numpy.int64))
+    with numpy.errstate(over="ignore"):
+        z = numpy.uint64(seed) + numpy.arange(1, count + 1, dtype=numpy.uint64) * numpy.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> numpy.uint64(31))
+    values = (z >> numpy.uint64(40)).astype(numpy.float32) / numpy.float32(2**23) - numpy.float32(1)
+    return torch.from_numpy(values.reshape(shape))
+
+
+def weight(name, shape):
+    """Values of a size that keeps activations near one: norms' scales are around 1, biases around 0."""
+    values = uniform(name, shape)
+    if name == "pos_embed":
+        return values
+    if len(shape) > 1:
+        inputs = int(numpy.prod(shape[1:]))
+        return values * torch.tensor(numpy.sqrt(3 / inputs), dtype=torch.float32)
+    values = values * torch.tensor(0.1, dtype=torch.float32)
+    return 1 + values if name.endswith(".weight") else values
+
+
+def weights(shapes):
+    return {name: weight(name, shape) for name, shape in shapes.items()}
+
+
+def load(model, state):
+    """Loads a reference model; every one of its tensors must come from the state."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected
+    assert not missing, missing
+    return model.eval()
+
+
+def save(name, shapes, config, tensors):
+    metadata = {
+        "shapes": json.dumps(shapes),
+        "config": json.dumps(config),
+        "versions": json.dumps({
+            library.__name__: library.__version__
+            for library in (torch, diffusers, transformers, safetensors, numpy)
+        }),
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+    save_file(tensors, FOLDER / f"{name}.safetensors", metadata)
+    print(name, {key: tuple(value.shape) for key, value in tensors.items()})
