@@ -21,6 +21,14 @@ pub enum StageError {
     #[cfg(feature = "compute")]
     #[error(transparent)]
     Weights(#[from] crate::nn::WeightsError),
+    /// A tensor of a model file can't be loaded.
+    #[cfg(feature = "compute")]
+    #[error(transparent)]
+    Load(#[from] crate::nn::LoadError),
+    /// A tokenizer and an encoder do not belong together.
+    #[cfg(feature = "compute")]
+    #[error(transparent)]
+    Tokens(#[from] crate::nn::TokenError),
     /// The data is not what it should be.
     #[error(transparent)]
     Captions(#[from] crate::captions::CaptionsError),

@@ -2,7 +2,7 @@
 
 use crate::{
     action::{Action, Artifact, Entry},
-    checkpoint::Component,
+    checkpoint::{Component, MmditGeometry, MmditModel},
     error::StageError,
     export::{REVISION, parameters::Export},
     facts::Facts,
@@ -63,7 +63,7 @@ impl ExportJob {
         let (width, height) = provenance.resolution;
         let fields = [
             ("modelspec.sai_model_spec", "1.0.1".to_owned()),
-            ("modelspec.architecture", self.facts.geometry.model().architecture().to_owned()),
+            ("modelspec.architecture", architecture(&self.facts.geometry).to_owned()),
             ("modelspec.implementation", "https://github.com/Stability-AI/sd3-ref".to_owned()),
             ("modelspec.title", format!("{} epoch {epoch}", provenance.pipeline)),
             ("modelspec.resolution", format!("{width}x{height}")),
@@ -82,5 +82,14 @@ impl ExportJob {
         let mut artifact = Artifact::default();
         outputs.iter().for_each(|outputs| artifact.extend(outputs, &[]));
         artifact
+    }
+}
+
+/// ModelSpec's name of the architecture.
+fn architecture(geometry: &MmditGeometry) -> &'static str {
+    match geometry.model() {
+        MmditModel::Sd35Medium => "stable-diffusion-3-5-medium",
+        MmditModel::Sd35Large => "stable-diffusion-3-5-large",
+        MmditModel::Sd3Medium | MmditModel::Custom => "stable-diffusion-3-medium",
     }
 }

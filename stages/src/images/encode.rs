@@ -111,7 +111,7 @@ fn run_batch(
     let pictures = members.iter().map(|(_, prepared)| prepared).chain(std::iter::repeat(&members[0].1)).take(batch);
     let pixels: Vec<f32> = pictures.flat_map(|picture| planes(&picture.rgb)).collect();
     let images = Tensor::<4>::from_data(TensorData::new(pixels, [batch, 3, height, width]), (device, DType::F32));
-    let (mean, log_variance) = encoder.encode(images.cast(nn::dtype(job.parameters.precision)))?;
+    let (mean, log_variance) = encoder.encode(images.cast(nn::dtype(job.parameters.precision)));
     let [_, channels, rows, columns] = mean.dims();
     let each = channels * rows * columns;
     let (mean, log_variance) = (nn::to_host(mean), nn::to_host(log_variance));

@@ -15,3 +15,31 @@ pub mod t5;
 pub mod tokens;
 pub mod vae;
 pub mod weights;
+
+mod save;
+
+pub use clip::{Clip, ClipKind};
+pub use load::{LoadError, load};
+pub use mmdit::{Mmdit, PositionCrop};
+pub use save::save;
+pub use t5::T5;
+pub use tokens::TokenError;
+pub use vae::{SCALE, SHIFT, VaeDecoder, VaeEncoder, process_out};
+pub use weights::{Scope, Weight, Weights, WeightsError};
+
+use crate::precision::Precision;
+use burn::tensor::{DType, Tensor};
+
+/// burn's name of a precision.
+pub fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+        Precision::F16 => DType::F16,
+    }
+}
+
+/// A tensor's values on the host, row-major.
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}

@@ -35,13 +35,13 @@ pub fn draw(
         let velocity = match &guidance.negative {
             None => {
                 let (context, pooled) = guidance.prompt.clone();
-                network.forward(latents.clone(), timesteps(1), context, pooled, PositionCrop::Centre)?
+                network.forward(latents.clone(), timesteps(1), context, pooled, PositionCrop::Centre)
             }
             Some(negative) => {
                 let (prompt, negative) = (guidance.prompt.clone(), negative.clone());
                 let context = Tensor::cat(vec![negative.0, prompt.0], 0);
                 let pooled = Tensor::cat(vec![negative.1, prompt.1], 0);
-                let both = network.forward(Tensor::cat(vec![latents.clone(); 2], 0), timesteps(2), context, pooled, PositionCrop::Centre)?;
+                let both = network.forward(Tensor::cat(vec![latents.clone(); 2], 0), timesteps(2), context, pooled, PositionCrop::Centre);
                 let [negative, prompt] = [0..1, 1..2].map(|half| both.clone().narrow(0, half.start, 1).cast(DType::F32));
                 negative.clone() + (prompt - negative).mul_scalar(guidance.cfg)
             }

@@ -141,7 +141,7 @@ impl<'j> Studio<'j> {
             work.progress.advance(*steps, label);
             work.check_interrupt()
         })?;
-        let image = self.decoder.decode(nn::process_out(latents).cast(self.dtype))?;
+        let image = self.decoder.decode(nn::process_out(latents));
         let planes = nn::to_host(image);
         if planes.iter().any(|value| !value.is_finite()) {
             return Err(StageError::Numbers(format!("{label}: the image has values that are not finite; use precision F32 or Bf16")));

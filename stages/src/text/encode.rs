@@ -11,7 +11,7 @@ use crate::{
     text::{Encoded, TextJob, tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer}},
     work::Work,
 };
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use std::time::Instant;
 
 /// So many texts go through all encoders before the next: the CLIPs' outputs of a round wait in memory for T5's.
@@ -82,8 +82,8 @@ impl Output {
 }
 
 enum Encoder {
-    Clip { network: Clip, tokenizer: ClipTokenizer, pad: ClipPad, device: Device },
-    T5 { network: T5, tokenizer: T5Tokenizer, tokens: usize, device: Device },
+    Clip { network: Clip, tokenizer: ClipTokenizer, pad: ClipPad },
+    T5 { network: T5, tokenizer: T5Tokenizer, tokens: usize },
 }
 
 impl Encoder {
@@ -96,9 +96,9 @@ impl Encoder {
         let clip = |network, pad| -> Result<Self, StageError> {
             let tokenizer = match &facts.clip_tokenizer.path {
                 Some(path) => ClipTokenizer::open(path)?,
-                None => ClipTokenizer::built_in()?,
+                None => ClipTokenizer::built_in(),
             };
-            Ok(Self::Clip { network, tokenizer, pad, device: device.clone() })
+            Ok(Self::Clip { network, tokenizer, pad })
         };
         Ok(Some(match component {
             Component::ClipL => clip(Clip::new(&scope, ClipKind::L)?, ClipPad::EndOfText)?,
@@ -109,22 +109,22 @@ impl Encoder {
                     return Err(StageError::Numbers("the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned()));
                 };
                 let tokens = job.parameters.t5_tokens as usize;
-                Self::T5 { network: T5::new(&scope)?, tokenizer: T5Tokenizer::open(path)?, tokens, device }
+                Self::T5 { network: T5::new(&scope)?, tokenizer: T5Tokenizer::open(path)?, tokens }
             }
         }))
     }
 
     fn forward(&self, texts: &[&str]) -> Result<Vec<Output>, StageError> {
         Ok(match self {
-            Self::Clip { network, tokenizer, pad, device } => {
+            Self::Clip { network, tokenizer, pad } => {
                 let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *pad)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
-                let result = network.forward(&ids, device)?;
-                let states = rows::<3>(result.penultimate_BSC);
-                states.into_iter().zip(rows::<2>(result.pooled_BC)).map(|(states, pooled)| Output::Clip([states, pooled])).collect()
+                let result = network.forward(&ids)?;
+                let states = rows::<3>(result.penultimate);
+                states.into_iter().zip(rows::<2>(result.pooled)).map(|(states, pooled)| Output::Clip([states, pooled])).collect()
             }
-            Self::T5 { network, tokenizer, tokens, device } => {
+            Self::T5 { network, tokenizer, tokens } => {
                 let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *tokens)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
-                rows::<3>(network.forward(&ids, device)?).into_iter().map(Output::T5).collect()
+                rows::<3>(network.forward(&ids)?).into_iter().map(Output::T5).collect()
             }
         })
     }

@@ -40,7 +40,7 @@ impl Batch {
             let noise = draws("noise").normals_f32(raw.len());
             let sigma = parameters.density.sigma(parameters.shift, &mut draws("timestep")) as f32;
             for (raw, noise) in raw.into_iter().zip(noise) {
-                let latent = nn::process_in(raw);
+                let latent = ((f64::from(raw) - nn::SHIFT) * nn::SCALE) as f32;
                 noisy.push(sigma * noise + (1.0 - sigma) * latent);
                 target.push(noise - latent);
             }

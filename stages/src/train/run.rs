@@ -167,7 +167,7 @@ impl Trainer<'_> {
     /// `‖velocity − (noise − latents)‖²`, the flow-matching loss of the SD3 paper with the density as its only weight.
     fn accumulate(&self, tracked: &Weights, batch: Batch, share: f64, gradients: &mut BTreeMap<String, Tensor<1>>) -> Result<f64, StageError> {
         let network = Mmdit::new(&tracked.root())?;
-        let velocity = network.forward(batch.noisy, batch.timesteps, batch.context, batch.pooled, PositionCrop::Centre)?;
+        let velocity = network.forward(batch.noisy, batch.timesteps, batch.context, batch.pooled, PositionCrop::Centre);
         let difference = velocity.cast(DType::F32) - batch.target;
         let loss = (difference.clone() * difference).mean().mul_scalar(share);
         let value = nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN);
