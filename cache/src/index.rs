@@ -1,0 +1,365 @@
+//! The index: the SQLite file with records, runs and the digests of input files; how it is opened, and how damage to
+//! it is healed.
+//!
+//! # What is durable when
+//!
+//! The index runs in WAL mode with `synchronous=FULL`. That a record is never durable before its objects does not come
+//! from there: objects and their folders are synced before the transaction begins, so any setting would keep that
+//! order. FULL is for the other direction. With NORMAL, commits reach the disk only with the next checkpoint, which a
+//! long training that publishes a few rows an hour may never cause, and a power cut would then lose hours of published
+//! epochs. One more sync a publish costs milliseconds.
+//!
+//! # Damage
+//!
+//! SQLite has no checksums in its pages. Damage to its structure is reported by SQLite; damage within a row's content
+//! is found by a checksum in each row that matters (see [`seal`]). In the first case the file goes to quarantine and an
+//! empty index takes its place, in the second the row counts as absent: both cost time, neither an answer.
+//!
+//! Moving a database away under a process that has it open would let that process delete or overwrite its successor's
+//! journal. So everyone who has the index open holds `locks/index` shared, and only its exclusive holder creates or
+//! moves it. A process that cannot get that (another run has the damaged file open) goes on with an index in memory,
+//! and tries again whenever it publishes.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::StoreError;
+use crate::lock::open_lock_file;
+use crate::store::Layout;
+
+/// The version of the schema. A schema that older programs cannot use comes with a new FORMAT of the store, so within
+/// one FORMAT any other number here is damage.
+const SCHEMA_VERSION: i64 = 1;
+
+/// `records.outputs` and `files.entry` are sealed blobs; see record.rs and stat.rs for what is in them. `named` finds
+/// the records that name an object. A record that was replaced or forgotten does not give its number to another.
+const SCHEMA: &str = "
+    CREATE TABLE records (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, outputs BLOB NOT NULL,
+        label TEXT NOT NULL, seconds REAL NOT NULL, preimage TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE named (
+        digest BLOB NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (digest, record)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE files (
+        aspect TEXT NOT NULL, path BLOB NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (aspect, path)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE runs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER,
+        outcome TEXT NOT NULL, document TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX runs_by_pipeline ON runs (pipeline, id);
+";
+
+/// One query for each table, to see on opening that it is there.
+const PROBES: [&str; 4] = [
+    "SELECT id, key, outputs, label, seconds, preimage FROM records",
+    "SELECT digest, record FROM named",
+    "SELECT aspect, path, entry FROM files",
+    "SELECT id, pipeline, started, finished, outcome, document FROM runs",
+];
+
+/// How long one process waits for another's transaction.
+const BUSY: Duration = Duration::from_secs(60);
+/// How long to wait until nobody else has a damaged index open.
+const ALONE: Duration = Duration::from_secs(5);
+/// What a reader of a damaged index tells its user.
+pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
+
+/// An open index.
+pub(crate) struct Index {
+    pub(crate) connection: Connection,
+    /// Held shared for as long as the connection is open; none in memory, or where reading found no lock.
+    _lock: Option<File>,
+    /// Which file it is; none in memory.
+    file: Option<FileIdentity>,
+    /// The file that is known to be damaged, though opening it may not show that.
+    damaged: Option<FileIdentity>,
+}
+
+/// Device and inode: the same for as long as a file exists, wherever it is moved.
+type FileIdentity = (u64, u64);
+
+/// What opening the file came to.
+enum Opened {
+    Sound(Connection, FileIdentity),
+    Absent,
+    Damaged,
+}
+
+impl Index {
+    /// Opens the index of a store for reading and writing; creates it where there is none, heals it where it is damaged.
+    pub(crate) fn open(layout: &Layout, notices: &mut Vec<String>) -> Result<Index, StoreError> {
+        Index::open_other_than(None, layout, notices, ALONE)
+    }
+
+    /// Closes this index, whose file is damaged, and opens a sound one: the one that another process has put in its
+    /// place, or else an empty one.
+    pub(crate) fn replace(&mut self, layout: &Layout, notices: &mut Vec<String>) -> Result<(), StoreError> {
+        let damaged = self.file.or(self.damaged);
+        // First, because as long as this holds its lock nobody can move the file.
+        *self = Index::in_memory(damaged).map_err(failed(&layout.index()))?;
+        *self = Index::open_other_than(damaged, layout, notices, ALONE)?;
+        Ok(())
+    }
+
+    /// Goes back to a file, if this index is in memory only because the damaged one was in use and it is free by now.
+    pub(crate) fn leave_memory(&mut self, layout: &Layout) {
+        if self.file.is_none() {
+            // What there is to say was said when it went to memory; and if this fails, it can stay there.
+            let opened = Index::open_other_than(self.damaged, layout, &mut Vec::new(), Duration::ZERO);
+            if let Ok(index) = opened
+                && index.file.is_some()
+            {
+                *self = index;
+            }
+        }
+    }
+
+    fn open_other_than(
+        damaged: Option<FileIdentity>,
+        layout: &Layout,
+        notices: &mut Vec<String>,
+        patience: Duration,
+    ) -> Result<Index, StoreError> {
+        let lock_path = layout.index_lock();
+        let index_path = layout.index();
+        let deadline = Instant::now() + patience;
+        let open = || open_file(&index_path, damaged);
+        loop {
+            let lock = open_lock_file(&lock_path)?;
+            lock.lock_shared().map_err(StoreError::lock(&lock_path))?;
+            if let Opened::Sound(connection, file) = open()? {
+                return Ok(Index { connection, _lock: Some(lock), file: Some(file), damaged: None });
+            }
+            lock.unlock().map_err(StoreError::lock(&lock_path))?;
+            match lock.try_lock() {
+                Ok(()) => {
+                    // Another process may have been faster: look again, now that nobody else can.
+                    if let Opened::Damaged = open()? {
+                        quarantine(layout)?;
+                        notices.push(
+                            "the index was damaged: moved to quarantine; what it knew will be made again".to_owned(),
+                        );
+                    }
+                    if let Opened::Absent = open()? {
+                        create(&index_path).map_err(failed(&index_path))?;
+                        sync_folder(layout.root()).map_err(StoreError::write(layout.root()))?;
+                    }
+                }
+                Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    notices.push(
+                        "the index is damaged, and another run has it open: this run's results will not be remembered \
+                         unless that one ends first"
+                            .to_owned(),
+                    );
+                    return Index::in_memory(damaged).map_err(failed(&index_path));
+                }
+                Err(fs::TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+                Err(fs::TryLockError::Error(reason)) => return Err(StoreError::Lock { path: lock_path, reason }),
+            }
+        }
+    }
+
+    /// Opens the index for reading, without so much as a journal or a lock file coming into being. An index that is
+    /// absent or damaged is an empty one.
+    pub(crate) fn open_read_only(layout: &Layout, notices: &mut Vec<String>) -> Result<Index, StoreError> {
+        let path = layout.index();
+        // Taking a lock is no write. Without a lock file, nobody has ever opened the index to write.
+        let lock = File::open(layout.index_lock()).ok();
+        if let Some(lock) = &lock {
+            lock.lock_shared().map_err(StoreError::lock(layout.index_lock()))?;
+        }
+        let Some(file) = identity(&path) else {
+            return Index::in_memory(None).map_err(failed(&path));
+        };
+        match open_file_read_only(&path) {
+            Ok(Some(connection)) => Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
+            Ok(None) => {
+                notices.push(UNKNOWN.to_owned());
+                Index::in_memory(Some(file)).map_err(failed(&path))
+            }
+            Err(reason) => Err(StoreError::Index { path, reason }),
+        }
+    }
+
+    /// An empty index that is forgotten with the process, in the place of a file.
+    pub(crate) fn in_memory(damaged: Option<FileIdentity>) -> rusqlite::Result<Index> {
+        let connection = Connection::open_in_memory()?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Index { connection, _lock: None, file: None, damaged })
+    }
+}
+
+fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    move |reason| StoreError::Index { path, reason }
+}
+
+/// Whether an error says that the file is damaged. A violated constraint counts: the statements cannot violate any on
+/// tables that agree with their own indexes.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(code(error), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation))
+}
+
+/// The error that SQLite gives for damage, for damage that it does not see.
+pub(crate) fn corrupt() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None)
+}
+
+/// SQLite's error, whether it came from running a statement or from preparing one.
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
+        other => other.sqlite_error_code(),
+    }
+}
+
+/// Appends a checksum over `name` and `content` to `content`, so that neither damage to a row's content nor a row
+/// found under another's name goes unnoticed.
+pub(crate) fn seal(name: &[&[u8]], mut content: Vec<u8>) -> Vec<u8> {
+    let checksum = checksum(name, &content);
+    content.extend_from_slice(&checksum);
+    content
+}
+
+/// What was sealed, or nothing if it is damaged.
+pub(crate) fn unseal<'b>(name: &[&[u8]], sealed: &'b [u8]) -> Option<&'b [u8]> {
+    let (content, expected) = sealed.split_last_chunk::<8>()?;
+    (checksum(name, content) == *expected).then_some(content)
+}
+
+fn checksum(name: &[&[u8]], content: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    for part in name {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.update(content);
+    let mut checksum = [0; 8];
+    hasher.finalize_xof().fill(&mut checksum);
+    checksum
+}
+
+/// Makes the entries of a folder durable.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn identity(path: &Path) -> Option<FileIdentity> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Opens the index to write, unless it is the `damaged` one. Only for who holds `locks/index`.
+fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, StoreError> {
+    let Some(file) = identity(path) else {
+        return Ok(Opened::Absent);
+    };
+    if damaged == Some(file) {
+        return Ok(Opened::Damaged);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed(path))?;
+    // SQLite makes do with reading where it may not write. Before it has looked into the file that is a matter of
+    // permissions; if it comes to that view only later, the file's header is damaged.
+    if connection.is_readonly("main").map_err(failed(path))? {
+        return Err(StoreError::Write { path: path.to_owned(), reason: io::ErrorKind::PermissionDenied.into() });
+    }
+    match probe(&connection).and_then(|sound| Ok(sound && !connection.is_readonly("main")?)) {
+        Ok(true) => Ok(Opened::Sound(connection, file)),
+        Ok(false) => Ok(Opened::Damaged),
+        Err(error) if is_damage(&error) => Ok(Opened::Damaged),
+        Err(reason) => Err(StoreError::Index { path: path.to_owned(), reason }),
+    }
+}
+
+/// A reader that writes nothing. Without a journal the file alone is the database, and SQLite is told that it does not
+/// change, or else it would create a journal. With one (a run is at it, or was killed) SQLite reads both; it then gets
+/// at the journal's index, the `-shm` file, for reading only, and makes one in memory where nobody keeps it current.
+/// Nothing if the file is damaged.
+fn open_file_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    let journal = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0);
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(byte.into()),
+            other => uri.push_str(&format!("%{other:02x}")),
+        }
+    }
+    uri.push_str(match journal && identity(&with_suffix(path, "-shm")).is_some() {
+        true => "?mode=ro&readonly_shm=1",
+        false => "?immutable=1",
+    });
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let opened =
+        Connection::open_with_flags(uri, flags).and_then(|connection| Ok(probe(&connection)?.then_some(connection)));
+    match opened {
+        Err(error) if is_damage(&error) => Ok(None),
+        result => result,
+    }
+}
+
+fn create(path: &Path) -> rusqlite::Result<()> {
+    let mut connection = Connection::open(path)?;
+    configure(&connection)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // One transaction, so that a kill leaves no half of a schema.
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    connection.pragma_update(None, "synchronous", "full")?;
+    // Finds damaged pages when they are read, and not only when they have been used. Never mmap: a truncated file
+    // would be a fatal signal instead of an error.
+    connection.pragma_update(None, "cell_size_check", true)?;
+    connection.pragma_update(None, "mmap_size", 0)?;
+    connection.pragma_update(None, "cache_size", -16_384)
+}
+
+/// Configures the connection, and tells whether this is an index of ours with all its tables. Costs no reading beyond
+/// the first page or two.
+fn probe(connection: &Connection) -> rusqlite::Result<bool> {
+    let version = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let sound = configure(connection).and_then(|()| version()).and_then(|version| {
+        PROBES.iter().try_for_each(|query| connection.prepare(query).map(drop))?;
+        Ok(version == SCHEMA_VERSION)
+    });
+    match sound {
+        // "No such table", "unsupported file format": SQLite's plain error.
+        Err(error) if code(&error) == Some(ErrorCode::Unknown) => Ok(false),
+        result => result,
+    }
+}
+
+/// Moves the index with its journal to quarantine. Only for who holds `locks/index` exclusively.
+fn quarantine(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.index();
+    let target = layout.quarantine_path("index.sqlite")?;
+    for suffix in ["", "-wal", "-shm"] {
+        let from = with_suffix(&path, suffix);
+        match fs::rename(&from, with_suffix(&target, suffix)) {
+            Ok(()) => {}
+            Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
+            Err(reason) => return Err(StoreError::Write { path: from, reason }),
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

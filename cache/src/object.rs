@@ -1,0 +1,291 @@
+//! Objects: immutable bytes, named by their digest and verified against it.
+//!
+//! An object is written under `tmp/`, synced, and renamed to its name; so whatever has a name is whole, unless the disk
+//! damages it later. The folder entry becomes durable when a record that may name the object is published.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::index::sync_folder;
+use crate::store::lock;
+use crate::{Digest, Fingerprint, Store, StoreError};
+
+/// An object in the store.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// The BLAKE3 digest of its bytes, which is its name.
+    pub digest: Digest,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
+/// Writes one object. Dropped unfinished, it leaves nothing behind.
+pub struct ObjectWriter<'s> {
+    store: &'s Store,
+    path: PathBuf,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    finished: bool,
+}
+
+impl Store {
+    /// Stores `bytes`. What is there already, and sound, is not written again.
+    ///
+    /// # Errors
+    /// A store that cannot be written, or that was opened for reading.
+    pub fn put(&self, bytes: &[u8]) -> Result<Object, StoreError> {
+        self.writable()?;
+        let object = Object { digest: Digest::of(bytes), length: bytes.len() as u64 };
+        if self.keep(&object)? {
+            return Ok(object);
+        }
+        let path = self.temporary_path();
+        let written = create(&path).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_data()
+        });
+        let placed = written.map_err(StoreError::write(&path)).and_then(|()| self.place(&path, &object));
+        self.tidy(&path, placed)?;
+        Ok(object)
+    }
+
+    /// Begins to write an object of any length, which has its name when [`ObjectWriter::finish`] is called.
+    ///
+    /// # Errors
+    /// A store that cannot be written, or that was opened for reading.
+    pub fn writer(&self) -> Result<ObjectWriter<'_>, StoreError> {
+        self.writable()?;
+        let path = self.temporary_path();
+        let file = BufWriter::with_capacity(1 << 17, create(&path).map_err(StoreError::write(&path))?);
+        Ok(ObjectWriter { store: self, path, file, hasher: blake3::Hasher::new(), finished: false })
+    }
+
+    /// Takes over a finished file at a path that [`Store::temporary_path`] gave: hashes it, syncs it and gives it its
+    /// name. The path is free afterwards. No mapping and no open handle may write to the file any more.
+    ///
+    /// # Errors
+    /// A file that lies elsewhere or is still being written; a store that cannot be written.
+    pub fn adopt(&self, path: &Path) -> Result<Object, StoreError> {
+        self.writable()?;
+        if path.parent() != Some(self.layout().temporary().as_path()) {
+            return Err(StoreError::Foreign { path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(StoreError::read(path))?;
+        let before = file.metadata().map_err(StoreError::read(path))?;
+        let (digest, length) = Digest::of_reader(&file).map_err(StoreError::read(path))?;
+        file.sync_data().map_err(StoreError::write(path))?;
+        let after = file.metadata().map_err(StoreError::read(path))?;
+        if Fingerprint::of(&before) != Fingerprint::of(&after) || length != after.len() {
+            return Err(StoreError::Unfinished { path: path.to_owned() });
+        }
+        let object = Object { digest, length };
+        let placed = match self.keep(&object)? {
+            true => fs::remove_file(path).map_err(StoreError::write(path)),
+            false => self.place(path, &object),
+        };
+        placed?;
+        Ok(object)
+    }
+
+    /// The bytes of an object, verified.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if there is none; [`StoreError::Damaged`] if its bytes are others, and then it has been
+    /// moved to quarantine.
+    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.layout().object(digest);
+        let bytes = fs::read(&path).map_err(|reason| missing_or_unreadable(&path, digest, reason))?;
+        match Digest::of(&bytes) == *digest {
+            true => Ok(bytes),
+            false => Err(self.damaged(digest)),
+        }
+    }
+
+    /// The path of an object, for mapping a large one. Its bytes are verified when this process first asks for it, and
+    /// again if the file has changed since.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn file(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let path = self.layout().object(digest);
+        match self.verify(digest, &path)? {
+            true => Ok(path),
+            false => Err(self.damaged(digest)),
+        }
+    }
+
+    /// Whether an object of this name and length is there. Only looks, and does not read it.
+    pub fn has(&self, digest: &Digest, length: u64) -> bool {
+        fs::metadata(self.layout().object(digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == length)
+    }
+
+    /// Makes the folder entries of all objects written so far durable, each folder once.
+    pub(crate) fn sync_objects(&self) -> Result<(), StoreError> {
+        let shards = std::mem::take(&mut *lock(&self.unsynced));
+        if shards.is_empty() {
+            return Ok(());
+        }
+        let layout = self.layout();
+        let synced = shards
+            .iter()
+            .map(|&shard| layout.shard(shard))
+            .chain([layout.objects()])
+            .try_for_each(|folder| sync_folder(&folder).map_err(StoreError::write(folder)));
+        if synced.is_err() {
+            lock(&self.unsynced).extend(shards);
+        }
+        synced
+    }
+
+    /// Whether the object is there already and sound; then its folder entry is synced with the next publication all the
+    /// same, because whoever wrote it may not have come to that. A damaged one goes to quarantine.
+    fn keep(&self, object: &Object) -> Result<bool, StoreError> {
+        let path = self.layout().object(&object.digest);
+        match self.verify(&object.digest, &path) {
+            Ok(true) => {
+                lock(&self.unsynced).insert(object.digest.as_bytes()[0]);
+                Ok(true)
+            }
+            Ok(false) => {
+                self.quarantine(&object.digest)?;
+                Ok(false)
+            }
+            Err(StoreError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a synced file its name.
+    fn place(&self, temporary: &Path, object: &Object) -> Result<(), StoreError> {
+        let path = self.layout().object(&object.digest);
+        let first = object.digest.as_bytes()[0];
+        let shard = self.layout().shard(first);
+        // A courtesy to people with editors, and no proof of anything.
+        let mut permissions = fs::metadata(temporary).map_err(StoreError::read(temporary))?.permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(temporary, permissions).map_err(StoreError::write(temporary))?;
+        match fs::rename(temporary, &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&shard).map_err(StoreError::write(&shard))?;
+                fs::rename(temporary, &path).map_err(StoreError::write(&path))?;
+            }
+            result => result.map_err(StoreError::write(&path))?,
+        }
+        // After the rename: a publication that syncs the folder before it would otherwise cross the entry off.
+        lock(&self.unsynced).insert(first);
+        let metadata = fs::metadata(&path).map_err(StoreError::read(&path))?;
+        lock(&self.verified).insert(object.digest, Fingerprint::of(&metadata));
+        Ok(())
+    }
+
+    /// Removes a temporary file if what was to be done with it has failed.
+    fn tidy(&self, path: &Path, result: Result<(), StoreError>) -> Result<(), StoreError> {
+        if result.is_err() {
+            // The first error is the one to tell; a file that stays is swept up later.
+            let _ = fs::remove_file(path);
+        }
+        result
+    }
+
+    /// Whether the file at `path` has the bytes that `digest` names.
+    fn verify(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+        let unreadable = |reason| missing_or_unreadable(path, digest, reason);
+        let file = File::open(path).map_err(unreadable)?;
+        let fingerprint = Fingerprint::of(&file.metadata().map_err(unreadable)?);
+        if lock(&self.verified).get(digest) == Some(&fingerprint) {
+            return Ok(true);
+        }
+        let (found, _) = Digest::of_reader(&file).map_err(unreadable)?;
+        if found == *digest {
+            lock(&self.verified).insert(*digest, fingerprint);
+        }
+        Ok(found == *digest)
+    }
+
+    /// Moves a damaged object away, if this store may, and gives the error to return.
+    fn damaged(&self, digest: &Digest) -> StoreError {
+        if self.is_read_only() {
+            self.notice(format!("object {} is damaged: the next run will make it again", digest.short()));
+            return StoreError::Damaged { digest: *digest };
+        }
+        match self.quarantine(digest) {
+            Ok(()) => StoreError::Damaged { digest: *digest },
+            Err(error) => error,
+        }
+    }
+
+    fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
+        lock(&self.verified).remove(digest);
+        let path = self.layout().object(digest);
+        // Another thread or process may have moved it away and made it again since it was looked at.
+        if let Ok(true) = self.verify(digest, &path) {
+            return Ok(());
+        }
+        match fs::rename(&path, self.layout().quarantine_path(&digest.to_string())?) {
+            Ok(()) => {
+                let short = digest.short();
+                self.notice(format!("object {short} was damaged: moved to quarantine, it will be made again"));
+                Ok(())
+            }
+            // Somebody else was faster, and has said so.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(reason) => Err(StoreError::Write { path, reason }),
+        }
+    }
+}
+
+impl ObjectWriter<'_> {
+    /// The temporary file that is being written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Syncs what was written and gives it its name.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn finish(mut self) -> Result<Object, StoreError> {
+        let object =
+            Object { digest: Digest::from_bytes(*self.hasher.finalize().as_bytes()), length: self.hasher.count() };
+        self.file.flush().map_err(StoreError::write(&self.path))?;
+        if self.store.keep(&object)? {
+            return Ok(object);
+        }
+        self.file.get_ref().sync_data().map_err(StoreError::write(&self.path))?;
+        self.store.place(&self.path, &object)?;
+        self.finished = true;
+        Ok(object)
+    }
+}
+
+impl Write for ObjectWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for ObjectWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+fn missing_or_unreadable(path: &Path, digest: &Digest, reason: io::Error) -> StoreError {
+    match reason.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { digest: *digest },
+        _ => StoreError::Read { path: path.to_owned(), reason },
+    }
+}

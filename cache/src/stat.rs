@@ -1,0 +1,240 @@
+//! The stat cache: digests of input files, so that a file that has not changed is not read again.
+//!
+//! A digest is trusted only if the file's device, inode, size, mtime and ctime are those of then. The ctime sees an edit
+//! of equal size with the mtime put back, because no program can put the ctime back. What none of them sees is an edit
+//! within the clock's grain of an earlier one: so times that were less than two seconds old when the file was looked at
+//! are not trusted, and the file is read once more at the next run.
+
+use std::collections::HashMap;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{TransactionBehavior, params};
+
+use crate::index::{seal, unseal};
+use crate::{Digest, Store, StoreError};
+
+/// How old times must be to be trusted: the coarsest grain among file systems, that of FAT.
+const RACY: i128 = 2_000_000_000;
+/// How often a file is read again that changes while it is read.
+const ATTEMPTS: u32 = 8;
+
+/// What tells one state of a file from another without reading it.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// In nanoseconds since 1970, as all times here.
+    modified: i128,
+    changed: i128,
+}
+
+/// The digests of the files below one folder, in one aspect: of their bytes, of certain tensors in them, and so on.
+///
+/// Files are looked up by absolute paths, always spelled alike. [`FileDigests::save`] keeps what was learned.
+pub struct FileDigests<'s> {
+    store: &'s Store,
+    aspect: String,
+    files: HashMap<Box<[u8]>, Row>,
+    /// When this was loaded. Every look at a file comes later, so this is the time that rows are recorded with: the
+    /// racy window then covers the time from the look to the reading too.
+    loaded: i128,
+}
+
+struct Row {
+    fingerprint: Fingerprint,
+    recorded: i128,
+    digest: Digest,
+    /// Asked for since loading; what never is, is dropped.
+    seen: AtomicBool,
+    new: bool,
+}
+
+impl Fingerprint {
+    /// Of the file that the metadata is of.
+    pub fn of(metadata: &Metadata) -> Fingerprint {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Fingerprint {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+impl Store {
+    /// Loads what is known of the files at or below `root`, an absolute path, in one query. Call this before looking at
+    /// the files: times are judged by when it was called.
+    ///
+    /// # Errors
+    /// An index that cannot be read, for another reason than damage.
+    pub fn digests(&self, aspect: &str, root: &Path) -> Result<FileDigests<'_>, StoreError> {
+        let loaded = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+        let mut exact = root.as_os_str().as_bytes();
+        while let Some(shorter) = exact.strip_suffix(b"/") {
+            exact = shorter;
+        }
+        // All that begins with `root/` lies between that and `root0`: 0 is the character after the slash.
+        let (from, below) = ([exact, b"/"].concat(), [exact, b"0"].concat());
+        let query = "SELECT path, entry FROM files WHERE aspect = ?1 AND path = ?2
+            UNION ALL SELECT path, entry FROM files WHERE aspect = ?1 AND path >= ?3 AND path < ?4";
+        let files = self.with_index(|index| {
+            let mut files = HashMap::new();
+            let mut statement = index.prepare_cached(query)?;
+            let mut rows = statement.query(params![aspect, exact, from, below])?;
+            while let Some(row) = rows.next()? {
+                if let (Ok(path), Ok(entry)) = (row.get_ref(0)?.as_blob(), row.get_ref(1)?.as_blob())
+                    && let Some(known) = unseal(&[aspect.as_bytes(), path], entry).and_then(Row::decode)
+                {
+                    files.insert(Box::from(path), known);
+                }
+            }
+            Ok(files)
+        })?;
+        Ok(FileDigests { store: self, aspect: aspect.to_owned(), files, loaded })
+    }
+}
+
+impl FileDigests<'_> {
+    /// The digest of the file at `path`, if its metadata shows that it is still the file that was read.
+    pub fn known(&self, path: &Path, metadata: &Metadata) -> Option<Digest> {
+        let row = self.files.get(path.as_os_str().as_bytes())?;
+        row.seen.store(true, Ordering::Relaxed);
+        row.trusts(&Fingerprint::of(metadata)).then_some(row.digest)
+    }
+
+    /// The digest of the file's bytes: as known, or else by reading it. A file that changes meanwhile is read again.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that does not stop changing.
+    pub fn digest(&mut self, path: &Path) -> io::Result<Digest> {
+        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+            return Ok(digest);
+        }
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                thread::sleep(Duration::from_millis(20 << attempt));
+            }
+            if let Some(digest) = self.read(path, |file| Ok(Digest::of_reader(file)?.0))? {
+                return Ok(digest);
+            }
+        }
+        Err(changing(path))
+    }
+
+    /// As [`FileDigests::digest`], for another aspect than the bytes: `compute` reads the open file, once.
+    ///
+    /// # Errors
+    /// Those of `compute`; a file that cannot be read, or that changed while it was.
+    pub fn digest_with(
+        &mut self,
+        path: &Path,
+        compute: impl FnOnce(&File) -> io::Result<Digest>,
+    ) -> io::Result<Digest> {
+        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+            return Ok(digest);
+        }
+        self.read(path, compute)?.ok_or_else(|| changing(path))
+    }
+
+    /// Remembers a digest that the caller computed. `before` is the metadata of the open file from before it was read,
+    /// and from after this was loaded; the caller has seen that it was the same after reading.
+    pub fn remember(&mut self, path: &Path, before: &Metadata, digest: Digest) {
+        let row = Row {
+            fingerprint: Fingerprint::of(before),
+            recorded: self.loaded,
+            digest,
+            seen: AtomicBool::new(true),
+            new: true,
+        };
+        self.files.insert(Box::from(path.as_os_str().as_bytes()), row);
+    }
+
+    /// Keeps what was learned, and drops what was loaded and never asked for. Without either nothing is written; a
+    /// store that was opened for reading keeps nothing.
+    ///
+    /// # Errors
+    /// An index that cannot be written.
+    pub fn save(self) -> Result<(), StoreError> {
+        let aspect = self.aspect;
+        let mut learned = Vec::new();
+        let mut dropped = Vec::new();
+        for (path, row) in &self.files {
+            if row.new {
+                learned.push((path, seal(&[aspect.as_bytes(), path], row.encode())));
+            } else if !row.seen.load(Ordering::Relaxed) {
+                dropped.push(path);
+            }
+        }
+        if self.store.is_read_only() || (learned.is_empty() && dropped.is_empty()) {
+            return Ok(());
+        }
+        self.store.with_index(|index| {
+            let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            {
+                let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO files VALUES (?1, ?2, ?3)")?;
+                for (path, entry) in &learned {
+                    insert.execute(params![aspect, path, entry])?;
+                }
+                let mut delete = transaction.prepare_cached("DELETE FROM files WHERE aspect = ?1 AND path = ?2")?;
+                for path in &dropped {
+                    delete.execute(params![aspect, path])?;
+                }
+            }
+            transaction.commit()
+        })
+    }
+
+    /// Computes the digest through one open handle. Nothing if the file changed in between; it may then be of a mixture.
+    fn read(&mut self, path: &Path, compute: impl FnOnce(&File) -> io::Result<Digest>) -> io::Result<Option<Digest>> {
+        let file = File::open(path)?;
+        let before = file.metadata()?;
+        let digest = compute(&file)?;
+        if Fingerprint::of(&file.metadata()?) != Fingerprint::of(&before) {
+            return Ok(None);
+        }
+        self.remember(path, &before, digest);
+        Ok(Some(digest))
+    }
+}
+
+impl Row {
+    fn trusts(&self, fingerprint: &Fingerprint) -> bool {
+        let newest = self.fingerprint.modified.max(self.fingerprint.changed);
+        self.fingerprint == *fingerprint && self.recorded - newest > RACY
+    }
+
+    /// Device, inode, size; mtime, ctime, time of recording; digest.
+    fn encode(&self) -> Vec<u8> {
+        let Fingerprint { device, inode, size, modified, changed } = self.fingerprint;
+        let mut bytes = Vec::with_capacity(112);
+        [device, inode, size].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        [modified, changed, self.recorded].iter().for_each(|time| bytes.extend_from_slice(&time.to_le_bytes()));
+        bytes.extend_from_slice(self.digest.as_bytes());
+        bytes
+    }
+
+    fn decode(mut bytes: &[u8]) -> Option<Row> {
+        let mut number = || bytes.split_off(..8).and_then(|number| Some(u64::from_le_bytes(number.try_into().ok()?)));
+        let (device, inode, size) = (number()?, number()?, number()?);
+        let mut time = || bytes.split_off(..16).and_then(|time| Some(i128::from_le_bytes(time.try_into().ok()?)));
+        let (modified, changed, recorded) = (time()?, time()?, time()?);
+        let digest = Digest::from_bytes(bytes.try_into().ok()?);
+        let fingerprint = Fingerprint { device, inode, size, modified, changed };
+        Some(Row { fingerprint, recorded, digest, seen: AtomicBool::new(false), new: false })
+    }
+}
+
+fn changing(path: &Path) -> io::Error {
+    let path = path.display();
+    io::Error::other(format!("{path} keeps changing while it is read: run again when nothing writes to it any more"))
+}

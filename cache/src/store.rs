@@ -1,0 +1,332 @@
+//! The store: one folder of objects, an index over them, and what keeps the two right.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::index::{Index, UNKNOWN, is_damage, sync_folder};
+use crate::lock::open_lock_file;
+use crate::{Digest, Fingerprint, Key, StoreError};
+
+/// What FORMAT says before the number, and the number that this program writes and the highest that it reads.
+const FORMAT: (&str, u64) = ("sd3pipe-store ", 1);
+
+/// Temporary files of this age are nobody's, even while others use the store.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Where things lie below the root.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    const FOLDERS: [&str; 5] = ["objects", "work", "tmp", "quarantine", "locks"];
+    const FILES: [&str; 4] = ["FORMAT", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+    pub(crate) fn format(&self) -> PathBuf {
+        self.root.join("FORMAT")
+    }
+    pub(crate) fn index(&self) -> PathBuf {
+        self.root.join("index.sqlite")
+    }
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("objects")
+    }
+    /// The folder of the objects whose digests begin with this byte.
+    pub(crate) fn shard(&self, first: u8) -> PathBuf {
+        self.objects().join(format!("{first:02x}"))
+    }
+    pub(crate) fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let (shard, rest) = name.split_at(2);
+        self.objects().join(shard).join(rest)
+    }
+    pub(crate) fn work(&self, key: &Key) -> PathBuf {
+        self.root.join("work").join(key.to_string())
+    }
+    pub(crate) fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+    /// Held shared by all who use the store, exclusively by who clears it up.
+    pub(crate) fn store_lock(&self) -> PathBuf {
+        self.root.join("locks").join("store")
+    }
+    pub(crate) fn index_lock(&self) -> PathBuf {
+        self.root.join("locks").join("index")
+    }
+    pub(crate) fn key_lock(&self, key: &Key) -> PathBuf {
+        self.root.join("locks").join(key.to_string())
+    }
+    /// A free name in quarantine, after what goes there.
+    pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let folder = self.root.join("quarantine");
+        fs::create_dir_all(&folder).map_err(StoreError::write(&folder))?;
+        Ok(folder.join(format!("{name}.{:016x}", random())))
+    }
+}
+
+/// A store, open. Cheap to share by reference, across threads too; two in one process, or in two, get along.
+pub struct Store {
+    layout: Layout,
+    read_only: bool,
+    index: Mutex<Index>,
+    /// The first bytes of the digests of objects whose folder entries may not be durable yet.
+    pub(crate) unsynced: Mutex<BTreeSet<u8>>,
+    /// Held while publishing, so that nobody's record overtakes the syncing of its object by another thread.
+    pub(crate) publishing: Mutex<()>,
+    /// Objects that this process has found to have the right bytes, as they were then.
+    pub(crate) verified: Mutex<HashMap<Digest, Fingerprint>>,
+    notices: Mutex<Vec<String>>,
+    next_temporary: AtomicU64,
+    temporary_prefix: String,
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Opens the store at `root` to read and write; makes one where there is none. Waits while the store is cleared up.
+    ///
+    /// # Errors
+    /// A root that cannot be written, holds other things, or was made by a newer program. A damaged store opens.
+    pub fn open(root: &Path) -> Result<Store, StoreError> {
+        let layout = layout_at(root)?;
+        let mut notices = Vec::new();
+        let format = read_format(&layout)?;
+        if format.is_none() {
+            refuse_other_folders(&layout)?;
+        }
+        let missing: Vec<PathBuf> =
+            Layout::FOLDERS.iter().map(|folder| layout.root.join(folder)).filter(|path| !path.is_dir()).collect();
+        for path in &missing {
+            fs::create_dir_all(path).map_err(StoreError::write(path))?;
+        }
+        if !missing.is_empty() {
+            sync_folder(layout.root()).map_err(StoreError::write(layout.root()))?;
+        }
+        let lock = lock_shared(&layout)?;
+        if format.is_none() {
+            write_format(&layout)?;
+        }
+        let index = Index::open(&layout, &mut notices)?;
+        Ok(Store::new(layout, false, index, notices, Some(lock)))
+    }
+
+    /// Opens the store at `root` to read only, or gives nothing if there is none. Nothing is ever written anywhere, not
+    /// even a lock or a journal; all writing methods refuse.
+    ///
+    /// # Errors
+    /// A store that cannot be read, or that a newer program made.
+    pub fn open_read_only(root: &Path) -> Result<Option<Store>, StoreError> {
+        let layout = layout_at(root)?;
+        if read_format(&layout)?.is_none() {
+            return Ok(None);
+        }
+        let mut notices = Vec::new();
+        // Only to keep a clearing up from beginning. One that is under way is no reason to wait.
+        let lock = File::open(layout.store_lock()).ok().filter(|lock| lock.try_lock_shared().is_ok());
+        let index = Index::open_read_only(&layout, &mut notices)?;
+        Ok(Some(Store::new(layout, true, index, notices, lock)))
+    }
+
+    fn new(layout: Layout, read_only: bool, index: Index, notices: Vec<String>, lock: Option<File>) -> Store {
+        Store {
+            layout,
+            read_only,
+            index: Mutex::new(index),
+            unsynced: Mutex::default(),
+            publishing: Mutex::default(),
+            verified: Mutex::default(),
+            notices: Mutex::new(notices),
+            next_temporary: AtomicU64::new(0),
+            temporary_prefix: format!("{}-{:016x}", std::process::id(), random()),
+            _lock: lock,
+        }
+    }
+
+    /// The store's folder, absolute.
+    pub fn root(&self) -> &Path {
+        &self.layout.root
+    }
+
+    /// Takes what the user should be told, a line each, such as that a damaged object was moved away.
+    pub fn notices(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.notices))
+    }
+
+    /// A path in the store's temporary folder that nobody else uses, for a file to be given to [`Store::adopt`].
+    pub fn temporary_path(&self) -> PathBuf {
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        self.layout.temporary().join(format!("{}-{number}", self.temporary_prefix))
+    }
+
+    /// The folder for the unfinished state of the action `key`, made if need be. Only for who has the claim on the key.
+    ///
+    /// # Errors
+    /// A folder that cannot be made, or a store opened for reading.
+    pub fn work_dir(&self, key: &Key) -> Result<PathBuf, StoreError> {
+        self.writable()?;
+        let path = self.layout.work(key);
+        fs::create_dir_all(&path).map_err(StoreError::write(&path))?;
+        Ok(path)
+    }
+
+    /// Removes the folder that [`Store::work_dir`] gives, with all that is in it; none is fine too.
+    ///
+    /// # Errors
+    /// A folder that cannot be removed, or a store opened for reading.
+    pub fn remove_work_dir(&self, key: &Key) -> Result<(), StoreError> {
+        self.writable()?;
+        let path = self.layout.work(key);
+        match fs::remove_dir_all(&path) {
+            Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(StoreError::Write { path, reason }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Refuses if the store was opened for reading.
+    pub(crate) fn writable(&self) -> Result<(), StoreError> {
+        match self.read_only {
+            true => Err(StoreError::ReadOnly { path: self.layout.root.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn notice(&self, line: String) {
+        lock(&self.notices).push(line);
+    }
+
+    /// Does something with the index. If the index turns out to be damaged, it is replaced by an empty one and the same
+    /// is done with that.
+    pub(crate) fn with_index<T>(
+        &self,
+        action: impl Fn(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut index = lock(&self.index);
+        let failed = |reason| StoreError::Index { path: self.layout.index(), reason };
+        match action(&mut index.connection) {
+            Err(error) if is_damage(&error) => {
+                self.heal(&mut index)?;
+                action(&mut index.connection).map_err(failed)
+            }
+            result => result.map_err(failed),
+        }
+    }
+
+    /// Goes back to an index on disk, if there was only one in memory and the damaged file is free by now.
+    pub(crate) fn leave_memory(&self) {
+        lock(&self.index).leave_memory(&self.layout);
+    }
+
+    fn heal(&self, index: &mut Index) -> Result<(), StoreError> {
+        if !self.read_only {
+            return index.replace(&self.layout, &mut lock(&self.notices));
+        }
+        self.notice(UNKNOWN.to_owned());
+        *index = Index::in_memory(None).map_err(|reason| StoreError::Index { path: self.layout.index(), reason })?;
+        Ok(())
+    }
+}
+
+/// Locks a mutex. What these guard is right at every moment, so a panic of another holder is no reason to give up.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number that no other process draws: for names of temporary files, never for a result.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+fn layout_at(root: &Path) -> Result<Layout, StoreError> {
+    Ok(Layout { root: std::path::absolute(root).map_err(StoreError::read(root))? })
+}
+
+/// The store's format, if it has one that can be understood: a torn FORMAT is like none.
+fn read_format(layout: &Layout) -> Result<Option<u64>, StoreError> {
+    let path = layout.format();
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(reason) => return Err(StoreError::Read { path, reason }),
+    };
+    let number = str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(FORMAT.0)?.trim_end().parse().ok());
+    match number {
+        Some(found) if found > FORMAT.1 => Err(StoreError::Newer { path: layout.root.clone(), found }),
+        other => Ok(other),
+    }
+}
+
+fn write_format(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.format();
+    let temporary = layout.temporary().join(format!("FORMAT-{:016x}", random()));
+    let written = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
+        file.write_all(format!("{}{}\n", FORMAT.0, FORMAT.1).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        sync_folder(layout.root())
+    });
+    written.map_err(StoreError::write(&path))
+}
+
+/// A folder without FORMAT becomes a store only if there is nothing in it that a store would not have: never write
+/// into somebody's photos.
+fn refuse_other_folders(layout: &Layout) -> Result<(), StoreError> {
+    let entries = match fs::read_dir(&layout.root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(reason) => return Err(StoreError::Write { path: layout.root.clone(), reason }),
+    };
+    for entry in entries {
+        let name = entry.map_err(StoreError::read(&layout.root))?.file_name();
+        if !Layout::FOLDERS.iter().chain(&Layout::FILES).any(|own| name == **own) {
+            let found = name.to_string_lossy().into_owned();
+            return Err(StoreError::NotAStore { path: layout.root.clone(), found });
+        }
+    }
+    Ok(())
+}
+
+/// Takes the store's lock together with all others who use it. Who comes first sweeps out what was left half written.
+fn lock_shared(layout: &Layout) -> Result<File, StoreError> {
+    let path = layout.store_lock();
+    let lock = open_lock_file(&path)?;
+    let alone = lock.try_lock().is_ok();
+    sweep(layout, alone);
+    if alone {
+        lock.unlock().map_err(StoreError::lock(&path))?;
+    }
+    lock.lock_shared().map_err(StoreError::lock(&path))?;
+    Ok(lock)
+}
+
+/// Removes what killed processes left in the temporary folder: everything if nobody else uses the store, else what is
+/// too old to be in use. What cannot be removed is only in the way.
+fn sweep(layout: &Layout, alone: bool) {
+    for entry in fs::read_dir(layout.temporary()).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        if alone || age.is_some_and(|age| age > ABANDONED) {
+            let path = entry.path();
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+        }
+    }
+}
