@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use safetensors::Dtype;
+use sd3pipe_cache::Digest;
 
 use super::{CheckpointError, Component, TensorFile, TensorInfo, expected_names};
 
@@ -105,7 +106,7 @@ impl ComponentSource {
     ///
     /// # Errors
     /// None today; reading by other means than a map could fail.
-    pub fn component_digest(&self) -> std::io::Result<[u8; 32]> {
+    pub fn component_digest(&self) -> std::io::Result<Digest> {
         let mut hasher = blake3::Hasher::new_derive_key("sd3pipe component v1");
         for (name, tensor) in self.tensors() {
             let dtype = tensor.dtype.to_string();
@@ -118,7 +119,7 @@ impl ComponentSource {
             }
             hasher.update(&(tensor.bytes.len() as u64).to_le_bytes()).update(tensor.bytes);
         }
-        Ok(*hasher.finalize().as_bytes())
+        Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {

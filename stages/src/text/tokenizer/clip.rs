@@ -68,7 +68,7 @@ impl ClipTokenizer {
         let vocabulary = instant_clip_tokenizer::Tokenizer::new();
         let start = u32::from(vocabulary.start_of_text().to_u16());
         let end = u32::from(vocabulary.end_of_text().to_u16());
-        let identity = identity(b"instant-clip-tokenizer 0.1.0", &[]);
+        let identity = Self::built_in_identity();
         Self { vocabulary: Vocabulary::BuiltIn(Box::new(vocabulary)), start, end, identity }
     }
 
@@ -174,6 +174,11 @@ impl ClipTokenizer {
     /// One more than the largest id; the text encoder's embedding needs at least as many rows.
     pub fn vocabulary_size(&self) -> usize {
         self.end as usize + 1
+    }
+
+    /// [`identity`](Self::identity) of the built-in vocabulary, without setting it up.
+    pub fn built_in_identity() -> Vec<u8> {
+        identity(b"instant-clip-tokenizer 0.1.0", &[])
     }
 
     /// Bytes that determine every id that this tokenizer gives: the content of its files, never their names.

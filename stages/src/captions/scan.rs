@@ -1,0 +1,249 @@
+//! Walks the folders of the data: which images there are, and which caption file belongs to each.
+
+use super::error::{CaptionsError, ScanFault};
+use super::parameters::{Captions, Dataset};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+use walkdir::WalkDir;
+
+/// The endings of images, in lower case; files have them in any case.
+pub const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+
+/// A folder's number above this is a year or an index, not repeats.
+const MOST_FOLDER_REPEATS: u32 = 1000;
+
+/// One image file and its caption file as found on disk, before any is read.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The path relative to the dataset's folder, with `/` between folders and the dataset's name in front if it has one.
+    pub id: String,
+    /// The image file.
+    pub image: PathBuf,
+    /// The caption file, if there is one.
+    pub caption: Option<PathBuf>,
+    /// Times that the image is seen in an epoch.
+    pub repeats: u32,
+    /// The class of its folder; may be empty.
+    pub class: String,
+    /// Of the image file, taken during the walk.
+    pub image_metadata: Metadata,
+    /// Of the caption file, taken during the walk.
+    pub caption_metadata: Option<Metadata>,
+}
+
+/// What lies in the folders of the data.
+#[derive(Clone, Debug, Default)]
+pub struct Scan {
+    /// The images, sorted by their ids, which are all different.
+    pub found: Vec<Found>,
+    /// Files that nothing is made of, named like items and sorted: of unknown kinds, captions without an image, and
+    /// captions beside a caption of the same image that comes first.
+    pub unused: Vec<String>,
+}
+
+struct File {
+    /// Path below the dataset's folder, `/` between folders.
+    relative: String,
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+/// Lists the images of all datasets with their caption files. `root` is the folder that relative paths start from.
+///
+/// Folders are walked to any depth, and links are followed. Files and folders whose names begin with a dot are passed over.
+/// A caption belongs to the images of its own folder that are called like it but for the ending, which may be several.
+/// Every folder is listed once and every file's metadata read once; no file is opened.
+///
+/// # Errors
+/// [`CaptionsError::Scan`] with everything that is wrong in any of the folders, see [`ScanFault`].
+pub fn walk(parameters: &Captions, root: &Path) -> Result<Scan, CaptionsError> {
+    let mut scan = Scan::default();
+    let mut faults = Vec::new();
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    let mut shared: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
+    for (index, dataset) in parameters.data.iter().enumerate() {
+        for found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
+            match owners.get(&found.id) {
+                Some(owner) => shared.entry((*owner, index)).or_default().push(found.id),
+                None => {
+                    owners.insert(found.id.clone(), index);
+                    scan.found.push(found);
+                }
+            }
+        }
+    }
+    let folder = |index: usize| parameters.data.get(index).map(|dataset| root.join(&dataset.path)).unwrap_or_default();
+    for ((first, second), mut ids) in shared {
+        ids.sort_unstable();
+        faults.push(ScanFault::SameItems { first: folder(first), second: folder(second), ids });
+    }
+    if !faults.is_empty() {
+        return Err(CaptionsError::Scan(faults));
+    }
+    scan.found.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    scan.unused.sort_unstable();
+    Ok(scan)
+}
+
+fn walk_dataset(
+    parameters: &Captions,
+    dataset: &Dataset,
+    root: &Path,
+    unused: &mut Vec<String>,
+    faults: &mut Vec<ScanFault>,
+) -> Vec<Found> {
+    let folder = root.join(&dataset.path);
+    let faults_before = faults.len();
+    let name = |relative: &str| match dataset.name.as_str() {
+        "" => relative.to_owned(),
+        name => format!("{name}/{relative}"),
+    };
+    let mut images = Vec::new();
+    // By path without its ending: the caption files with their places in `extensions`, the first place first.
+    let mut captions: HashMap<String, Vec<(usize, File, bool)>> = HashMap::new();
+    for file in list(&folder, unused, &name, faults) {
+        let (stem, extension) = split_extension(&file.relative);
+        if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
+            images.push(file);
+        } else if let Some(place) = parameters.extensions.iter().position(|known| known.eq_ignore_ascii_case(extension))
+        {
+            captions.entry(stem.to_owned()).or_default().push((place, file, false));
+        } else {
+            unused.push(name(&file.relative));
+        }
+    }
+    for candidates in captions.values_mut() {
+        candidates.sort_by(|one, other| (one.0, &one.1.relative).cmp(&(other.0, &other.1.relative)));
+    }
+    if images.is_empty() && faults.len() == faults_before {
+        faults.push(ScanFault::NoImage { path: folder.clone() });
+    }
+
+    let mut subfolders: HashMap<String, (u32, String)> = HashMap::new();
+    let mut found = Vec::with_capacity(images.len());
+    for image in images {
+        let (repeats, class) = match image.relative.split_once('/') {
+            None => (dataset.repeats, dataset.class.clone()),
+            Some((subfolder, _)) => match subfolders.get(subfolder) {
+                Some(known) => known.clone(),
+                None => {
+                    let meant = folder_meaning(dataset, &folder, subfolder, faults);
+                    subfolders.insert(subfolder.to_owned(), meant.clone());
+                    meant
+                }
+            },
+        };
+        let caption =
+            captions.get_mut(split_extension(&image.relative).0).and_then(|candidates| candidates.first_mut());
+        let caption = caption.map(|(_, file, used)| {
+            *used = true;
+            &*file
+        });
+        found.push(Found {
+            id: name(&image.relative),
+            caption: caption.map(|file| file.path.clone()),
+            caption_metadata: caption.map(|file| file.metadata.clone()),
+            image: image.path,
+            image_metadata: image.metadata,
+            repeats,
+            class,
+        });
+    }
+    let without_image = captions.into_values().flatten().filter(|(_, _, used)| !used);
+    unused.extend(without_image.map(|(_, file, _)| name(&file.relative)));
+    found
+}
+
+/// The files below `folder` that are not hidden, in no order.
+fn list(
+    folder: &Path,
+    unused: &mut Vec<String>,
+    name: &impl Fn(&str) -> String,
+    faults: &mut Vec<ScanFault>,
+) -> Vec<File> {
+    let mut files = Vec::new();
+    let mut entries = WalkDir::new(folder).follow_links(true).into_iter();
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                faults.push(walk_fault(folder, error));
+                continue;
+            }
+        };
+        let is_folder = entry.file_type().is_dir();
+        if entry.depth() == 0 {
+            if !is_folder {
+                faults.push(ScanFault::NotAFolder { path: folder.to_owned() });
+            }
+            continue;
+        }
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if hidden || entry.file_name().to_str().is_none() {
+            if !hidden {
+                faults.push(ScanFault::NotUtf8Name { path: entry.path().to_owned() });
+            }
+            if is_folder {
+                entries.skip_current_dir();
+            }
+            continue;
+        }
+        if is_folder {
+            continue;
+        }
+        let below = entry.path().strip_prefix(folder).unwrap_or(entry.path());
+        let relative = below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
+        if !entry.file_type().is_file() {
+            unused.push(name(&relative));
+            continue;
+        }
+        match entry.metadata() {
+            Ok(metadata) => files.push(File { relative, path: entry.into_path(), metadata }),
+            Err(error) => faults.push(walk_fault(folder, error)),
+        }
+    }
+    files
+}
+
+fn walk_fault(folder: &Path, error: walkdir::Error) -> ScanFault {
+    let path = error.path().unwrap_or(folder).to_owned();
+    let depth = error.depth();
+    match error.into_io_error() {
+        Some(source) if depth == 0 && source.kind() == io::ErrorKind::NotFound => ScanFault::MissingFolder { path },
+        Some(source) => ScanFault::Unreadable { path, source },
+        None => ScanFault::Unreadable { path, source: io::Error::other("is a link to a folder that it lies in") },
+    }
+}
+
+/// The path without its ending, and the ending without its dot; a dot in front of a name begins no ending.
+fn split_extension(relative: &str) -> (&str, &str) {
+    let name_at = relative.rfind('/').map_or(0, |slash| slash + 1);
+    match relative.rfind('.') {
+        Some(dot) if dot > name_at => (&relative[..dot], &relative[dot + 1..]),
+        _ => (relative, ""),
+    }
+}
+
+/// Repeats and class of the images below `subfolder`, which lies right in the dataset's folder.
+fn folder_meaning(dataset: &Dataset, folder: &Path, subfolder: &str, faults: &mut Vec<ScanFault>) -> (u32, String) {
+    let plain = (dataset.repeats, dataset.class.clone());
+    let Some((number, class)) = subfolder.split_once('_') else {
+        return plain;
+    };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return plain;
+    }
+    let repeats = number.parse::<u32>().ok().filter(|repeats| (1..=MOST_FOLDER_REPEATS).contains(repeats));
+    match repeats.and_then(|repeats| repeats.checked_mul(dataset.repeats)) {
+        Some(repeats) => (repeats, class.trim().to_owned()),
+        None => {
+            faults.push(ScanFault::FolderRepeats { path: folder.join(subfolder), most: MOST_FOLDER_REPEATS });
+            plain
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
