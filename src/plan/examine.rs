@@ -231,7 +231,7 @@ impl<'p> Planner<'p> {
 
     fn resolution_of(&self, index: usize) -> (u32, u32) {
         let resolution = |above: &usize| match &self.resolved.stages[*above].stage {
-            Stage::EncodeImages(images) => Some(images.resolution.size()),
+            Stage::EncodeImages(images) => Some((images.resolution.width, images.resolution.height)),
             _ => None,
         };
         self.ancestors(index).iter().find_map(resolution).unwrap_or_default()

@@ -5,9 +5,10 @@
 
 use super::fault::ImageFault;
 use super::parameters::{Buckets, EncodeImages, Resolution};
+use serde::Serialize;
 
 /// How an image gets to the size that it is trained at. Sizes are (width, height) in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Placement {
     /// The image as it is.
     pub image: (u32, u32),

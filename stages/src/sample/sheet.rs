@@ -65,7 +65,7 @@ fn wrap(text: &str, letters: usize) -> Vec<String> {
     lines.truncate(3);
     for (index, line) in lines.iter_mut().enumerate() {
         if line.chars().count() > letters || (cut && index == 2) {
-            *line = line.chars().take(letters.saturating_sub(1)).chain(['…']).collect();
+            *line = line.chars().take(letters.saturating_sub(2)).chain(['.', '.']).collect();
         }
     }
     lines
@@ -89,7 +89,7 @@ impl Canvas {
         let letter = get_raster_width(FontWeight::Regular, HEIGHT);
         for (index, c) in text.chars().enumerate() {
             let raster = [c, '?'].into_iter().find_map(|c| get_raster(c, FontWeight::Regular, HEIGHT));
-            for (row, intensities) in raster.iter().flat_map(|raster| raster.raster().iter().enumerate()) {
+            for (row, intensities) in raster.iter().flat_map(|raster| raster.rows().enumerate()) {
                 for (column, intensity) in intensities.iter().enumerate() {
                     self.set(x + index * letter + column, y + row, [255 - intensity; 3]);
                 }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn long_labels_are_wrapped_and_cut() {
         assert_eq!(wrap("a lighthouse at dusk", 10), ["a", "lighthouse", "at dusk"]);
-        assert_eq!(wrap("one two three four five", 5), ["one", "two", "thre…"]);
+        assert_eq!(wrap("one two three four five", 5), ["one", "two", "thr.."]);
         assert_eq!(wrap("", 5), [""]);
     }
 }

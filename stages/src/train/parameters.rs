@@ -69,9 +69,9 @@ impl Default for Train {
 
 /// An optimizer and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Optimizer {
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), as `torch.optim.AdamW`: decay first, then the update.
-    #[serde(deny_unknown_fields)]
     AdamW {
         /// Decay of the mean of gradients.
         #[serde(default = "default_beta1")]
@@ -114,9 +114,9 @@ impl Default for Optimizer {
 
 /// A law of `u` in (0, 1), from which sigma follows by the shift.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Density {
     /// The logistic function of a normal draw (SD3 paper, equation 19). A positive mean trains more on noisy steps.
-    #[serde(deny_unknown_fields)]
     LogitNormal {
         /// Mean of the normal draw.
         #[serde(default)]

@@ -4,16 +4,15 @@ use serde::{Deserialize, Serialize};
 
 /// How the learning rate moves, as a factor from 0 to 1 of the pipeline's `learning_rate`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Schedule {
     /// The same at each step after a linear warm-up. More epochs can be added later without training the first ones again.
-    #[serde(deny_unknown_fields)]
     Constant {
         /// Steps of linear warm-up from 0.
         #[serde(default)]
         warmup: u64,
     },
     /// Half a cosine from 1 to 0 over all steps after a linear warm-up (`get_cosine_schedule_with_warmup` of transformers).
-    #[serde(deny_unknown_fields)]
     Cosine {
         /// Steps of linear warm-up from 0.
         #[serde(default)]
