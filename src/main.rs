@@ -1,2 +1,7 @@
 //! The command line of sd3pipe.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sd3pipe::cli::main()
+}

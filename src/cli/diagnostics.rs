@@ -1,0 +1,42 @@
+//! Shows what is wrong with a pipeline, with the lines that it's about.
+
+use crate::pipeline::Diagnostics;
+use ariadne::{CharSet, Color, Config, IndexType, Label, Report, ReportKind};
+use std::io::IsTerminal;
+
+/// Whether standard error takes colours.
+pub fn color() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// All of it as text, one block after another.
+pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
+    let config = Config::default().with_color(color).with_char_set(CharSet::Unicode).with_index_type(IndexType::Byte);
+    let mut bytes = Vec::new();
+    for diagnostic in &diagnostics.list {
+        let Some(place) = &diagnostic.place else {
+            bytes.extend(format!("error: {}\n", diagnostic.message).bytes());
+            bytes.extend(diagnostic.hint.iter().flat_map(|hint| format!("hint: {hint}\n").into_bytes()));
+            continue;
+        };
+        let source = diagnostics.sources.get(place.source);
+        let span = (source.name.as_str(), first_line(&source.text, place.range.clone()));
+        let mut report = Report::build(ReportKind::Custom("error", Color::Red), span.clone())
+            .with_config(config)
+            .with_message(&diagnostic.message)
+            .with_label(Label::new(span).with_color(Color::Red));
+        if let Some(hint) = &diagnostic.hint {
+            report = report.with_help(hint);
+        }
+        // A `Vec` takes every byte.
+        drop(report.finish().write(ariadne::sources([(source.name.as_str(), source.text.as_str())]), &mut bytes));
+    }
+    // ariadne says "Help", this program says "hint" everywhere.
+    String::from_utf8_lossy(&bytes).replace("Help: ", "hint: ").lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A message about a whole stage points at its first line.
+fn first_line(text: &str, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let end = text[range.clone()].find('\n').map_or(range.end, |newline| range.start + newline);
+    range.start..end.max(range.start + usize::from(range.start < text.len() && range.start == end))
+}

@@ -1,0 +1,77 @@
+//! How the program ends badly: a message on standard error, and an exit code.
+
+use super::diagnostics;
+use crate::{pipeline::Diagnostics, plan::PlanError, run::RunError};
+use sd3pipe_cache::StoreError;
+use std::process::ExitCode;
+
+/// Why a verb did not do what was asked.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line makes no sense: exit code 2.
+    Usage(String),
+    /// The pipeline is wrong: exit code 2.
+    Pipeline(Box<Diagnostics>),
+    /// A stage could not be examined: exit code 1, or 3 for a store that can't be used.
+    Plan {
+        /// The stage.
+        stage: String,
+        /// Why not.
+        error: Box<PlanError>,
+    },
+    /// The store can't be used: exit code 3.
+    Store(Box<StoreError>),
+    /// The run ended badly: exit code 1, 3, 5 or 130.
+    Run(Box<RunError>),
+}
+
+impl From<Diagnostics> for Failure {
+    fn from(diagnostics: Diagnostics) -> Self {
+        Self::Pipeline(Box::new(diagnostics))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
+impl Failure {
+    /// A stage that could not be examined.
+    pub fn plan(stage: &str, error: PlanError) -> Self {
+        Self::Plan { stage: stage.to_owned(), error: Box::new(error) }
+    }
+
+    /// Says it on standard error and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        let (message, code) = match self {
+            Self::Usage(message) => (message, 2),
+            Self::Pipeline(found) => {
+                eprint!("{}", diagnostics::render(&found, diagnostics::color()));
+                return ExitCode::from(2);
+            }
+            Self::Plan { error, .. } if matches!(*error, PlanError::Store(_)) => (error.to_string(), 3),
+            Self::Plan { stage, error } => (format!("{stage}: {error}"), 1),
+            Self::Store(error) => (error.to_string(), 3),
+            Self::Run(error) => {
+                let code = match &*error {
+                    RunError::Changed { .. } => 5,
+                    RunError::Interrupted => 130,
+                    RunError::Plan { error: PlanError::Store(_), .. } => 3,
+                    RunError::Plan { .. } | RunError::Stage { .. } => 1,
+                };
+                (error.to_string(), code)
+            }
+        };
+        let word = if code == 130 { "stopped" } else { "error" };
+        eprintln!("{word}: {message}");
+        ExitCode::from(code)
+    }
+}

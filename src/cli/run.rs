@@ -1,0 +1,87 @@
+//! `sd3pipe run`: runs what changed and reuses the rest.
+
+use super::{Failure, Target, print, progress, stage_index, text};
+use crate::{
+    pipeline::Resolved,
+    run::{Journal, Networks, Options, Runner},
+};
+use clap::Args;
+use sd3pipe_cache::Store;
+use sd3pipe_stages::work::Interrupt;
+use std::{collections::BTreeSet, time::Instant};
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    target: Target,
+    /// The last stage to run, with all that it reads from.
+    #[arg(long, value_name = "STAGE")]
+    until: Option<String>,
+    /// Does a stage anew whatever the store has. May be given several times.
+    #[arg(long, value_name = "STAGE")]
+    force: Vec<String>,
+}
+
+static INTERRUPT: Interrupt = Interrupt::new();
+
+impl Run {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let start = Instant::now();
+        let resolved = self.target.resolve()?;
+        let options = Options {
+            until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
+            force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
+        };
+        let store = Store::open(&self.target.store(&resolved))?;
+        // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
+        let installed = ctrlc::set_handler(|| {
+            if INTERRUPT.asked() {
+                std::process::exit(130);
+            }
+            INTERRUPT.ask();
+            eprintln!("\nstopping after this step; once more to stop at once");
+        });
+        if let Err(error) = installed {
+            eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
+        }
+        let progress = progress::new();
+        let document = serde_json::to_value(Journal::default()).unwrap_or_default();
+        let id = store.begin_run(&resolved.pipeline.name, &document)?;
+        let runner = Runner { resolved: &resolved, store: &store, engine: &Networks, progress: &*progress, interrupt: &INTERRUPT, options };
+        let (journal, result) = runner.run();
+        let outcome = match &result {
+            Ok(()) => "done",
+            Err(crate::run::RunError::Interrupted) => "interrupted",
+            Err(crate::run::RunError::Changed { .. }) => "inputs changed",
+            Err(_) => "failed",
+        };
+        store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default())?;
+        store.notices().iter().for_each(|notice| eprintln!("note: {notice}"));
+        print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
+        Ok(result?)
+    }
+}
+
+/// What was done and what was reused, a line a stage; one line when everything was.
+fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) -> String {
+    let names: Vec<&str> = journal.stages.iter().map(|stage| stage.name.as_str()).collect();
+    if whole && !journal.did_something() {
+        return format!("nothing to do: reused {} ({})\n", names.join(", "), text::duration(seconds));
+    }
+    let rows: Vec<Vec<String>> = journal
+        .stages
+        .iter()
+        .map(|stage| {
+            let (word, amount) = match (stage.executed.len(), stage.actions) {
+                (0, _) if stage.result.is_none() => ("failed", String::new()),
+                (0, _) => ("reused", String::new()),
+                (done, Some(total)) => ("ran", format!("{} of {}", text::count(done), text::count(total))),
+                (done, None) => ("unfinished", format!("{} done and kept", text::count(done))),
+            };
+            let time = if stage.executed.is_empty() { String::new() } else { text::duration(stage.seconds) };
+            vec![stage.name.clone(), word.to_owned(), amount, time]
+        })
+        .collect();
+    let end = if whole { format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)) } else { String::new() };
+    text::table(&rows) + &end
+}

@@ -1,0 +1,50 @@
+//! `sd3pipe show`: what one run did.
+
+use super::{Failure, StorePlace, print, runs, text};
+use crate::run::Journal;
+use clap::Args;
+use std::{fmt::Write, path::PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The run's number, or `last`.
+    run: String,
+    /// A pipeline file, or the folder that it lies in.
+    #[arg(default_value = ".")]
+    pipeline: PathBuf,
+    #[command(flatten)]
+    place: StorePlace,
+    /// Prints JSON for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let store = runs::open(&self.place, &self.pipeline)?;
+        let run = match self.run.trim_start_matches('#').parse() {
+            Ok(id) => store.run(id)?,
+            Err(_) if self.run == "last" => store.runs(1)?.into_iter().next(),
+            Err(_) => return Err(Failure::Usage(format!("`{}` is not the number of a run\nhint: `sd3pipe runs` lists them", self.run))),
+        };
+        let Some(run) = run else {
+            return Err(Failure::Usage(format!("there is no run {}\nhint: `sd3pipe runs` lists them", self.run)));
+        };
+        if self.json {
+            return print(&format!("{:#}\n", serde_json::json!({ "id": run.id, "outcome": run.outcome, "journal": run.document })));
+        }
+        let journal: Journal = serde_json::from_value(run.document.clone()).unwrap_or_default();
+        let mut out = text::table(&[runs::line(&run)]);
+        // Writing to a `String` can't fail.
+        drop(writeln!(out, "\n{}\n", journal.pipeline));
+        for stage in &journal.stages {
+            let result = stage.result.map_or("failed".to_owned(), |digest| digest.short());
+            drop(writeln!(out, "{} ({})   key {}   made {result}", stage.name, stage.kind, stage.key.get(..6).unwrap_or_default()));
+            stage.executed.iter().for_each(|label| drop(writeln!(out, "  {label}")));
+        }
+        if let Some(error) = &journal.error {
+            drop(writeln!(out, "\n{error}"));
+        }
+        print(&out)
+    }
+}

@@ -1,0 +1,168 @@
+//! Why a stage runs: its key against that of the last run, field by field, root cause first.
+
+use super::{Examined, PlanError, Planner, StageResult, State, data};
+use sd3pipe_cache::{Change, Key, Preimage, Store, diff};
+use sd3pipe_stages::{captions::Items, stage::Stage};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One thing that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The stage that it happened to.
+    pub stage: String,
+    /// In a few words: `learning_rate 0.0001 → 0.00005`.
+    pub what: String,
+    /// Lines that show it: the old and the new caption.
+    pub detail: Vec<String>,
+}
+
+/// What the last run knew.
+pub struct Reasons<'r> {
+    store: Option<&'r Store>,
+    old: BTreeMap<String, (Key, Preimage)>,
+}
+
+impl<'r> Reasons<'r> {
+    /// From the keys of the last run's stages.
+    pub fn new(store: Option<&'r Store>, previous: &BTreeMap<String, Key>) -> Result<Self, PlanError> {
+        let mut old = BTreeMap::new();
+        for (name, key) in previous {
+            if let Some(record) = store.map(|store| store.record(key)).transpose()?.flatten() {
+                old.insert(name.clone(), (*key, record.preimage));
+            }
+        }
+        Ok(Self { store, old })
+    }
+
+    /// What happened to the stage itself, apart from what it reads of other stages.
+    pub fn direct(&self, planner: &Planner<'_>, examined: &[Option<Examined>], index: usize) -> Result<Vec<Cause>, PlanError> {
+        let stage = &planner.resolved.stages[index];
+        let Some(now) = &examined[index] else { return Ok(Vec::new()) };
+        let cause = |what: String, detail| Cause { stage: stage.name.clone(), what, detail };
+        if planner.is_forced(index) {
+            return Ok(vec![cause("forced".to_owned(), Vec::new())]);
+        }
+        let Some((old_key, old)) = self.old.get(&stage.name) else {
+            return Ok(vec![cause("never run before".to_owned(), Vec::new())]);
+        };
+        let mut causes = Vec::new();
+        if let (Stage::Captions(_), Some(result)) = (&stage.stage, now.state.result()) {
+            causes.extend(self.item_changes(old_key, result)?.into_iter().map(|(what, detail)| cause(what, detail)));
+        }
+        causes.extend(diff(old, &now.preimage).iter().filter_map(describe).map(|what| cause(what, Vec::new())));
+        if causes.is_empty() && matches!(now.state, State::Run { .. }) && now.preimage.key() == *old_key {
+            causes.push(cause("its result is not in the store any more".to_owned(), Vec::new()));
+        }
+        Ok(causes)
+    }
+
+    /// Everything that makes a stage run, from the first stage that it depends on to itself.
+    pub fn roots(&self, planner: &Planner<'_>, examined: &[Option<Examined>], index: usize) -> Result<Vec<Cause>, PlanError> {
+        let mut causes = Vec::new();
+        for above in planner.ancestors(index) {
+            let direct = self.direct(planner, examined, above)?;
+            // A stage that was never run because none was: the stage that was asked for says it for all.
+            causes.extend(direct.into_iter().filter(|cause| above == index || cause.what != "never run before"));
+        }
+        Ok(causes)
+    }
+
+    /// The preimage of a stage at the last run.
+    pub fn old(&self, name: &str) -> Option<&Preimage> {
+        self.old.get(name).map(|(_, preimage)| preimage)
+    }
+
+    fn item_changes(&self, old_key: &Key, result: &StageResult) -> Result<Vec<(String, Vec<String>)>, PlanError> {
+        let Some(store) = self.store else { return Ok(Vec::new()) };
+        let old = store.outputs(old_key)?.and_then(|outputs| outputs.into_iter().find(|output| output.role == "items"));
+        let Some(old) = old.filter(|old| old.digest != result.digest) else { return Ok(Vec::new()) };
+        let Ok(old) = StageResult::stored(old.digest).items(Some(store)) else { return Ok(Vec::new()) };
+        Ok(compare_items(&old, &result.items(Some(store))?))
+    }
+}
+
+/// What happened between two lists of items, an item at a time.
+fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
+    let (old, new) = (data::by_id(old), data::by_id(new));
+    let mut changes = Vec::new();
+    for (id, now) in &new {
+        let Some(before) = old.get(id) else {
+            let renamed = old.iter().find(|(old_id, item)| item.image == now.image && !new.contains_key(*old_id));
+            changes.push((renamed.map_or_else(|| format!("{id} was added"), |(old_id, _)| format!("{old_id} was renamed to {id}")), Vec::new()));
+            continue;
+        };
+        if before.image != now.image {
+            changes.push((format!("image {id} changed"), Vec::new()));
+        }
+        if before.texts != now.texts {
+            let line = |sign: &str, texts: &[String]| texts.first().map(|text| format!("{sign} {text}"));
+            let detail = [line("-", &before.texts), line("+", &now.texts)].into_iter().flatten().collect();
+            changes.push((format!("caption of {id} changed"), detail));
+        }
+        if before.repeats != now.repeats {
+            changes.push((format!("repeats of {id} {} → {}", before.repeats, now.repeats), Vec::new()));
+        }
+    }
+    for (id, before) in &old {
+        let renamed = new.iter().any(|(new_id, item)| item.image == before.image && !old.contains_key(new_id));
+        if !new.contains_key(id) && !renamed {
+            changes.push((format!("{id} was removed"), Vec::new()));
+        }
+    }
+    changes
+}
+
+/// A changed field in words; nothing for fields that another stage's changes explain.
+fn describe(change: &Change) -> Option<String> {
+    let (old, new) = (change.old.as_ref().map_or("nothing".to_owned(), show), change.new.as_ref().map_or("nothing".to_owned(), show));
+    let path = change.path.as_str();
+    if let Some(field) = path.strip_prefix("parameters.") {
+        return Some(format!("{field} {old} → {new}"));
+    }
+    if let Some(component) = path.strip_prefix("model.") {
+        return Some(match (&change.old, &change.new) {
+            (Some(Value::Null) | None, _) => format!("the model has a {component} now"),
+            (_, Some(Value::Null) | None) => format!("the model has no {component} any more"),
+            _ => format!("{component} of the model changed"),
+        });
+    }
+    match path {
+        "device" => Some(format!("device {old} → {new}")),
+        "pipeline" => Some(format!("the pipeline's name {old} → {new}")),
+        "revision" => Some(format!("this sd3pipe computes it anew (revision {old} → {new})")),
+        _ => None,
+    }
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sd3pipe_stages::captions::Item;
+
+    fn item(id: &str, image: &str, text: &str) -> Item {
+        Item { id: id.to_owned(), image: image.to_owned(), width: 64, height: 64, repeats: 1, texts: vec![text.to_owned()] }
+    }
+
+    fn changes(old: &[Item], new: &[Item]) -> Vec<String> {
+        compare_items(&old.to_vec().into(), &new.to_vec().into()).into_iter().map(|(what, _)| what).collect()
+    }
+
+    #[test]
+    fn each_kind_of_edit_has_its_own_words() {
+        let old = [item("a.png", "1", "a"), item("b.png", "2", "b")];
+        assert!(changes(&old, &old).is_empty());
+        assert_eq!(changes(&old, &[item("a.png", "1", "x"), item("b.png", "2", "b")]), ["caption of a.png changed"]);
+        assert_eq!(changes(&old, &[item("a.png", "9", "a"), item("b.png", "2", "b")]), ["image a.png changed"]);
+        assert_eq!(changes(&old, &[item("a.png", "1", "a"), item("c.png", "2", "b")]), ["b.png was renamed to c.png"]);
+        assert_eq!(changes(&old, &old[..1]), ["b.png was removed"]);
+        assert_eq!(changes(&old[..1], &old), ["b.png was added"]);
+    }
+}

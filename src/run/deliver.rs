@@ -1,0 +1,68 @@
+//! Puts what a person wants to see into `out/`, under plain names.
+
+use crate::{pipeline::Resolved, plan::PlanError};
+use sd3pipe_cache::{Digest, Store};
+use sd3pipe_stages::{action::Artifact, stage::Kind};
+use std::path::{Path, PathBuf};
+
+/// The folder of a pipeline's results.
+pub fn folder(resolved: &Resolved) -> PathBuf {
+    resolved.folder.join("out").join(&resolved.pipeline.name)
+}
+
+/// Makes the files of a stage be what its artifact says; gives those that were written. `several` tells that other stages of
+/// the same kind write too, so that each needs a folder of its own.
+pub fn deliver(resolved: &Resolved, index: usize, artifact: &Artifact, store: &Store) -> Result<Vec<PathBuf>, PlanError> {
+    let stage = &resolved.stages[index];
+    let kind = stage.stage.kind();
+    let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
+    let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
+    let mut wanted: Vec<(PathBuf, Digest)> = Vec::new();
+    for entry in &artifact.entries {
+        let path = match (kind, entry.role.as_str()) {
+            (Kind::Export, "checkpoint") => root.join("checkpoints").join(format!("{}-epoch-{:0>4}.safetensors", resolved.pipeline.name, entry.item)),
+            (Kind::Sample, "image") => root.join("samples").join(&entry.item),
+            (Kind::Sample, "sheet") => root.join(&entry.item),
+            _ => continue,
+        };
+        wanted.push((path, entry.digest));
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    std::fs::create_dir_all(&root).map_err(|source| PlanError::File { path: root.clone(), source })?;
+    let mut digests = store.digests("bytes", &root)?;
+    let mut written = Vec::new();
+    for (path, digest) in wanted {
+        let there = path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
+        if !there {
+            copy(&store.file(&digest)?, &path).map_err(|source| PlanError::File { path: path.clone(), source })?;
+            if let Ok(metadata) = std::fs::metadata(&path) {
+                digests.remember(&path, &metadata, digest);
+            }
+            written.push(path);
+        }
+    }
+    digests.save()?;
+    Ok(written)
+}
+
+/// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy. Renamed into place whole.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let name = to.file_name().unwrap_or_default().to_string_lossy();
+    let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
+    let result = reflink_copy::reflink_or_copy(from, &unfinished).and_then(|_| {
+        let mut permissions = std::fs::metadata(&unfinished)?.permissions();
+        // Objects are read-only; what lies in `out/` is the user's to change.
+        #[allow(clippy::permissions_set_readonly_false)]
+        permissions.set_readonly(false);
+        std::fs::set_permissions(&unfinished, permissions)?;
+        std::fs::rename(&unfinished, to)
+    });
+    if result.is_err() {
+        drop(std::fs::remove_file(&unfinished));
+    }
+    result
+}

@@ -1,0 +1,295 @@
+//! Carries out a plan: examine a stage, run what is missing, publish, go on to the next.
+
+use super::{
+    deliver,
+    journal::{Journal, StageEntry, previous_keys},
+};
+use crate::{
+    pipeline::Resolved,
+    plan::{Examined, PlanError, Planner, StageResult, State},
+};
+use sd3pipe_cache::{Digest, Fingerprint, Record, Store};
+use sd3pipe_stages::{
+    action::output,
+    error::StageError,
+    job::Job,
+    stage::{Kind, Stage},
+    work::{Interrupt, Progress, Work},
+};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    time::Instant,
+};
+use thiserror::Error;
+
+/// Carries out a stage's actions. The program has one, [`Networks`]; tests of the runner have one that needs no network.
+pub trait Engine {
+    /// Carries out the actions of a job that are missing, publishing each.
+    fn run(&self, job: &Job, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError>;
+}
+
+/// The engine that runs the networks.
+#[derive(Debug, Default)]
+pub struct Networks;
+
+impl Engine for Networks {
+    fn run(&self, job: &Job, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+        job.run(missing, work)
+    }
+}
+
+/// What may be asked of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The last stage to run, by index.
+    pub until: Option<usize>,
+    /// Stages to do anew whatever the store has.
+    pub force: BTreeSet<usize>,
+}
+
+/// Why a run did not end well.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// A stage could not be examined.
+    #[error("{stage}: {error}")]
+    Plan {
+        /// The stage.
+        stage: String,
+        /// Why not.
+        error: PlanError,
+    },
+    /// A stage failed.
+    #[error("{stage}: {error}")]
+    Stage {
+        /// The stage.
+        stage: String,
+        /// How.
+        error: StageError,
+    },
+    /// Inputs changed while the run went on: what was published is right for what was read, but that is not what lies there now.
+    #[error("these changed during the run: {}\nEverything that was made belongs to what was read; run again to take them in", list(paths))]
+    Changed {
+        /// What changed.
+        paths: Vec<PathBuf>,
+    },
+    /// Somebody asked to stop; the state is saved.
+    #[error("interrupted; the state is saved, and the next run goes on from it")]
+    Interrupted,
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl RunError {
+    fn lost_object(&self) -> Option<Digest> {
+        match self {
+            Self::Plan { error, .. } => error.lost_object(),
+            Self::Stage { error, .. } => error.lost_object(),
+            Self::Changed { .. } | Self::Interrupted => None,
+        }
+    }
+}
+
+/// Objects that may be found lost in one run before it gives up: each costs a new pass.
+const MOST_LOST: usize = 1000;
+
+/// A run of one pipeline on one store.
+pub struct Runner<'r> {
+    /// The pipeline.
+    pub resolved: &'r Resolved,
+    /// The store.
+    pub store: &'r Store,
+    /// What carries out the actions.
+    pub engine: &'r dyn Engine,
+    /// Who hears how far it is.
+    pub progress: &'r dyn Progress,
+    /// Whether to stop.
+    pub interrupt: &'r Interrupt,
+    /// What was asked.
+    pub options: Options,
+}
+
+impl Runner<'_> {
+    /// Runs what is missing. The journal tells what was done, also when it ends badly.
+    pub fn run(&self) -> (Journal, Result<(), RunError>) {
+        let previous = match previous_keys(self.resolved, Some(self.store)) {
+            Ok(previous) => previous,
+            Err(error) => return (Journal::default(), Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error })),
+        };
+        let mut journal = Journal::new(self.resolved, &previous);
+        let mut planner = Planner::new(self.resolved, Some(self.store), self.options.force.clone(), previous);
+        let mut lost = 0;
+        let mut result = loop {
+            let mut results = vec![None; self.resolved.stages.len()];
+            let result = self.pass(&mut planner, &mut results, &mut journal);
+            match result.as_ref().err().and_then(RunError::lost_object) {
+                Some(digest) if lost < MOST_LOST => {
+                    lost += 1;
+                    if let Err(error) = self.forget(digest, &results) {
+                        break Err(error);
+                    }
+                }
+                _ => break result,
+            }
+        };
+        if result.is_ok() && journal.did_something() {
+            result = self.guard(&planner);
+        }
+        journal.error = result.as_ref().err().map(ToString::to_string);
+        (journal, result)
+    }
+
+    fn pass(&self, planner: &mut Planner<'_>, results: &mut [Option<StageResult>], journal: &mut Journal) -> Result<(), RunError> {
+        let wanted = match self.options.until {
+            Some(last) => planner.ancestors(last),
+            None => (0..self.resolved.stages.len()).collect(),
+        };
+        for index in wanted {
+            let name = || self.resolved.stages[index].name.clone();
+            let plan = |error| RunError::Plan { stage: name(), error };
+            if self.interrupt.asked() {
+                return Err(RunError::Interrupted);
+            }
+            let start = Instant::now();
+            let examined = planner.examine(index, results).map_err(plan)?;
+            let key = examined.preimage.key().to_string();
+            let (result, executed, actions) = self.carry_out(planner, index, examined, results, journal)?;
+            planner.unforce(index);
+            let kind = self.resolved.stages[index].stage.kind();
+            journal.add(StageEntry {
+                name: name(),
+                kind: kind.to_string(),
+                key,
+                result: Some(result.digest),
+                executed,
+                actions,
+                seconds: start.elapsed().as_secs_f64(),
+            });
+            if matches!(kind, Kind::Export | Kind::Sample) {
+                let artifact = result.artifact(Some(self.store)).map_err(plan)?;
+                for path in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
+                    let shown = path.strip_prefix(&self.resolved.folder).unwrap_or(&path);
+                    self.progress.line(&format!("wrote {}", shown.display()));
+                }
+            }
+            results[index] = Some(result);
+        }
+        Ok(())
+    }
+
+    /// A stage's result, the labels of what was done for it, and how many actions it has.
+    fn carry_out(
+        &self,
+        planner: &mut Planner<'_>,
+        index: usize,
+        examined: Examined,
+        results: &[Option<StageResult>],
+        journal: &mut Journal,
+    ) -> Result<(StageResult, Vec<String>, Option<usize>), RunError> {
+        let stage = &self.resolved.stages[index];
+        let plan = |error| RunError::Plan { stage: stage.name.clone(), error };
+        let failed = |error| RunError::Stage { stage: stage.name.clone(), error };
+        match examined.state {
+            State::Kept { result } => Ok((result, Vec::new(), None)),
+            State::Assembled { result, actions } if matches!(stage.stage, Stage::Captions(_)) => {
+                let data = planner.data(index).map_err(plan)?;
+                data.publish(&stage.name, self.store).map_err(plan)?;
+                if let Some(report) = &data.report {
+                    self.progress.line(report.to_string().trim_end());
+                }
+                Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
+            }
+            State::Assembled { result, actions } => {
+                let bytes = result.bytes(Some(self.store)).map_err(|error| failed(error.into()))?;
+                self.publish(index, &examined.preimage, &bytes).map_err(failed)?;
+                Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
+            }
+            State::Run { job, missing } => {
+                let waiting = |holder: &str| self.progress.line(&format!("{}: waiting for {holder}, which makes the same", stage.name));
+                let _claim = self.store.claim(&examined.preimage.key(), &mut { waiting }).map_err(|error| failed(error.into()))?;
+                let missing = if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
+                let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
+                let done = self.engine.run(&job, &missing, &mut work).and_then(|()| work.flush());
+                let (executed, changed) = (std::mem::take(&mut work.executed), std::mem::take(&mut work.changed));
+                let done = done.and_then(|()| if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) });
+                if let Err(error) = done {
+                    // What was finished is kept even so, and the journal says it.
+                    drop(work.flush());
+                    self.note_unfinished(journal, index, &examined.preimage.key().to_string(), executed);
+                    return Err(match error {
+                        StageError::Interrupted => RunError::Interrupted,
+                        StageError::Changed { paths } => RunError::Changed { paths },
+                        error => failed(error),
+                    });
+                }
+                let outputs: Option<Vec<_>> = planner.outputs(&job).map_err(plan)?.into_iter().collect();
+                let outputs = outputs.ok_or_else(|| failed(StageError::Numbers("some of its actions left no record".to_owned())))?;
+                let artifact = job.artifact(&outputs).to_bytes().map_err(|error| plan(error.into()))?;
+                self.publish(index, &examined.preimage, &artifact).map_err(failed)?;
+                Ok((StageResult::stored(Digest::of(&artifact)), executed, Some(outputs.len())))
+            }
+            State::Waiting { .. } => Err(failed(StageError::Numbers("it was reached before what it reads".to_owned()))),
+        }
+    }
+
+    fn still_missing(&self, planner: &Planner<'_>, job: &Job) -> Result<Vec<usize>, PlanError> {
+        let outputs = planner.outputs(job)?;
+        Ok((0..outputs.len()).filter(|index| outputs[*index].is_none()).collect())
+    }
+
+    fn note_unfinished(&self, journal: &mut Journal, index: usize, key: &str, executed: Vec<String>) {
+        let stage = &self.resolved.stages[index];
+        let entry = StageEntry {
+            name: stage.name.clone(),
+            kind: stage.stage.kind().to_string(),
+            key: key.to_owned(),
+            result: None,
+            executed,
+            actions: None,
+            seconds: 0.0,
+        };
+        journal.add(entry);
+    }
+
+    fn publish(&self, index: usize, preimage: &sd3pipe_cache::Preimage, artifact: &[u8]) -> Result<(), StageError> {
+        let object = self.store.put(artifact)?;
+        let outputs = vec![output("artifact", "", object)];
+        let label = self.resolved.stages[index].name.clone();
+        self.store.publish(&[Record { preimage: preimage.clone(), label, outputs, seconds: 0.0 }])?;
+        Ok(())
+    }
+
+    /// Drops the records that promise a lost object, and those of the stages whose results name it, so that just that is made again.
+    fn forget(&self, digest: Digest, results: &[Option<StageResult>]) -> Result<(), RunError> {
+        let fault = |error| RunError::Stage { stage: self.resolved.pipeline.name.clone(), error: StageError::Store(error) };
+        self.store.forget(&digest).map_err(fault)?;
+        for result in results.iter().flatten() {
+            let names_it = result.artifact(Some(self.store)).is_ok_and(|artifact| artifact.entries.iter().any(|entry| entry.digest == digest));
+            if names_it {
+                self.store.forget(&result.digest).map_err(fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks whether the inputs are still what was read.
+    fn guard(&self, planner: &Planner<'_>) -> Result<(), RunError> {
+        let mut paths = Vec::new();
+        let mut look = |path: &std::path::Path, before: &Fingerprint| {
+            if !std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before) {
+                paths.push(path.to_owned());
+            }
+        };
+        for (_, data) in planner.all_data() {
+            data.files.iter().for_each(|(path, before)| look(path, before));
+        }
+        if let Ok(facts) = planner.facts() {
+            facts.files().for_each(|(path, before)| look(path, before));
+        }
+        paths.sort();
+        paths.dedup();
+        if paths.is_empty() { Ok(()) } else { Err(RunError::Changed { paths }) }
+    }
+}

@@ -1,0 +1,72 @@
+//! What a run did, as the store keeps it: `runs`, `show`, `why` and the next run read it.
+
+use crate::{pipeline::Resolved, plan::PlanError};
+use sd3pipe_cache::{Digest, Key, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The pipeline as it was run, in RON.
+    pub pipeline: String,
+    /// The stages in the order in which they came up.
+    pub stages: Vec<StageEntry>,
+    /// The newest key of every stage, those of earlier runs included: what `why` compares with.
+    pub keys: BTreeMap<String, String>,
+    /// The error that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What happened to a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageEntry {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its key.
+    pub key: String,
+    /// The digest of what it made; none if it failed.
+    pub result: Option<Digest>,
+    /// The labels of the actions that were carried out, in order.
+    pub executed: Vec<String>,
+    /// How many actions its result is made of; none for a stage that was kept as a whole.
+    pub actions: Option<usize>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Journal {
+    /// A journal in which nothing happened yet.
+    pub fn new(resolved: &Resolved, previous: &BTreeMap<String, Key>) -> Self {
+        let keys = previous.iter().map(|(name, key)| (name.clone(), key.to_string())).collect();
+        Self { pipeline: resolved.to_ron().unwrap_or_default(), keys, ..Self::default() }
+    }
+
+    /// Adds a stage, in the place of what an earlier attempt of the same run said of it.
+    pub fn add(&mut self, mut entry: StageEntry) {
+        self.keys.insert(entry.name.clone(), entry.key.clone());
+        match self.stages.iter_mut().find(|old| old.name == entry.name) {
+            Some(old) => {
+                entry.executed = [std::mem::take(&mut old.executed), entry.executed].concat();
+                entry.seconds += old.seconds;
+                *old = entry;
+            }
+            None => self.stages.push(entry),
+        }
+    }
+
+    /// Whether anything was carried out.
+    pub fn did_something(&self) -> bool {
+        self.stages.iter().any(|stage| !stage.executed.is_empty())
+    }
+}
+
+/// The keys of the stages at the last run of this pipeline.
+pub fn previous_keys(resolved: &Resolved, store: Option<&Store>) -> Result<BTreeMap<String, Key>, PlanError> {
+    let Some(run) = store.map(|store| store.last_run(&resolved.pipeline.name)).transpose()?.flatten() else { return Ok(BTreeMap::new()) };
+    let Ok(journal) = serde_json::from_value::<Journal>(run.document) else { return Ok(BTreeMap::new()) };
+    Ok(journal.keys.into_iter().filter_map(|(name, key)| Some((name, key.parse().ok()?))).collect())
+}

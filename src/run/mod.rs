@@ -1,0 +1,8 @@
+//! Running a pipeline: stage after stage, what is missing and nothing else, every result published under its key.
+
+mod deliver;
+mod executor;
+mod journal;
+
+pub use executor::{Engine, Networks, Options, RunError, Runner};
+pub use journal::{Journal, StageEntry, previous_keys};
