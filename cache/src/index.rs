@@ -203,10 +203,15 @@ fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |reason| StoreError::Index { path, reason }
 }
 
-/// Whether an error says that the file is damaged. A violated constraint counts: the statements cannot violate any on
-/// tables that agree with their own indexes.
+/// Whether an error says that the file is damaged. A violated constraint counts, as the statements cannot violate any on
+/// tables that agree with their own indexes; and so does a value of another type than its column's.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(code(error), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation))
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
+    matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))
+        || matches!(
+            code(error),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
+        )
 }
 
 /// The error that SQLite gives for damage, for damage that it does not see.
@@ -250,7 +255,11 @@ fn checksum(name: &[&[u8]], content: &[u8]) -> [u8; 8] {
 
 /// Makes the entries of a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    match File::open(path)?.sync_all() {
+        // Some network file systems know no such thing; there is nothing better to do on those.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 fn identity(path: &Path) -> Option<FileIdentity> {

@@ -21,6 +21,7 @@ pub struct Object {
 }
 
 /// Writes one object. Dropped unfinished, it leaves nothing behind.
+#[derive(Debug)]
 pub struct ObjectWriter<'s> {
     store: &'s Store,
     path: PathBuf,

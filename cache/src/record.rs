@@ -188,16 +188,14 @@ fn remove_row(transaction: &Connection, id: i64) -> rusqlite::Result<bool> {
 /// look for it; the record would then be made again at every run. Such an index is as good as none.
 fn read_back(transaction: &Connection, key: &Key, id: i64, sealed: &[u8], outputs: &[Output]) -> rusqlite::Result<()> {
     let query = "SELECT id = ?2 AND outputs = ?3 FROM records WHERE key = ?1";
-    let mut found = transaction.prepare_cached(query)?.query_row(params![key.as_bytes(), id, sealed], |row| row.get(0));
+    let parameters = params![key.as_bytes(), id, sealed];
+    let same: Option<bool> = transaction.prepare_cached(query)?.query_row(parameters, |row| row.get(0)).optional()?;
+    let mut found = same == Some(true);
     let mut named = transaction.prepare_cached("SELECT 1 FROM named WHERE digest = ?1 AND record = ?2")?;
     for output in outputs {
-        found = Ok(found? && named.exists(params![output.digest.as_bytes(), id])?);
+        found = found && named.exists(params![output.digest.as_bytes(), id])?;
     }
-    match found {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(rusqlite::Error::QueryReturnedNoRows) => Err(corrupt()),
-        Err(error) => Err(error),
-    }
+    found.then_some(()).ok_or_else(corrupt)
 }
 
 /// The outputs in a column of a row, or nothing if they are damaged or belong to another key.

@@ -39,6 +39,7 @@ pub struct Fingerprint {
 /// The digests of the files below one folder, in one aspect: of their bytes, of certain tensors in them, and so on.
 ///
 /// Files are looked up by absolute paths, always spelled alike. [`FileDigests::save`] keeps what was learned.
+#[derive(Debug)]
 pub struct FileDigests<'s> {
     store: &'s Store,
     aspect: String,
@@ -48,6 +49,7 @@ pub struct FileDigests<'s> {
     loaded: i128,
 }
 
+#[derive(Debug)]
 struct Row {
     fingerprint: Fingerprint,
     recorded: i128,

@@ -1,6 +1,7 @@
 //! The store: one folder of objects, an index over them, and what keeps the two right.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
@@ -245,6 +246,17 @@ impl Store {
     }
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Store { layout, read_only, .. } = self;
+        formatter
+            .debug_struct("Store")
+            .field("root", &layout.root)
+            .field("read_only", read_only)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Locks a mutex. What these guard is right at every moment, so a panic of another holder is no reason to give up.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -328,5 +340,20 @@ fn sweep(layout: &Layout, alone: bool) {
             let path = entry.path();
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_and_what_it_lends_are_shared_across_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Store>();
+        shared::<StoreError>();
+        shared::<crate::FileDigests<'_>>();
+        shared::<crate::ObjectWriter<'_>>();
+        shared::<crate::Claim>();
     }
 }

@@ -293,7 +293,6 @@ impl ser::SerializeMap for MapToJson {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[derive(Serialize)]
     enum Optimizer {
