@@ -242,10 +242,10 @@ mod tests {
         // Five standard deviations of a count: sqrt(60000 / 6 * 5 / 6) is 91.
         assert!(counts.iter().all(|count| count.abs_diff(10_000) < 460), "{counts:?}");
         assert_eq!((draws.below(0), draws.below(1)), (0, 0));
-        // Two thirds of all 64-bit numbers: without drawing again, the lower half would come twice as often as the upper.
-        let bound = u64::MAX / 3 * 2;
-        let low = (0..10_000).filter(|_| draws.below(bound) < bound / 2).count();
-        assert!(low.abs_diff(5000) < 250, "{low}");
+        // Two thirds of all 64-bit numbers: without drawing again, even ones would come twice as often as odd ones.
+        let bound = u64::MAX / 3 * 2 + 1;
+        let even = (0..10_000).filter(|_| draws.below(bound) % 2 == 0).count();
+        assert!(even.abs_diff(5000) < 250, "{even}");
     }
 
     #[test]

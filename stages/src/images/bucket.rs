@@ -224,6 +224,11 @@ mod tests {
     }
 
     #[test]
+    fn of_two_shapes_equally_near_the_first_is_taken() {
+        assert_eq!(nearest((768, 1024), &[(512, 1024), (1024, 1024)]), (512, 1024));
+    }
+
+    #[test]
     fn without_buckets_every_image_covers_the_resolution() {
         let parameters = parameters(Resolution { width: 512, height: 768 }, None);
         let placement = place(1000, 1001, &parameters).unwrap();

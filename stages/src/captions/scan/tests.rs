@@ -72,6 +72,15 @@ fn the_first_extension_wins_and_the_other_file_is_named() {
     assert_eq!(space.caption_of(&scan, "a.png").unwrap(), "p/a.txt");
     assert_eq!(space.caption_of(&scan, "b.png").unwrap(), "p/b.caption");
     assert_eq!(scan.unused, ["a.caption"]);
+
+    let parameters = Captions {
+        data: vec![dataset("p")],
+        extensions: vec!["caption".to_owned(), "txt".to_owned()],
+        ..Captions::default()
+    };
+    let scan = walk(&parameters, space.0.path()).unwrap();
+    assert_eq!(space.caption_of(&scan, "a.png").unwrap(), "p/a.caption");
+    assert_eq!(scan.unused, ["a.txt"]);
 }
 
 #[test]
