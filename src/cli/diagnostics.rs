@@ -20,7 +20,7 @@ pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
             continue;
         };
         let source = diagnostics.sources.get(place.source);
-        let span = (source.name.as_str(), first_line(&source.text, place.range.clone()));
+        let span = (source.name.clone(), first_line(&source.text, place.range.clone()));
         let mut report = Report::build(ReportKind::Custom("error", Color::Red), span.clone())
             .with_config(config)
             .with_message(&diagnostic.message)
@@ -29,7 +29,7 @@ pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
             report = report.with_help(hint);
         }
         // A `Vec` takes every byte.
-        drop(report.finish().write(ariadne::sources([(source.name.as_str(), source.text.as_str())]), &mut bytes));
+        drop(report.finish().write(ariadne::sources([(source.name.clone(), source.text.clone())]), &mut bytes));
     }
     // ariadne says "Help", this program says "hint" everywhere.
     String::from_utf8_lossy(&bytes).replace("Help: ", "hint: ").lines().map(|line| format!("{}\n", line.trim_end())).collect()

@@ -32,7 +32,9 @@ impl Graph {
         let survey = Survey::take(&resolved, store.as_ref(), Default::default(), None)?;
         let kept = |index: usize| survey.examined[index].as_ref().is_some_and(|examined| matches!(examined.state, State::Kept { .. } | State::Assembled { .. }));
         let mut out = String::new();
-        let mut line = |text: String| drop(writeln!(out, "{text}"));
+        let mut line = |text: String| {
+            let _ = writeln!(out, "{text}");
+        };
         match self.format {
             Format::Text => {
                 for (index, stage) in resolved.stages.iter().enumerate() {

@@ -36,14 +36,14 @@ impl Show {
         let journal: Journal = serde_json::from_value(run.document.clone()).unwrap_or_default();
         let mut out = text::table(&[runs::line(&run)]);
         // Writing to a `String` can't fail.
-        drop(writeln!(out, "\n{}\n", journal.pipeline));
+        let _ = writeln!(out, "\n{}\n", journal.pipeline);
         for stage in &journal.stages {
             let result = stage.result.map_or("failed".to_owned(), |digest| digest.short());
-            drop(writeln!(out, "{} ({})   key {}   made {result}", stage.name, stage.kind, stage.key.get(..6).unwrap_or_default()));
-            stage.executed.iter().for_each(|label| drop(writeln!(out, "  {label}")));
+            let _ = writeln!(out, "{} ({})   key {}   made {result}", stage.name, stage.kind, stage.key.get(..6).unwrap_or_default());
+            stage.executed.iter().for_each(|label| let _ = writeln!(out, "  {label}"));
         }
         if let Some(error) = &journal.error {
-            drop(writeln!(out, "\n{error}"));
+            let _ = writeln!(out, "\n{error}");
         }
         print(&out)
     }

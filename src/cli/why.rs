@@ -27,7 +27,9 @@ impl Why {
         let Some(examined) = &survey.examined[index] else { return Ok(()) };
         let mut out = String::new();
         // Writing to a `String` can't fail.
-        let mut line = |text: String| drop(writeln!(out, "{text}"));
+        let mut line = |text: String| {
+            let _ = writeln!(out, "{text}");
+        };
         match (&examined.state, causes.len()) {
             (State::Kept { .. } | State::Assembled { .. }, 0) => line(format!("{} is up to date", self.stage)),
             (State::Kept { .. }, _) => line(format!("{} is up to date: an earlier run made it, though not the last one", self.stage)),

@@ -81,13 +81,13 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
     }
     let stages = order
         .iter()
-        .map(|&old| {
-            let (name, stage) = &pipeline.stages[old];
+        .filter_map(|&old| {
+            let (name, stage) = pipeline.stages.get_index(old)?;
             let upstream = edges[old]
                 .iter()
                 .filter_map(|(role, from)| Some(Upstream { role, stage: order.iter().position(|old| old == from)? }))
                 .collect();
-            ResolvedStage { name: name.clone(), stage: stage.clone(), upstream }
+            Some(ResolvedStage { name: name.clone(), stage: stage.clone(), upstream })
         })
         .collect();
     Ok(Resolved { pipeline, folder, stages })

@@ -6,7 +6,7 @@ use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Rec
 use sd3pipe_stages::{
     captions::{
         Captions, Items,
-        items::{self, ImageFacts, ItemFault, Made},
+        items::{self, ImageFacts, Made},
         report::DataReport,
         scan::{self, Found, Scan},
     },

@@ -7,7 +7,7 @@ use sd3pipe_stages::{
     captions::Items,
     checkpoint::Component,
     export::{ExportJob, job::Provenance},
-    facts::{Facts, TEXT_ENCODERS},
+    facts::Facts,
     images::ImagesJob,
     job::Job,
     sample::SampleJob,
@@ -111,6 +111,20 @@ impl<'p> Planner<'p> {
     /// The data of every captions stage that was looked at.
     pub fn all_data(&self) -> impl Iterator<Item = (usize, &Data)> {
         self.data.iter().map(|(index, data)| (*index, data))
+    }
+
+    /// Whether the data and the model, looked at once more, are what they were by content.
+    pub fn inputs_are_equal(&self) -> Result<bool, PlanError> {
+        for (index, before) in &self.data {
+            if let Stage::Captions(captions) = &self.resolved.stages[*index].stage {
+                let now = Data::read(captions, self.resolved, self.store, None)?;
+                if now.preimage.key() != before.preimage.key() {
+                    return Ok(false);
+                }
+            }
+        }
+        let digests = |facts: &Facts| facts.components.values().map(|located| located.digest).collect::<Vec<_>>();
+        Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
     }
 
     /// Whether a stage is done anew whatever the store has.

@@ -18,7 +18,7 @@ use sd3pipe_stages::{
 };
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Instant,
 };
 use thiserror::Error;
@@ -155,7 +155,7 @@ impl Runner<'_> {
             let start = Instant::now();
             let examined = planner.examine(index, results).map_err(plan)?;
             let key = examined.preimage.key().to_string();
-            let (result, executed, actions) = self.carry_out(planner, index, examined, results, journal)?;
+            let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);
             let kind = self.resolved.stages[index].stage.kind();
             journal.add(StageEntry {
@@ -185,7 +185,6 @@ impl Runner<'_> {
         planner: &mut Planner<'_>,
         index: usize,
         examined: Examined,
-        results: &[Option<StageResult>],
         journal: &mut Journal,
     ) -> Result<(StageResult, Vec<String>, Option<usize>), RunError> {
         let stage = &self.resolved.stages[index];
@@ -274,22 +273,18 @@ impl Runner<'_> {
         Ok(())
     }
 
-    /// Looks whether the inputs are still what was read.
+    /// Looks whether the inputs are still what was read. A file that was only touched is.
     fn guard(&self, planner: &Planner<'_>) -> Result<(), RunError> {
-        let mut paths = Vec::new();
-        let mut look = |path: &std::path::Path, before: &Fingerprint| {
-            if !std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before) {
-                paths.push(path.to_owned());
-            }
+        let changed = |(path, before): (&Path, &Fingerprint)| {
+            let same = std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before);
+            (!same).then(|| path.to_owned())
         };
-        for (_, data) in planner.all_data() {
-            data.files.iter().for_each(|(path, before)| look(path, before));
+        let data = planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
+        let model = planner.facts().ok().into_iter().flat_map(sd3pipe_stages::facts::Facts::files);
+        let paths: BTreeSet<PathBuf> = data.chain(model).filter_map(changed).collect();
+        if paths.is_empty() || planner.inputs_are_equal().unwrap_or(false) {
+            return Ok(());
         }
-        if let Ok(facts) = planner.facts() {
-            facts.files().for_each(|(path, before)| look(path, before));
-        }
-        paths.sort();
-        paths.dedup();
-        if paths.is_empty() { Ok(()) } else { Err(RunError::Changed { paths }) }
+        Err(RunError::Changed { paths: paths.into_iter().collect() })
     }
 }

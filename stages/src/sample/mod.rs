@@ -2,14 +2,16 @@
 
 mod job;
 pub mod parameters;
-mod png;
-mod sheet;
 pub mod sigmas;
 
 #[cfg(feature = "compute")]
 mod draw;
 #[cfg(feature = "compute")]
+mod png;
+#[cfg(feature = "compute")]
 mod run;
+#[cfg(feature = "compute")]
+mod sheet;
 
 #[cfg(feature = "compute")]
 pub use draw::{Guidance, draw};
