@@ -15,6 +15,9 @@ const EPSILON: f64 = 1e-5;
 /// The width of an attention head: the same in both encoders.
 const HEAD_WIDTH: usize = 64;
 
+/// Enough rows for the CPU's ordinary matrix product at any width.
+const COPIES: usize = 8;
+
 /// Which of the two encoders it is: they differ in their activation, which no tensor tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClipKind {
@@ -93,14 +96,18 @@ impl Clip {
             penultimate = x.clone();
             x = layer.forward(x);
         }
-        let ends = token_ids.iter().enumerate().map(|(text, ids)| text * length + first_largest(ids));
+        // Each end is taken several times: products of few rows take other kernels on the CPU, whose sums run in another
+        // order, and then the size of the batch would show in the result.
+        let ends = token_ids.iter().enumerate();
+        let ends = ends.flat_map(|(text, ids)| [text * length + first_largest(ids); COPIES]);
         let ends = indices(ends, &x.device());
-        let ends_bd = x.reshape([batch * length, width]).select(0, ends);
-        let pooled = self.norm.forward(ends_bd);
-        let pooled = match &self.projection {
-            Some(projection) => projection.forward(pooled),
-            None => pooled,
+        let ends = self.norm.forward(x.reshape([batch * length, width]).select(0, ends));
+        let ends = match &self.projection {
+            Some(projection) => projection.forward(ends),
+            None => ends,
         };
+        let [_, features] = ends.dims();
+        let pooled = ends.reshape([batch, COPIES, features]).narrow(1, 0, 1).squeeze_dim::<2>(1);
         Ok(ClipOutput { penultimate: penultimate.cast(DType::F32), pooled: pooled.cast(DType::F32) })
     }
 }
