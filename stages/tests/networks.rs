@@ -275,6 +275,33 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(encode(), encode());
 }
 
+/// Stages encode as many texts and images at once as fit, and no key has that number.
+#[test]
+fn the_size_of_an_encoders_batch_does_not_show() {
+    let golden = Golden::open("clip-g");
+    let weights = golden.weights(Component::ClipG, "");
+    let clip = Clip::new(&weights.root(), ClipKind::G).unwrap();
+    let ids = golden.ids();
+    let together = clip.forward(&ids).unwrap();
+    let alone = clip.forward(&ids[1..]).unwrap();
+    assert_eq!(values(together.pooled.narrow(0, 1, 1)), values(alone.pooled));
+    assert_eq!(values(together.penultimate.narrow(0, 1, 1)), values(alone.penultimate));
+
+    let golden = Golden::open("t5");
+    let weights = golden.weights(Component::T5, "");
+    let t5 = T5::new(&weights.root()).unwrap();
+    let ids = golden.ids();
+    let together = t5.forward(&ids).unwrap();
+    assert_eq!(values(together.narrow(0, 1, 1)), values(t5.forward(&ids[1..]).unwrap()));
+
+    let golden = Golden::open("vae");
+    let weights = golden.weights(Component::VaeEncoder, "first_stage_model.");
+    let encoder = VaeEncoder::new(&weights.root()).unwrap();
+    let images = golden.tensor::<4>("images");
+    let (together, _) = encoder.encode(images.clone());
+    assert_eq!(values(together.narrow(0, 1, 1)), values(encoder.encode(images.narrow(0, 1, 1)).0));
+}
+
 #[test]
 fn half_precision_files_load_with_their_own_values() {
     let golden = Golden::open("clip-l");

@@ -1,6 +1,6 @@
 //! The tensors that each network must have: names and shapes, from its geometry.
 
-use super::geometry::TIMESTEP_FEATURES;
+use super::geometry::{POSITION_TABLE, TIMESTEP_FEATURES};
 use super::{Component, GeometryError, MmditGeometry};
 
 /// Names and shapes, in the order in which the networks use them.
@@ -27,7 +27,7 @@ pub fn expected_names(component: Component, shapes: Shapes<'_>) -> Result<Names,
 pub fn mmdit_names(geometry: &MmditGeometry) -> Names {
     let width = geometry.width;
     let mut list = List::default();
-    list.add("pos_embed", &[1, geometry.position_grid * geometry.position_grid, width]);
+    list.add(POSITION_TABLE, &[1, geometry.position_grid * geometry.position_grid, width]);
     list.add("x_embedder.proj.weight", &[width, geometry.channels, geometry.patch, geometry.patch]);
     list.add("x_embedder.proj.bias", &[width]);
     list.linear("t_embedder.mlp.0", width, TIMESTEP_FEATURES);

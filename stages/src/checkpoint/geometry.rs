@@ -8,6 +8,9 @@ pub(crate) const HEAD_WIDTH: usize = 64;
 /// The number of features of the timestep's sinusoid.
 pub(crate) const TIMESTEP_FEATURES: usize = 256;
 
+/// The one tensor of an MMDiT that is never trained: its table of positions. It is saved with the others.
+pub const POSITION_TABLE: &str = "pos_embed";
+
 /// Why no geometry follows from a network's shapes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
@@ -118,11 +121,10 @@ impl MmditGeometry {
             return wrong(PATCHES, &patches, "the width is a multiple of 64, the width of a head");
         }
 
-        const POSITIONS: &str = "pos_embed";
-        let positions = dims(POSITIONS)?;
+        let positions = dims(POSITION_TABLE)?;
         let position_grid = match positions.as_slice() {
             &[1, count, _] if count > 0 && count.isqrt() * count.isqrt() == count => count.isqrt(),
-            _ => return wrong(POSITIONS, &positions, "it should be [1, side squared, width]"),
+            _ => return wrong(POSITION_TABLE, &positions, "it should be [1, side squared, width]"),
         };
 
         let columns = |name: &str| {
@@ -244,7 +246,7 @@ mod tests {
         for (model, name, tensors, parameters) in MODELS {
             let names = mmdit_names(&released(model));
             assert_eq!(names.len(), tensors, "{name}");
-            let trained = names.iter().filter(|(name, _)| name != "pos_embed");
+            let trained = names.iter().filter(|(name, _)| name != POSITION_TABLE);
             assert_eq!(trained.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>(), parameters, "{name}");
         }
     }

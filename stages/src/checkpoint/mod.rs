@@ -12,7 +12,7 @@ pub use error::CheckpointError;
 pub use expected::{expected_names, mmdit_names};
 #[cfg(feature = "compute")]
 pub(crate) use geometry::TIMESTEP_FEATURES;
-pub use geometry::{GeometryError, MmditGeometry, MmditModel};
+pub use geometry::{GeometryError, MmditGeometry, MmditModel, POSITION_TABLE};
 pub use source::{ComponentSource, TensorView};
 pub use tensor_file::{TensorFile, TensorInfo};
 

@@ -305,6 +305,55 @@ mod tests {
         names
     }
 
+    /// All tensors of a tiny network, from the few shapes that decide its size.
+    fn network(component: Component, sizes: &[(&str, &[usize])]) -> Vec<(String, Vec<usize>)> {
+        let shape = |name: &str| sizes.iter().find(|(known, _)| *known == name).map(|(_, shape)| shape.to_vec());
+        expected_names(component, &shape).unwrap()
+    }
+
+    #[test]
+    fn tensors_that_are_no_weights_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = network(
+            Component::ClipL,
+            &[
+                ("text_model.embeddings.token_embedding.weight", &[3, 64]),
+                ("text_model.embeddings.position_embedding.weight", &[2, 64]),
+                ("text_model.encoder.layers.0.mlp.fc1.weight", &[4, 64]),
+            ],
+        );
+        let count = tensors.len();
+        tensors.push(("text_model.embeddings.position_ids".into(), vec![1, 2]));
+        tensors.push(("logit_scale".into(), vec![]));
+        let path = write(&folder, "l.safetensors", &tensors, "text_encoders.clip_l.transformer.");
+        assert_eq!(ComponentSource::open(path, Component::ClipL).unwrap().names().count(), count);
+    }
+
+    #[test]
+    fn t5s_embedding_is_found_under_either_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let attention = "encoder.block.0.layer.0.SelfAttention";
+        let mut tensors = network(
+            Component::T5,
+            &[
+                ("shared.weight", &[3, 8]),
+                (&format!("{attention}.q.weight"), &[4, 8]),
+                (&format!("{attention}.relative_attention_bias.weight"), &[32, 2]),
+                ("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", &[5, 8]),
+            ],
+        );
+        let names = |tensors: &[_]| {
+            let path = write(&folder, "t5.safetensors", tensors, "");
+            let source = ComponentSource::open(path, Component::T5).unwrap();
+            source.names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let one = names(&tensors);
+        tensors.push(("encoder.embed_tokens.weight".into(), vec![3, 8]));
+        let both = names(&tensors);
+        tensors.retain(|(name, _)| name != "shared.weight");
+        assert_eq!((&both, &names(&tensors)), (&one, &one));
+    }
+
     #[test]
     fn the_two_clips_in_each_others_place_are_refused() {
         let folder = tempfile::tempdir().unwrap();

@@ -243,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_byte_anywhere_is_an_error_or_a_good_file() {
+        let whole = with_header(GOOD, &[0; 9]);
+        let (_folder, path) = file_of(&whole);
+        for place in 0..whole.len() {
+            for value in [0, b'0', b'9', b'"', b',', b'}', b']', 0xFF] {
+                let mut bytes = whole.clone();
+                bytes[place] = value;
+                std::fs::write(&path, bytes).unwrap();
+                if let Ok(file) = TensorFile::open(&path) {
+                    assert!(file.names().all(|name| file.bytes(name).is_ok()));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn other_formats_are_named() {
         assert!(error_of(b"version https://git-lfs.github.com/spec/v1\n").to_string().contains("git lfs pull"));
         assert!(error_of(b"PK\x03\x04 and more bytes").to_string().contains("convert it"));

@@ -1,30 +1,27 @@
 //! Attention, in the one place where it can be replaced by a faster one.
+//!
+//! Queries, keys, values and results are `[B, K, S, E]`.
 
 use burn::tensor::Tensor;
 use burn::tensor::module::attention as burn_attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-/// Which keys a query sees, and by how much.
-#[derive(Debug, Clone)]
-pub enum Visibility {
-    /// Every query sees every key, scores scaled by `1/√E`.
-    All,
-    /// A query sees its own key and those before it, scores scaled by `1/√E`.
-    Causal,
-    /// Every query sees every key; scores are not scaled, and this bias, `[B, K, S, S]`, is added to them.
-    Biased(Tensor<4>),
+/// `softmax(q·kᵀ/√E)·v`: every query sees every key.
+pub fn attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
+    // The scale is left at its default, which is ours: burn's fused kernels are not used otherwise.
+    burn_attention(q_bkse, k_bkse, v_bkse, None, None, AttentionModuleOptions::default())
 }
 
-/// Softmax attention. Queries, keys and values are `[B, K, S, E]`, and so is the result.
-pub fn attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, visibility: Visibility) -> Tensor<4> {
-    let default = AttentionModuleOptions::default();
-    let (bias, options) = match visibility {
-        // No scale is given where it is the default, since burn's fused kernels want it so.
-        Visibility::All => (None, default),
-        Visibility::Causal => (None, AttentionModuleOptions { is_causal: true, ..default }),
-        Visibility::Biased(bias) => (Some(bias), AttentionModuleOptions { scale: Some(1.0), ..default }),
-    };
-    burn_attention(q_bkse, k_bkse, v_bkse, None, bias, options)
+/// The same where a query sees its own key and those before it alone.
+pub fn causal_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
+    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+    burn_attention(q_bkse, k_bkse, v_bkse, None, None, options)
+}
+
+/// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[B, K, S, S]`.
+pub fn biased_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, bias_bkss: Tensor<4>) -> Tensor<4> {
+    let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+    burn_attention(q_bkse, k_bkse, v_bkse, None, Some(bias_bkss), options)
 }
 
 /// `[B, S, D]` to `[B, S, K, E]`: the features of all heads lie one head after the other.

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::activation::{gelu, quick_gelu};
-use super::attention::{Visibility, attention, join_heads, split_heads};
+use super::attention::{causal_attention, join_heads, split_heads};
 use super::linear::Linear;
 use super::norm::LayerNorm;
 use super::tokens::{TokenError, embed, indices};
@@ -14,6 +14,9 @@ const EPSILON: f64 = 1e-5;
 
 /// The width of an attention head: the same in both encoders.
 const HEAD_WIDTH: usize = 64;
+
+/// Enough rows for the CPU's ordinary matrix product at any width.
+const COPIES: usize = 8;
 
 /// Which of the two encoders it is: they differ in their activation, which no tensor tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,14 +96,18 @@ impl Clip {
             penultimate = x.clone();
             x = layer.forward(x);
         }
-        let ends = token_ids.iter().enumerate().map(|(text, ids)| text * length + first_largest(ids));
+        // Each end is taken several times: products of few rows take other kernels on the CPU, whose sums run in another
+        // order, and then the size of the batch would show in the result.
+        let ends = token_ids.iter().enumerate();
+        let ends = ends.flat_map(|(text, ids)| [text * length + first_largest(ids); COPIES]);
         let ends = indices(ends, &x.device());
-        let ends_bd = x.reshape([batch * length, width]).select(0, ends);
-        let pooled = self.norm.forward(ends_bd);
-        let pooled = match &self.projection {
-            Some(projection) => projection.forward(pooled),
-            None => pooled,
+        let ends = self.norm.forward(x.reshape([batch * length, width]).select(0, ends));
+        let ends = match &self.projection {
+            Some(projection) => projection.forward(ends),
+            None => ends,
         };
+        let [_, features] = ends.dims();
+        let pooled = ends.reshape([batch, COPIES, features]).narrow(1, 0, 1).squeeze_dim::<2>(1);
         Ok(ClipOutput { penultimate: penultimate.cast(DType::F32), pooled: pooled.cast(DType::F32) })
     }
 }
@@ -147,7 +154,7 @@ impl Layer {
         let input = self.norm1.forward(x_bsd.clone());
         let [q, k, v] = [&self.q, &self.k, &self.v]
             .map(|linear| split_heads(linear.forward(input.clone()), self.heads).swap_dims(1, 2));
-        let x = x_bsd + self.projection.forward(join_heads(attention(q, k, v, Visibility::Causal)));
+        let x = x_bsd + self.projection.forward(join_heads(causal_attention(q, k, v)));
         let inner = self.first.forward(self.norm2.forward(x.clone()));
         let inner = match self.kind {
             ClipKind::L => quick_gelu(inner),

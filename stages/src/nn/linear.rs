@@ -30,12 +30,14 @@ impl Linear {
         Ok(Self { weight: scope.shaped("weight", [outputs, inputs])?, bias: None })
     }
 
-    /// A 1×1 convolution as a layer over channels: its weight is `[out, in, 1, 1]`.
+    /// A convolution whose patches don't overlap, as a layer over the pixels of a patch, channel by channel: its weight
+    /// is `[out, in, kernel, kernel]`.
     ///
     /// # Errors
     /// When its weight or bias is missing or of another shape.
-    pub fn from_convolution(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self, WeightsError> {
-        let weight = scope.shaped("weight", [outputs, inputs, 1, 1])?.reshape([outputs, inputs]);
+    pub fn from_convolution(scope: &Scope<'_>, [inputs, outputs, kernel]: [usize; 3]) -> Result<Self, WeightsError> {
+        let weight = scope.shaped("weight", [outputs, inputs, kernel, kernel])?;
+        let weight = weight.reshape([outputs, inputs * kernel * kernel]);
         Ok(Self { weight, bias: Some(scope.shaped("bias", [outputs])?) })
     }
 

@@ -82,7 +82,7 @@ impl GroupNorm {
     pub fn new(scope: &Scope<'_>, channels: usize, epsilon: f64) -> Result<Self, WeightsError> {
         let (weight, bias) = (scope.shaped("weight", [channels])?, scope.shaped("bias", [channels])?);
         let groups = channels.min(32);
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(WeightsError::Sizes {
                 reason: format!("{channels} channels don't make {groups} equal groups"),
             });

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::activation::gelu_tanh;
-use super::attention::{Visibility, attention, join_heads, split_heads};
+use super::attention::{biased_attention, join_heads, split_heads};
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::tokens::{TokenError, embed, indices};
@@ -127,7 +127,7 @@ impl Block {
         let input = self.attention_norm.forward(x_bsd.clone());
         let [q, k, v] = [&self.q, &self.k, &self.v]
             .map(|linear| split_heads(linear.forward(input.clone()), self.heads).swap_dims(1, 2));
-        let x = x_bsd + self.projection.forward(join_heads(attention(q, k, v, Visibility::Biased(bias_bkss))));
+        let x = x_bsd + self.projection.forward(join_heads(biased_attention(q, k, v, bias_bkss)));
         let input = self.feed_forward_norm.forward(x.clone());
         let inner = gelu_tanh(self.gate.forward(input.clone())) * self.first.forward(input);
         x + self.second.forward(inner)

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::super::activation::gelu_tanh;
-use super::super::attention::{Visibility, attention, join_heads, split_heads};
+use super::super::attention::{attention, join_heads, split_heads};
 use super::super::linear::Linear;
 use super::super::norm::{RmsNorm, normalise};
 use super::super::weights::{Scope, WeightsError};
@@ -54,7 +54,7 @@ impl JointBlock {
         let [_, context_length, ..] = context_q.dims();
         // Joined while tokens are still the outer dimension: each stream is then copied in one piece.
         let join = |context, image| Tensor::cat(vec![context, image], 1).swap_dims(1, 2);
-        let joint = attention(join(context_q, q), join(context_k, k), join(context_v, v), Visibility::All);
+        let joint = attention(join(context_q, q), join(context_k, k), join(context_v, v));
         let joint_bnd = join_heads(joint);
         let [_, length, _] = joint_bnd.dims();
         let context_attended = joint_bnd.clone().narrow(1, 0, context_length);
@@ -175,7 +175,7 @@ impl Attention {
 
     fn to_itself(&self, x_bnd: Tensor<3>) -> Tensor<3> {
         let [q, k, v] = self.project(x_bnd).map(|part| part.swap_dims(1, 2));
-        join_heads(attention(q, k, v, Visibility::All))
+        join_heads(attention(q, k, v))
     }
 
     fn finish(&self, attended_bnd: Tensor<3>) -> Tensor<3> {

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::super::linear::Linear;
 use super::super::weights::{Scope, WeightsError};
-use crate::checkpoint::TIMESTEP_FEATURES;
+use crate::checkpoint::{POSITION_TABLE, TIMESTEP_FEATURES};
 
 /// Which part of the table of positions an image takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +30,7 @@ pub(super) struct PositionTable {
 
 impl PositionTable {
     pub(super) fn new(scope: &Scope<'_>, side: usize, width: usize) -> Result<Self, WeightsError> {
-        let table = scope.shaped("pos_embed", [1, side * side, width])?.reshape([side, side, width]);
+        let table = scope.shaped(POSITION_TABLE, [1, side * side, width])?.reshape([side, side, width]);
         Ok(Self { table })
     }
 

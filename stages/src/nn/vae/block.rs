@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::super::attention::{Visibility, attention};
+use super::super::attention::attention;
 use super::super::convolution::Convolution;
 use super::super::linear::Linear;
 use super::super::norm::GroupNorm;
@@ -91,7 +91,7 @@ struct PixelAttention {
 
 impl PixelAttention {
     fn new(scope: &Scope<'_>, channels: usize) -> Result<Self, WeightsError> {
-        let linear = |name| Linear::from_convolution(&scope.child(name), channels, channels);
+        let linear = |name| Linear::from_convolution(&scope.child(name), [channels, channels, 1]);
         Ok(Self {
             norm: GroupNorm::new(&scope.child("norm"), channels, EPSILON)?,
             q: linear("q")?,
@@ -106,7 +106,7 @@ impl PixelAttention {
         let pixels_bnc = self.norm.forward(x_bchw.clone()).flatten::<3>(2, 3).swap_dims(1, 2);
         let [q, k, v] =
             [&self.q, &self.k, &self.v].map(|linear| linear.forward(pixels_bnc.clone()).unsqueeze_dim::<4>(1));
-        let attended_bnc = attention(q, k, v, Visibility::All).squeeze_dim::<3>(1);
+        let attended_bnc = attention(q, k, v).squeeze_dim::<3>(1);
         x_bchw + self.projection.forward(attended_bnc).swap_dims(1, 2).reshape(shape)
     }
 }
