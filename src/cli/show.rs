@@ -40,7 +40,9 @@ impl Show {
         for stage in &journal.stages {
             let result = stage.result.map_or("failed".to_owned(), |digest| digest.short());
             let _ = writeln!(out, "{} ({})   key {}   made {result}", stage.name, stage.kind, stage.key.get(..6).unwrap_or_default());
-            stage.executed.iter().for_each(|label| let _ = writeln!(out, "  {label}"));
+            for label in &stage.executed {
+                let _ = writeln!(out, "  {label}");
+            }
         }
         if let Some(error) = &journal.error {
             let _ = writeln!(out, "\n{error}");

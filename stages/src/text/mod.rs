@@ -10,7 +10,7 @@ mod conditioning;
 mod encode;
 
 #[cfg(feature = "compute")]
-pub use conditioning::{Conditioning, Encoded};
+pub use conditioning::{Conditioning, Dropped, Encoded};
 #[cfg(feature = "compute")]
 pub use encode::encode;
 pub use job::TextJob;
