@@ -21,10 +21,11 @@ pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
         };
         let source = diagnostics.sources.get(place.source);
         let span = (source.name.clone(), first_line(&source.text, place.range.clone()));
-        let mut report = Report::build(ReportKind::Custom("error", Color::Red), span.clone())
+        let mut report = Report::build(ReportKind::Custom("error", if color { Color::Red } else { Color::Primary }), span.clone())
             .with_config(config)
             .with_message(&diagnostic.message)
-            .with_label(Label::new(span).with_color(Color::Red));
+            // Without a message of its own a label draws no line under what it is about.
+            .with_label(Label::new(span).with_color(Color::Red).with_message(" "));
         if let Some(hint) = &diagnostic.hint {
             report = report.with_help(hint);
         }

@@ -15,7 +15,7 @@ use sd3pipe_stages::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -53,7 +53,7 @@ const ITEMS: &str = "items";
 impl Data {
     /// Walks the data and makes its items, from what was kept where nothing changed. Writes nothing but remembered digests, and
     /// those only if the store may be written.
-    pub fn read(stage: &Captions, resolved: &Resolved, store: Option<&Store>, previous: Option<&Key>) -> Result<Self, PlanError> {
+    pub fn read(stage: &Captions, resolved: &Resolved, store: Option<&Store>, previous: Option<&Key>, lost: &BTreeSet<Digest>) -> Result<Self, PlanError> {
         let scan = scan::walk(stage, &resolved.folder)?;
         let digests = file_digests(stage, &scan, resolved, store)?;
         let mut listing = Vec::new();
@@ -73,7 +73,7 @@ impl Data {
             Some(store) => store.outputs(&preimage.key())?.unwrap_or_default(),
             None => Vec::new(),
         };
-        if let Some(output) = kept.iter().find(|output| output.role == ITEMS) {
+        if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
             return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });
         }

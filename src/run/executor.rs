@@ -127,6 +127,7 @@ impl Runner<'_> {
             match result.as_ref().err().and_then(RunError::lost_object) {
                 Some(digest) if lost < MOST_LOST => {
                     lost += 1;
+                    planner.refresh();
                     if let Err(error) = self.forget(digest, &results) {
                         break Err(error);
                     }
@@ -193,9 +194,8 @@ impl Runner<'_> {
         match examined.state {
             State::Kept { result } => Ok((result, Vec::new(), None)),
             State::Assembled { result, actions } if matches!(stage.stage, Stage::Captions(_)) => {
-                let data = planner.data(index).map_err(plan)?;
-                data.publish(&stage.name, self.store).map_err(plan)?;
-                if let Some(report) = &data.report {
+                planner.data(index).and_then(|data| data.publish(&stage.name, self.store)).map_err(plan)?;
+                if let Some(report) = planner.data_report(index).map_err(plan)? {
                     self.progress.line(report.to_string().trim_end());
                 }
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_demos_vocabulary_opens() {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../pipelines/demo/model/t5_tokenizer.json");
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/model/t5_tokenizer.json");
         let tokenizer = T5Tokenizer::open(&path).unwrap();
         assert_eq!(tokenizer.vocabulary_size(), 600);
         let tokens = tokenizer.encode(" a  photo of a lighthouse, 水墨画", 16).unwrap();
