@@ -36,26 +36,43 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         };
         if component == Component::Mmdit {
             let shapes = |name: &str| source.shape(name).map(<[usize]>::to_vec);
-            geometry = Some(MmditGeometry::of(shapes).map_err(|source| CheckpointError::Geometry { path: path.into(), component, source })?);
+            geometry = Some(MmditGeometry::of(shapes).map_err(|source| CheckpointError::Geometry {
+                path: path.into(),
+                component,
+                source,
+            })?);
         }
         let metadata = std::fs::metadata(path).map_err(|source| PlanError::File { path: path.to_owned(), source })?;
-        let digest = remembered(path, &format!("tensors:{}", Facts::name(component)), store, || source.component_digest())?;
-        components.insert(component, Located { path: path.to_owned(), digest, fingerprint: Fingerprint::of(&metadata) });
+        let digest =
+            remembered(path, &format!("tensors:{}", Facts::name(component)), store, || source.component_digest())?;
+        components
+            .insert(component, Located { path: path.to_owned(), digest, fingerprint: Fingerprint::of(&metadata) });
     }
     let path = &model.checkpoint;
-    let geometry = geometry.ok_or_else(|| PlanError::File { path: path.clone(), source: std::io::ErrorKind::InvalidData.into() })?;
+    let geometry = geometry
+        .ok_or_else(|| PlanError::File { path: path.clone(), source: std::io::ErrorKind::InvalidData.into() })?;
     let clip_tokenizer = match &model.tokenizers.clip {
-        Some(path) => TokenizerFacts { path: Some(path.clone()), identity: Digest::of(&ClipTokenizer::open(path)?.identity()) },
+        Some(path) => {
+            TokenizerFacts { path: Some(path.clone()), identity: Digest::of(&ClipTokenizer::open(path)?.identity()) }
+        }
         None => TokenizerFacts { path: None, identity: Digest::of(&ClipTokenizer::built_in_identity()) },
     };
     let t5_tokenizer = match &model.tokenizers.t5 {
-        Some(path) => Some(TokenizerFacts { path: Some(path.clone()), identity: Digest::of(&T5Tokenizer::open(path)?.identity()) }),
+        Some(path) => Some(TokenizerFacts {
+            path: Some(path.clone()),
+            identity: Digest::of(&T5Tokenizer::open(path)?.identity()),
+        }),
         None => None,
     };
     Ok(Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() })
 }
 
-fn remembered(path: &Path, aspect: &str, store: Option<&Store>, compute: impl FnOnce() -> std::io::Result<Digest>) -> Result<Digest, PlanError> {
+fn remembered(
+    path: &Path,
+    aspect: &str,
+    store: Option<&Store>,
+    compute: impl FnOnce() -> std::io::Result<Digest>,
+) -> Result<Digest, PlanError> {
     let fault = |source| PlanError::File { path: path.to_owned(), source };
     let Some(store) = store else { return compute().map_err(fault) };
     let mut digests = store.digests(aspect, path)?;

@@ -12,7 +12,12 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
 
 /// Makes the files of a stage be what its artifact says; gives those that were written. `several` tells that other stages of
 /// the same kind write too, so that each needs a folder of its own.
-pub fn deliver(resolved: &Resolved, index: usize, artifact: &Artifact, store: &Store) -> Result<Vec<PathBuf>, PlanError> {
+pub fn deliver(
+    resolved: &Resolved,
+    index: usize,
+    artifact: &Artifact,
+    store: &Store,
+) -> Result<Vec<PathBuf>, PlanError> {
     let stage = &resolved.stages[index];
     let kind = stage.stage.kind();
     let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
@@ -20,7 +25,9 @@ pub fn deliver(resolved: &Resolved, index: usize, artifact: &Artifact, store: &S
     let mut wanted: Vec<(PathBuf, Digest)> = Vec::new();
     for entry in &artifact.entries {
         let path = match (kind, entry.role.as_str()) {
-            (Kind::Export, "checkpoint") => root.join("checkpoints").join(format!("{}-epoch-{:0>4}.safetensors", resolved.pipeline.name, entry.item)),
+            (Kind::Export, "checkpoint") => root
+                .join("checkpoints")
+                .join(format!("{}-epoch-{:0>4}.safetensors", resolved.pipeline.name, entry.item)),
             (Kind::Sample, "image") => root.join("samples").join(&entry.item),
             (Kind::Sample, "sheet") => root.join(&entry.item),
             _ => continue,

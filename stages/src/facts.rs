@@ -65,8 +65,14 @@ impl Facts {
 
     /// The part of a key that names networks by what is in them; absent ones are null.
     pub fn digests(&self, components: &[Component]) -> Value {
-        let digest = |component: &Component| self.components.get(component).map_or(Value::Null, |located| located.digest.to_string().into());
-        components.iter().map(|component| (Self::name(*component).to_owned(), digest(component))).collect::<Map<_, _>>().into()
+        let digest = |component: &Component| {
+            self.components.get(component).map_or(Value::Null, |located| located.digest.to_string().into())
+        };
+        components
+            .iter()
+            .map(|component| (Self::name(*component).to_owned(), digest(component)))
+            .collect::<Map<_, _>>()
+            .into()
     }
 
     /// The part of a key that names the text encoders and their tokenizers.

@@ -88,8 +88,12 @@ impl Stage {
     pub fn inputs(&mut self) -> Vec<Input<'_>> {
         match self {
             Self::Captions(_) => Vec::new(),
-            Self::EncodeText(stage) => vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }],
-            Self::EncodeImages(stage) => vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }],
+            Self::EncodeText(stage) => {
+                vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }]
+            }
+            Self::EncodeImages(stage) => {
+                vec![Input { role: "captions", kind: Kind::Captions, named: &mut stage.captions }]
+            }
             Self::Train(stage) => vec![
                 Input { role: "text", kind: Kind::EncodeText, named: &mut stage.text },
                 Input { role: "latents", kind: Kind::EncodeImages, named: &mut stage.latents },

@@ -56,9 +56,15 @@ pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
 
 /// Writes a safetensors file, tensor by tensor: equal bytes for equal tensors and notes. (The library would put the notes in
 /// the order of a hash map, which differs from run to run.)
-pub fn write<V: View>(mut out: impl Write, mut tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> io::Result<()> {
+pub fn write<V: View>(
+    mut out: impl Write,
+    mut tensors: Vec<(String, V)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<()> {
     // Wide types first, so that each tensor is aligned to its own type.
-    tensors.sort_by(|(left_name, left), (right_name, right)| right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name)));
+    tensors.sort_by(|(left_name, left), (right_name, right)| {
+        right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name))
+    });
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let start = end;
@@ -81,7 +87,11 @@ pub fn write<V: View>(mut out: impl Write, mut tensors: Vec<(String, V)>, notes:
 }
 
 /// [`write`] to a new file.
-pub fn write_file<V: View>(path: &Path, tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> Result<(), StageError> {
+pub fn write_file<V: View>(
+    path: &Path,
+    tensors: Vec<(String, V)>,
+    notes: &BTreeMap<String, String>,
+) -> Result<(), StageError> {
     File::create(path)
         .and_then(|file| write(BufWriter::with_capacity(1 << 20, file), tensors, notes))
         .map_err(|source| StageError::File { path: path.to_owned(), source })
@@ -91,17 +101,26 @@ pub fn write_file<V: View>(path: &Path, tensors: Vec<(String, V)>, notes: &BTree
 ///
 /// # Errors
 /// When a value is not finite in this precision: a cache must not keep what would poison a training.
-pub fn to_bytes<N: AsRef<str>>(arrays: &[(N, &Array)], precision: Precision, note: Option<(&str, String)>) -> Result<Vec<u8>, StageError> {
+pub fn to_bytes<N: AsRef<str>>(
+    arrays: &[(N, &Array)],
+    precision: Precision,
+    note: Option<(&str, String)>,
+) -> Result<Vec<u8>, StageError> {
     let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
     for (name, array) in arrays {
         if let Some(value) = array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-            return Err(StageError::Numbers(format!("{} holds {value}, which {precision:?} can't; use a wider precision", name.as_ref())));
+            return Err(StageError::Numbers(format!(
+                "{} holds {value}, which {precision:?} can't; use a wider precision",
+                name.as_ref()
+            )));
         }
     }
-    let encoded = arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
+    let encoded =
+        arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
     let notes = note.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
     let mut bytes = Vec::new();
-    write(&mut bytes, encoded, &notes).map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
+    write(&mut bytes, encoded, &notes)
+        .map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
     Ok(bytes)
 }
 
@@ -133,7 +152,8 @@ pub fn from_bytes(bytes: &[u8]) -> Result<BTreeMap<String, Array>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     file.iter()
         .map(|(name, view)| {
-            let values = decode(view.dtype(), view.data()).ok_or_else(|| format!("{name} is of type {:?}", view.dtype()))?;
+            let values =
+                decode(view.dtype(), view.data()).ok_or_else(|| format!("{name} is of type {:?}", view.dtype()))?;
             Ok((name.to_owned(), Array { shape: view.shape().to_vec(), values }))
         })
         .collect()
@@ -145,7 +165,10 @@ mod tests {
 
     #[test]
     fn arrays_come_back_as_they_were() {
-        let (a, b) = (Array { shape: vec![2, 2], values: vec![1.0, -2.5, 0.0, 8.0] }, Array { shape: vec![1], values: vec![3.0] });
+        let (a, b) = (
+            Array { shape: vec![2, 2], values: vec![1.0, -2.5, 0.0, 8.0] },
+            Array { shape: vec![1], values: vec![3.0] },
+        );
         for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
             let bytes = to_bytes(&[("a", &a), ("b", &b)], precision, None).unwrap();
             let read = from_bytes(&bytes).unwrap();

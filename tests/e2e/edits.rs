@@ -10,12 +10,22 @@ const IMAGES: [&str; 3] = ["base, prompt 1, seed 1", "epoch 1, prompt 1, seed 1"
 type Actions = BTreeMap<String, Vec<String>>;
 
 fn actions(stages: &[(&str, &[&str])]) -> Actions {
-    stages.iter().map(|(stage, actions)| ((*stage).to_owned(), actions.iter().map(|action| (*action).to_owned()).collect())).collect()
+    stages.iter().map(|(stage, actions)| ((*stage).to_owned(), sorted(actions))).collect()
+}
+
+fn sorted(actions: &[&str]) -> Vec<String> {
+    let mut actions: Vec<String> = actions.iter().map(|action| (*action).to_owned()).collect();
+    actions.sort();
+    actions
 }
 
 /// The stages below the latents and the texts, all anew. The base model's image stays: its weights are the same.
 fn all_below() -> Vec<(&'static str, &'static [&'static str])> {
-    vec![("train", &EPOCHS), ("export", &EPOCHS), ("sample", &["epoch 1, prompt 1, seed 1", "epoch 2, prompt 1, seed 1", "contact sheet"])]
+    vec![
+        ("train", &EPOCHS),
+        ("export", &EPOCHS),
+        ("sample", &["epoch 1, prompt 1, seed 1", "epoch 2, prompt 1, seed 1", "contact sheet"]),
+    ]
 }
 
 /// Makes an edit after a first run and compares what is planned, what is carried out, and what comes out of an empty store.
@@ -34,7 +44,6 @@ fn after(edit: impl Fn(&TestSpace), arguments: &[&str], expected: &[(&str, &[&st
     let incremental = space.files("out");
     std::fs::remove_dir_all(space.path("out")).unwrap();
     space.run_with(&[arguments, &["--store", "empty-store"]].concat()).succeeds();
-    assert_eq!(space.files("out").keys().collect::<Vec<_>>().len(), incremental.len().min(space.files("out").len()));
     for (path, bytes) in space.files("out") {
         assert!(incremental.get(&path) == Some(&bytes), "{} differs from a run from an empty store", path.display());
     }
@@ -90,7 +99,9 @@ fn an_image_renamed() {
 #[test]
 fn an_image_added() {
     let edit = |space: &TestSpace| {
-        image::RgbImage::from_fn(90, 60, |x, y| image::Rgb([x as u8, y as u8, 128])).save(space.path("photos/gradient.png")).unwrap();
+        image::RgbImage::from_fn(90, 60, |x, y| image::Rgb([x as u8, y as u8, 128]))
+            .save(space.path("photos/gradient.png"))
+            .unwrap();
         space.write("photos/gradient.txt", "a gradient");
     };
     after(edit, &[], &below(&[("text", &["gradient.png"]), ("latents", &["gradient.png"])]));
@@ -118,13 +129,19 @@ fn the_contents_of_two_images_swapped() {
 #[test]
 fn another_learning_rate() {
     let space = after(|_| {}, &["--set", "train.learning_rate=5e-5"], &below(&[]));
-    space.call(&["why", "test.ron", "train", "--set", "train.learning_rate=2e-5"]).succeeds().says("learning_rate 0.00005 → 0.00002");
+    space
+        .call(&["why", "test.ron", "train", "--set", "train.learning_rate=2e-5"])
+        .succeeds()
+        .says("learning_rate 0.00005 → 0.00002");
 }
 
 #[test]
 fn an_epoch_more_under_a_constant_schedule_trains_one() {
-    let expected: &[(&str, &[&str])] =
-        &[("train", &["epoch 3"]), ("export", &["epoch 3"]), ("sample", &["epoch 3, prompt 1, seed 1", "contact sheet"])];
+    let expected: &[(&str, &[&str])] = &[
+        ("train", &["epoch 3"]),
+        ("export", &["epoch 3"]),
+        ("sample", &["epoch 3, prompt 1, seed 1", "contact sheet"]),
+    ];
     after(|space| space.edit("test.ron", "epochs: 2", "epochs: 3"), &[], expected);
 }
 
@@ -158,13 +175,19 @@ fn change_tensor(space: &TestSpace, name: &str) {
 #[test]
 fn a_weight_of_the_vae_encoder_changed() {
     let latents: Vec<&str> = crate::space::PHOTOS.to_vec();
-    let expected: Vec<(&str, &[&str])> = vec![("latents", &latents), ("train", &EPOCHS), ("export", &EPOCHS), ("sample", &[IMAGES[1], IMAGES[2], "contact sheet"])];
+    let expected: Vec<(&str, &[&str])> = vec![
+        ("latents", &latents),
+        ("train", &EPOCHS),
+        ("export", &EPOCHS),
+        ("sample", &[IMAGES[1], IMAGES[2], "contact sheet"]),
+    ];
     after(|space| change_tensor(space, "first_stage_model.encoder.conv_out.bias"), &[], &expected);
 }
 
 #[test]
 fn a_weight_of_the_vae_decoder_changed_trains_nothing() {
-    let expected: &[(&str, &[&str])] = &[("export", &EPOCHS), ("sample", &[IMAGES[0], IMAGES[1], IMAGES[2], "contact sheet"])];
+    let expected: &[(&str, &[&str])] =
+        &[("export", &EPOCHS), ("sample", &[IMAGES[0], IMAGES[1], IMAGES[2], "contact sheet"])];
     after(|space| change_tensor(space, "first_stage_model.decoder.conv_in.bias"), &[], expected);
 }
 

@@ -16,11 +16,11 @@ fn message(from: &str, to: &str) -> String {
 fn an_unknown_field_is_shown_with_its_line_and_a_suggestion() {
     let expected = "\
 error: unknown field `learning_rat` in `Train`
-    ╭─[ test.ron:15:44 ]
+    ╭─[ test.ron:15:45 ]
     │
  15 │         \"train\": Train(epochs: 2, batch: 2, learning_rat: 1e-3, schedule: Constant(), precision: F32, save_every: 1),
-    │                                            ──────┬─────
-    │                                                  ╰───────
+    │                                             ──────┬─────
+    │                                                   ╰───────
     │
     │ hint: did you mean `learning_rate`?
 ────╯
@@ -121,7 +121,9 @@ fn a_key_that_stands_twice_is_refused() {
 
 #[test]
 fn a_pipeline_that_is_not_there_says_how_to_get_one() {
-    TestSpace::empty().call(&["run", "nothing.ron"]).fails(2, &["cannot read the pipeline `nothing.ron`", "sd3pipe init"]);
+    TestSpace::empty()
+        .call(&["run", "nothing.ron"])
+        .fails(2, &["cannot read the pipeline `nothing.ron`", "sd3pipe init"]);
 }
 
 #[test]
@@ -129,7 +131,15 @@ fn a_base_is_extended_field_by_field_and_its_paths_stay_its_own() {
     let space = TestSpace::demo();
     space.write("below/child.ron", "(extends: \"../test.ron\", name: \"child\", stages: {\"train\": Train(epochs: 3), \"sample\": Sample(prompts: [\"x\"])})");
     let resolved = space.call(&["plan", "below/child.ron", "--resolved"]).succeeds().stdout;
-    for said in ["name: \"child\"", "epochs: 3", "batch: 2", "learning_rate: 0.001", "prompts: [\"x\"]", "steps: 2", "/photos\""] {
+    for said in [
+        "name: \"child\"",
+        "epochs: 3",
+        "batch: 2",
+        "learning_rate: 0.001",
+        "prompts: [\"x\"]",
+        "steps: 2",
+        "/photos\"",
+    ] {
         assert!(resolved.contains(said), "not there: {said}\n{resolved}");
     }
     space.edit("test.ron", "batch: 2", "batch: 0");
@@ -147,12 +157,24 @@ fn a_base_that_extends_itself_is_refused() {
 #[test]
 fn a_setting_changes_a_field_and_its_mistakes_are_shown() {
     let space = TestSpace::demo();
-    let settings = ["plan", "test.ron", "--resolved", "--set", "train.epochs=7", "--set", "train.encoder_dropout.t5=0.5", "--set", "name=\"x\""];
+    let settings = [
+        "plan",
+        "test.ron",
+        "--resolved",
+        "--set",
+        "train.epochs=7",
+        "--set",
+        "train.encoder_dropout.t5=0.5",
+        "--set",
+        "name=\"x\"",
+    ];
     let resolved = space.call(&settings).succeeds().stdout;
     for said in ["epochs: 7", "t5: 0.5", "name: \"x\""] {
         assert!(resolved.contains(said), "not there: {said}\n{resolved}");
     }
-    space.run_with(&["--set", "train.epoch=7"]).fails(2, &["unknown field `epoch`", "--set train.epoch=7:1:1", "did you mean `epochs`?"]);
+    space
+        .run_with(&["--set", "train.epoch=7"])
+        .fails(2, &["unknown field `epoch`", "--set train.epoch=7:1:1", "did you mean `epochs`?"]);
     space.run_with(&["--set", "trian.epochs=7"]).fails(2, &["there is no stage `trian`", "did you mean `train`?"]);
     space.run_with(&["--set", "train.epochs"]).fails(2, &["has no value"]);
     space.run_with(&["--set", "train.epochs=-1"]).fails(2, &["--set train.epochs=-1:1:1"]);

@@ -41,7 +41,10 @@ fn the_same_data_in_another_folder_and_on_another_store_gives_the_same_bytes() {
 fn two_pipelines_on_one_store_share_what_is_equal() {
     let space = TestSpace::demo();
     space.run_with(&["--until", "latents"]).succeeds();
-    space.write("other.ron", PIPELINE.replace("name: \"test\"", "name: \"other\"").replace("2, learning_rate", "1, learning_rate"));
+    space.write(
+        "other.ron",
+        PIPELINE.replace("name: \"test\"", "name: \"other\"").replace("2, learning_rate", "1, learning_rate"),
+    );
     space.call(&["run", "other.ron", "--until", "latents"]).succeeds().says("nothing to do");
 }
 
@@ -51,7 +54,10 @@ fn a_stage_that_is_forced_is_done_anew_with_the_same_result() {
     space.run().succeeds();
     let before = space.files("out");
     space.run_with(&["--force", "train"]).succeeds();
-    assert_eq!(space.executed().into_iter().collect::<Vec<_>>(), [("train".to_owned(), vec!["epoch 1".to_owned(), "epoch 2".to_owned()])]);
+    assert_eq!(
+        space.executed().into_iter().collect::<Vec<_>>(),
+        [("train".to_owned(), vec!["epoch 1".to_owned(), "epoch 2".to_owned()])]
+    );
     assert_eq!(space.files("out"), before);
 }
 

@@ -9,8 +9,14 @@ use std::{
 };
 
 /// Six of the test photographs: landscape, portrait, square, a PNG, one with an EXIF orientation.
-pub const PHOTOS: [&str; 6] =
-    ["coffee-cup.png", "dragonfly-on-twig.jpg", "mountain-path.jpg", "tabby-cat-face.jpg", "two-dogs-at-a-window.jpg", "wall-clock.jpg"];
+pub const PHOTOS: [&str; 6] = [
+    "coffee-cup.png",
+    "dragonfly-on-twig.jpg",
+    "mountain-path.jpg",
+    "tabby-cat-face.jpg",
+    "two-dogs-at-a-window.jpg",
+    "wall-clock.jpg",
+];
 
 /// The smallest pipeline that goes through every stage.
 pub const PIPELINE: &str = r#"Pipeline(
@@ -50,7 +56,8 @@ impl TestSpace {
         let space = Self::empty();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         space.copy(&root.join("tests/model"), "model", |_| true);
-        let chosen = |name: &str| PHOTOS.iter().any(|photo| Path::new(photo).file_stem() == Path::new(name).file_stem());
+        let chosen =
+            |name: &str| PHOTOS.iter().any(|photo| Path::new(photo).file_stem() == Path::new(name).file_stem());
         space.copy(&root.join("tests/photos"), "photos", chosen);
         space.write("test.ron", PIPELINE);
         space
@@ -115,25 +122,45 @@ impl TestSpace {
         self.run_with(&[])
     }
 
-    /// The stages that a plan says will run, each with the actions that it names.
+    /// The stages that a plan says will run, each with the actions that it names, sorted.
     pub fn planned(&self, arguments: &[&str]) -> BTreeMap<String, Vec<String>> {
         let plan = self.call(&[&["plan", "test.ron", "--json"], arguments].concat()).succeeds().json();
         let stages = plan["stages"].as_array().expect("stages").iter().filter(|stage| stage["state"] != "kept");
-        stages.map(|stage| (text(&stage["name"]), stage["missing"].as_array().expect("a list").iter().map(text).collect())).collect()
+        let sorted = |stage: &Value| {
+            let mut missing: Vec<String> = stage["missing"].as_array().expect("a list").iter().map(text).collect();
+            missing.sort();
+            missing
+        };
+        stages.map(|stage| (text(&stage["name"]), sorted(stage))).collect()
     }
 
-    /// What the last run carried out, stage by stage.
+    /// What the last run carried out, stage by stage, sorted.
     pub fn executed(&self) -> BTreeMap<String, Vec<String>> {
         let shown = self.call(&["show", "last", "--json"]).succeeds().json();
         let stages = shown["journal"]["stages"].as_array().expect("stages").iter();
-        let lists = stages.map(|stage| (text(&stage["name"]), stage["executed"].as_array().expect("a list").iter().map(text).collect::<Vec<_>>()));
+        let lists = stages.map(|stage| {
+            (text(&stage["name"]), stage["executed"].as_array().expect("a list").iter().map(text).collect::<Vec<_>>())
+        });
+        let lists = lists.map(|(name, mut executed)| {
+            executed.sort();
+            (name, executed)
+        });
         lists.filter(|(_, executed)| !executed.is_empty()).collect()
     }
 
     /// Every file below a folder with its bytes.
     pub fn files(&self, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
-        let walk = walkdir::WalkDir::new(self.path(folder)).into_iter().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
-        walk.map(|entry| (entry.path().strip_prefix(self.folder.path()).expect("below").to_owned(), fs::read(entry.path()).expect("a file"))).collect()
+        let walk = walkdir::WalkDir::new(self.path(folder))
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_file());
+        walk.map(|entry| {
+            (
+                entry.path().strip_prefix(self.folder.path()).expect("below").to_owned(),
+                fs::read(entry.path()).expect("a file"),
+            )
+        })
+        .collect()
     }
 }
 

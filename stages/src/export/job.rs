@@ -38,10 +38,22 @@ pub struct Provenance {
 
 impl ExportJob {
     /// The checkpoints that `parameters` chooses of a training's artifact.
-    pub fn new(parameters: &Export, facts: &Facts, provenance: Provenance, train: &Artifact) -> Result<Self, StageError> {
-        let weights: BTreeMap<u32, &Entry> = train.of("weights").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+    pub fn new(
+        parameters: &Export,
+        facts: &Facts,
+        provenance: Provenance,
+        train: &Artifact,
+    ) -> Result<Self, StageError> {
+        let weights: BTreeMap<u32, &Entry> =
+            train.of("weights").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
         let count = weights.keys().max().copied().unwrap_or_default();
-        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), provenance, checkpoints: Vec::new(), actions: Vec::new() };
+        let mut job = Self {
+            parameters: parameters.clone(),
+            facts: facts.clone(),
+            provenance,
+            checkpoints: Vec::new(),
+            actions: Vec::new(),
+        };
         let model = facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]);
         for epoch in parameters.epochs.of(count) {
             let Some(entry) = weights.get(&epoch) else { continue };

@@ -51,12 +51,16 @@ impl Epochs {
     pub fn problems(&self, path: &str, count: Option<u32>) -> Vec<Problem> {
         match self {
             Self::Every(0) => vec![Problem::new(path, "`Every(0)` names no epoch").hint("Every(2), say")],
-            Self::Only(list) if list.is_empty() => vec![Problem::new(path, "`Only([])` names no epoch").hint("Only([4, 8]), say")],
+            Self::Only(list) if list.is_empty() => {
+                vec![Problem::new(path, "`Only([])` names no epoch").hint("Only([4, 8]), say")]
+            }
             Self::Only(list) => list
                 .iter()
                 .filter(|&&epoch| epoch == 0 || count.is_some_and(|count| epoch > count))
                 .map(|epoch| match count {
-                    Some(count) => Problem::new(path, format!("there is no epoch {epoch}: training has epochs 1 to {count}")),
+                    Some(count) => {
+                        Problem::new(path, format!("there is no epoch {epoch}: training has epochs 1 to {count}"))
+                    }
                     None => Problem::new(path, format!("there is no epoch {epoch}: they are counted from 1")),
                 })
                 .collect(),

@@ -47,13 +47,21 @@ pub struct Shot {
 impl SampleJob {
     /// The images that `parameters` asks of an export's artifact.
     pub fn new(parameters: &Sample, facts: &Facts, export: &Artifact) -> Result<Self, StageError> {
-        let exported: Vec<(u32, &Entry)> = export.of("checkpoint").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+        let exported: Vec<(u32, &Entry)> =
+            export.of("checkpoint").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
         let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
         let chosen = parameters.epochs.of(count);
         let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None });
         let rows = exported.iter().filter(|(epoch, _)| chosen.contains(epoch));
-        let rows = rows.map(|(epoch, entry)| Row { name: format!("epoch {epoch}"), checkpoint: Some((*entry).clone()) });
-        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), rows: base.into_iter().chain(rows).collect(), shots: Vec::new(), actions: Vec::new() };
+        let rows =
+            rows.map(|(epoch, entry)| Row { name: format!("epoch {epoch}"), checkpoint: Some((*entry).clone()) });
+        let mut job = Self {
+            parameters: parameters.clone(),
+            facts: facts.clone(),
+            rows: base.into_iter().chain(rows).collect(),
+            shots: Vec::new(),
+            actions: Vec::new(),
+        };
         for row in 0..job.rows.len() {
             for prompt in 0..parameters.prompts.len() {
                 for &seed in &parameters.seeds {
