@@ -106,7 +106,11 @@ fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
     let tell = |what: &str, names: Vec<&str>| {
         if !names.is_empty() {
             let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
-            work.progress.line(&format!("{} {what}: {}{more}", names.len(), names[..names.len().min(NAMED)].join(", ")));
+            work.progress.line(&format!(
+                "{} {what}: {}{more}",
+                names.len(),
+                names[..names.len().min(NAMED)].join(", ")
+            ));
         }
     };
     tell("images are enlarged more than twice", named(|placement| placement.enlargement() > SOFT));
