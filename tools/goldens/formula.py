@@ -44,6 +44,19 @@ def weights(shapes):
     return {name: weight(name, shape) for name, shape in shapes.items()}
 
 
+PROBES = 8
+
+
+def sketch(name, values):
+    """What a golden keeps of a large tensor: its products with PROBES fixed tensors, and its length.
+
+    A probe has values in [-1, 1) of variance 1/3, so the mean square of the products of a difference with the probes is about a
+    third of the square of the difference's length: a sketch measures the error over all values."""
+    values = values.detach().double()
+    probes = [uniform(f"probe {index} {name}", list(values.shape)).double() for index in range(PROBES)]
+    return torch.stack([(values * probe).sum() for probe in probes] + [values.norm()])
+
+
 def load(model, state):
     """Loads a reference model; every one of its tensors must come from the state."""
     missing, unexpected = model.load_state_dict(state, strict=False)
