@@ -6,9 +6,12 @@
 mod golden;
 
 use golden::{Golden, error, values};
-use sd3pipe_stages::checkpoint::{Component, Dtype, ComponentSource};
+use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype};
 use sd3pipe_stages::nn::{Mmdit, VaeDecoder, load, process_out};
 use sd3pipe_stages::sample::{Guidance, draw, sigmas::sigmas, to_rgb};
+
+/// The relative error, by Euclidean length, of latents after ten guided steps.
+const OF_LATENTS: f64 = 2e-5;
 
 const FORMS: [&str; 3] = ["sampler-3-medium", "sampler-3.5-medium", "sampler-3.5-large"];
 
@@ -31,7 +34,13 @@ fn a_guided_image_equals_the_reference() {
         let golden = Golden::open(form);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint.safetensors");
-        let prefix = |name: &str| if name.starts_with("encoder.") || name.starts_with("decoder.") { "first_stage_model." } else { "model.diffusion_model." };
+        let prefix = |name: &str| {
+            if name.starts_with("encoder.") || name.starts_with("decoder.") {
+                "first_stage_model."
+            } else {
+                "model.diffusion_model."
+            }
+        };
         let tensors = golden.shapes.iter().map(|(name, shape)| (prefix(name), name.as_str(), shape.as_slice()));
         golden::write_checkpoint(&path, Dtype::F32, tensors);
         let weights = |component| {
@@ -47,13 +56,15 @@ fn a_guided_image_equals_the_reference() {
         let latents = draw(&network, golden.tensor("noise"), &guidance, &sigmas, || Ok(())).unwrap();
         let off = error(&values(latents.clone()), &golden.floats("latents"));
         println!("{form}: latents {off:.1e}");
-        assert!(off <= 1e-4, "{form}: the latents are off by {off:e}");
+        assert!(off <= OF_LATENTS, "{form}: the latents are off by {off:e}");
 
         let image = to_rgb(decoder.decode(process_out(latents))).unwrap();
         let expected = golden.file.bytes("image").unwrap();
         assert_eq!(image.len(), expected.len());
-        let differences: Vec<u8> = image.iter().zip(expected).map(|(found, expected)| found.abs_diff(*expected)).collect();
-        println!("{form}: {} of {} bytes differ", differences.iter().filter(|difference| **difference > 0).count(), image.len());
-        assert!(differences.iter().all(|difference| *difference <= 1), "{form}");
+        let differ = image.iter().zip(expected).filter(|(found, expected)| found != expected).count();
+        println!("{form}: {differ} of {} bytes differ", image.len());
+        assert!(image.iter().zip(expected).all(|(found, expected)| found.abs_diff(*expected) <= 1), "{form}");
+        // Those that lie between two bytes; if bytes were not rounded, half of them would be others.
+        assert!(differ * 100 <= image.len(), "{form}: {differ} bytes differ");
     }
 }

@@ -13,7 +13,11 @@ use sd3pipe_stages::action::Artifact;
 use sd3pipe_stages::captions::Item;
 use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype, MmditGeometry, POSITION_TABLE, TensorFile};
 use sd3pipe_stages::device::{Device, DeviceKind};
-use sd3pipe_stages::export::{self, ExportJob, job::Provenance, parameters::{Epochs, Export}};
+use sd3pipe_stages::export::{
+    self, ExportJob,
+    job::Provenance,
+    parameters::{Epochs, Export},
+};
 use sd3pipe_stages::facts::{Facts, Located, TokenizerFacts};
 use sd3pipe_stages::images::parameters::{Buckets, EncodeImages, Resolution};
 use sd3pipe_stages::images::{self, ImagesJob, Latents};
@@ -39,9 +43,11 @@ const REVISIONS: [(&str, u32, u32); 5] = [
     ("sample", sample::REVISION, 1),
 ];
 
-/// The relative error, by Euclidean length, of an encoding, and of a training's changes to the weights over four steps.
-const OF_ENCODINGS: f64 = 1e-5;
-const OF_UPDATES: f64 = 1e-3;
+/// The relative error of a loss, and that by Euclidean length of an encoding.
+const TOLERANCE: f64 = 2e-5;
+/// The relative error, by Euclidean length, of a tensor's change over four steps of training. The first of them divide gradients
+/// by hardly more than their own size, so that small ones with large errors count as much as others.
+const OF_UPDATES: f64 = 5e-4;
 
 #[derive(serde::Deserialize)]
 struct Settings {
@@ -89,7 +95,8 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     let file = |name: &str, prefixes: &[(&'static str, &'static str)]| {
         let path = folder.join(name);
         let tensors = prefixes.iter();
-        let tensors = tensors.flat_map(|(network, prefix)| shapes(golden, network).map(|(name, shape)| (*prefix, name, shape)));
+        let tensors =
+            tensors.flat_map(|(network, prefix)| shapes(golden, network).map(|(name, shape)| (*prefix, name, shape)));
         write_checkpoint(&path, Dtype::F32, tensors);
         path
     };
@@ -237,7 +244,7 @@ fn check_texts(golden: &Golden, texts: &Artifact, store: &Store) {
         for (name, array) in arrays {
             let error = relative(name, &array.values, &golden.doubles(&format!("text {} {name}", entry.item)));
             println!("{:?} {name}: {error:.1e}", entry.item);
-            assert!(error <= OF_ENCODINGS, "{name} of {:?} is off by {error:e}", entry.item);
+            assert!(error <= TOLERANCE, "{name} of {:?} is off by {error:e}", entry.item);
         }
     }
 }
@@ -249,7 +256,7 @@ fn check_latents(golden: &Golden, latents: &Artifact, store: &Store) {
         for (name, array) in [("mean", mean), ("log_variance", log_variance)] {
             let error = relative(name, &array.values, &golden.doubles(&format!("latents {} {name}", entry.item)));
             println!("{} {name}: {error:.1e}", entry.item);
-            assert!(error <= OF_ENCODINGS, "{name} of {} is off by {error:e}", entry.item);
+            assert!(error <= TOLERANCE, "{name} of {} is off by {error:e}", entry.item);
         }
     }
 }
@@ -261,15 +268,24 @@ fn check_losses(golden: &Golden, trained: &Artifact, store: &Store) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         println!("step {}: {:.1e}", found.step, found.loss / expected - 1.0);
-        assert!((found.loss / expected - 1.0).abs() <= 1e-4, "the loss of step {} is {} and not {expected}", found.step, found.loss);
+        assert!(
+            (found.loss / expected - 1.0).abs() <= TOLERANCE,
+            "the loss of step {} is {} and not {expected}",
+            found.step,
+            found.loss
+        );
     }
 }
 
 /// The full-precision one against the reference, the half-precision one against it.
 fn check_checkpoints(golden: &Golden, full: &Artifact, half: &Artifact, store: &Store) {
-    let open = |export: &Artifact| TensorFile::open(store.file(&export.of("checkpoint").next().unwrap().digest).unwrap()).unwrap();
+    let open = |export: &Artifact| {
+        TensorFile::open(store.file(&export.of("checkpoint").next().unwrap().digest).unwrap()).unwrap()
+    };
     let (full, half) = (open(full), open(half));
-    let read = |file: &TensorFile, name: &str| tensors::decode(file.info(name).unwrap().dtype, file.bytes(name).unwrap()).unwrap();
+    let read = |file: &TensorFile, name: &str| {
+        tensors::decode(file.info(name).unwrap().dtype, file.bytes(name).unwrap()).unwrap()
+    };
     let updates = golden.doubles("updates");
     let mut updates = updates.as_chunks::<{ PROBES + 1 }>().0.iter();
     for (network, prefix) in [("mmdit", "model.diffusion_model."), ("vae", "first_stage_model.")] {
@@ -304,5 +320,6 @@ fn check_images(golden: &Golden, images: &Artifact, store: &Store) {
         let differ = pixels.iter().zip(expected).filter(|(found, expected)| found != expected).count();
         println!("{row}: {differ} of {} bytes differ", pixels.len());
         assert!(pixels.iter().zip(expected).all(|(found, expected)| found.abs_diff(*expected) <= 1), "{row}");
+        assert!(differ * 100 <= pixels.len(), "{row}: {differ} bytes differ");
     }
 }

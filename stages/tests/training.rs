@@ -14,11 +14,11 @@ use sd3pipe_stages::train::parameters::{Optimizer, Train};
 use sd3pipe_stages::train::schedule::Schedule;
 use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
 
-/// The relative error, by Euclidean length, of losses and gradients of the first step.
-const OF_GRADIENTS: f64 = 1e-5;
-/// That of the weights' changes over ten steps, each of which divides by the root of the gradient's square. Of the weights
-/// themselves, which change little, it would say little.
-const OF_UPDATES: f64 = 1e-3;
+/// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
+const OF_GRADIENTS: f64 = 2e-5;
+/// The relative error, by Euclidean length, of each tensor's change over ten steps. Of the weights themselves, which change
+/// little, the error would say little.
+const OF_UPDATES: f64 = 2e-4;
 
 /// Samples, rows and columns.
 type Size = (usize, usize, usize);
@@ -32,15 +32,23 @@ fn batch(name: &str, (samples, rows, columns): Size) -> Batch {
         let raw = Array { shape: vec![16, rows, columns], values: raw[part.clone()].to_vec() };
         Drawn { raw, noise: noise[part].to_vec(), sigma: value * 0.5 + 0.5 }
     });
-    let data = |what: &str, shape: &[usize]| TensorData::new(uniform(&format!("{name} {what}"), shape.iter().product()), shape);
+    let data = |what: &str, shape: &[usize]| {
+        TensorData::new(uniform(&format!("{name} {what}"), shape.iter().product()), shape)
+    };
     let place = (&Device::flex(), DType::F32);
     let context = Tensor::from_data(data("context", &[samples, 7, context]), place);
-    Batch::new(&drawn.collect::<Vec<_>>(), context, Tensor::from_data(data("pooled", &[samples, pooled]), place)).unwrap()
+    Batch::new(&drawn.collect::<Vec<_>>(), context, Tensor::from_data(data("pooled", &[samples, pooled]), place))
+        .unwrap()
 }
 
-/// Compares the tensors, by name, with a golden's sketches. What is measured is relative to the larger of the expected length
-/// and `floor`: gradients that are zero in exact arithmetic have no direction.
-fn worst<'t>(golden: &Golden, key: &str, floor: f64, tensors: impl Iterator<Item = (&'t str, Vec<f32>)>) -> (f64, String) {
+/// Compares tensors, sorted by name, with a golden's sketches. What is measured is relative to the larger of the expected length
+/// and `floor`: nothing reads the last block's text queries, so the gradient of their norm is zero.
+fn worst<'t>(
+    golden: &Golden,
+    key: &str,
+    floor: f64,
+    tensors: impl Iterator<Item = (&'t str, Vec<f32>)>,
+) -> (f64, String) {
     let expected = golden.doubles(key);
     let mut expected = expected.as_chunks::<{ PROBES + 1 }>().0.iter();
     let mut worst = (0.0, String::new());
@@ -73,7 +81,8 @@ fn train(form: &str) {
     let mut state = State::start(start.clone());
     for (step, (sizes, &[loss, norm, rate])) in steps.iter().zip(measured.as_chunks::<3>().0).enumerate() {
         let samples = sizes.iter().map(|size| size.0).sum();
-        let batches = sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
+        let batches =
+            sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
         let gradients = Gradients::of(&tracked(&state.weights, DType::F32), batches, samples).unwrap();
         if step == 0 {
             let found = gradients.tensors.iter().map(|(name, gradient)| (name.as_str(), values(gradient.clone())));
@@ -83,14 +92,15 @@ fn train(form: &str) {
         let factor = schedule.factor(step as u64, steps.len() as u64);
         let found = state.update(gradients, &parameters, learning_rate * factor, step as u64).unwrap();
         println!("{form} step {step}: {:.1e} {:.1e}", found.loss / loss - 1.0, found.gradient_norm / norm - 1.0);
-        // Rounding adds up from step to step.
-        let bound = if step == 0 { OF_GRADIENTS } else { OF_UPDATES };
-        assert!((found.loss / loss - 1.0).abs() <= bound, "{form}: the loss of step {step} is {} and not {loss}", found.loss);
-        assert!((found.gradient_norm / norm - 1.0).abs() <= bound, "{form}: the norm of step {step} is {}", found.gradient_norm);
+        for (what, found, expected) in [("loss", found.loss, loss), ("norm", found.gradient_norm, norm)] {
+            let error = (found / expected - 1.0).abs();
+            assert!(error <= OF_GRADIENTS, "{form}: the {what} of step {step} is {found} and not {expected}");
+        }
         assert!((found.learning_rate - rate).abs() <= 1e-12);
     }
     let trained = start.iter().filter(|(name, _)| *name != POSITION_TABLE);
-    let updates = trained.map(|(name, weight)| (name, values(state.weights.get(name).unwrap().values.clone() - weight.values.clone())));
+    let updates = trained
+        .map(|(name, weight)| (name, values(state.weights.get(name).unwrap().values.clone() - weight.values.clone())));
     let (error, name) = worst(&golden, "updates", 0.0, updates);
     assert!(error <= OF_UPDATES, "{form}: the update of {name} is off by {error:e}");
     let fixed = |weights: &sd3pipe_stages::nn::Weights| values(weights.get(POSITION_TABLE).unwrap().values.clone());

@@ -2,14 +2,13 @@
 
 import json
 import pathlib
+from importlib.metadata import version
 
-import diffusers
 import numpy
-import safetensors
 import torch
-import transformers
 from safetensors.torch import save_file
 
+LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "stages" / "tests" / "goldens"
 
 
@@ -69,12 +68,9 @@ def save(name, shapes, config, tensors):
     metadata = {
         "shapes": json.dumps(shapes),
         "config": json.dumps(config),
-        "versions": json.dumps({
-            library.__name__: library.__version__
-            for library in (torch, diffusers, transformers, safetensors, numpy)
-        }),
+        "versions": json.dumps({library: version(library) for library in LIBRARIES}),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
     save_file(tensors, FOLDER / f"{name}.safetensors", metadata)
-    print(name, {key: tuple(value.shape) for key, value in tensors.items()})
+    print(f"{name}: {len(tensors)} tensors")

@@ -10,7 +10,9 @@ pub fn to_rgb(image: Tensor<4>) -> Option<Vec<u8>> {
     let pixels = planes.len() / 3;
     let finite = planes.iter().all(|value| value.is_finite());
     let byte = |value: f32| ((value + 1.0) / 2.0 * 255.0).round().clamp(0.0, 255.0) as u8;
-    finite.then(|| (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| byte(planes[channel * pixels + pixel]))).collect())
+    finite.then(|| {
+        (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| byte(planes[channel * pixels + pixel]))).collect()
+    })
 }
 
 #[cfg(test)]

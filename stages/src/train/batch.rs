@@ -90,12 +90,17 @@ impl Batch {
     pub fn new(samples: &[Drawn], context: Tensor<3>, pooled: Tensor<2>) -> Result<Self, StageError> {
         let shape = samples.first().map(|sample| sample.raw.shape.as_slice()).unwrap_or_default();
         let [channels, height, width] = *shape else {
-            return Err(StageError::Numbers(format!("latents have the shape {shape:?} and not [channels, height, width]")));
+            return Err(StageError::Numbers(format!(
+                "latents have the shape {shape:?} and not [channels, height, width]"
+            )));
         };
         let (mut noisy, mut target) = (Vec::new(), Vec::new());
         for Drawn { raw, noise, sigma } in samples {
             if raw.shape != shape || noise.len() != raw.values.len() || raw.values.len() != channels * height * width {
-                return Err(StageError::Numbers(format!("latents of {:?} and of {shape:?} are in one batch", raw.shape)));
+                return Err(StageError::Numbers(format!(
+                    "latents of {:?} and of {shape:?} are in one batch",
+                    raw.shape
+                )));
             }
             for (raw, noise) in raw.values.iter().zip(noise) {
                 let latent = ((f64::from(*raw) - nn::SHIFT) * nn::SCALE) as f32;
@@ -104,7 +109,8 @@ impl Batch {
             }
         }
         let place = (&context.device(), DType::F32);
-        let image = |values| Tensor::from_data(TensorData::new(values, [samples.len(), channels, height, width]), place);
+        let image =
+            |values| Tensor::from_data(TensorData::new(values, [samples.len(), channels, height, width]), place);
         let timesteps: Vec<f32> = samples.iter().map(|sample| 1000.0 * sample.sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
         Ok(Self { noisy: image(noisy), timesteps, target: image(target), context, pooled })

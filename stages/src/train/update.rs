@@ -16,7 +16,13 @@ impl State {
     ///
     /// # Errors
     /// When the loss is not finite; the state is then as it was.
-    pub fn update(&mut self, gradients: Gradients, parameters: &Train, learning_rate: f64, step: u64) -> Result<Measured, StageError> {
+    pub fn update(
+        &mut self,
+        gradients: Gradients,
+        parameters: &Train,
+        learning_rate: f64,
+        step: u64,
+    ) -> Result<Measured, StageError> {
         let Gradients { loss, mut tensors } = gradients;
         if !loss.is_finite() {
             return Err(StageError::Numbers(format!(
@@ -34,7 +40,8 @@ impl State {
         for (name, gradient) in tensors {
             let Some(weight) = self.weights.get(&name).cloned() else { continue };
             let moments = self.moments_of(&name, &weight.values);
-            let (values, moments) = parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
+            let (values, moments) =
+                parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
             self.weights.insert(&*name, Weight { values, shape: weight.shape });
             self.moments.insert(name, moments);
         }

@@ -57,7 +57,11 @@ impl Golden {
     /// A checkpoint of the weights, stored as `dtype`, with `prefix` before every name.
     pub fn checkpoint(&self, folder: &tempfile::TempDir, dtype: Dtype, prefix: &str) -> PathBuf {
         let path = folder.path().join("checkpoint.safetensors");
-        write_checkpoint(&path, dtype, self.shapes.iter().map(|(name, shape)| (prefix, name.as_str(), shape.as_slice())));
+        write_checkpoint(
+            &path,
+            dtype,
+            self.shapes.iter().map(|(name, shape)| (prefix, name.as_str(), shape.as_slice())),
+        );
         path
     }
 
