@@ -29,7 +29,7 @@ ITEMS = {
 }
 TRAIN = dict(
     epochs=2, batch=2, accumulate=2, seed=7, learning_rate=1e-3, warmup=1, weight_decay=0.01, largest_norm=1.0, shift=3.0,
-    caption_dropout=0.3, t5_dropout=0.4,
+    caption_dropout=0.4, t5_dropout=0.4,
 )
 SAMPLE = dict(prompt="a photo of sks dog", negative="", steps=4, seed=1, width=64, height=48)
 FORM = mmdit.FORMS["3.5-medium"] | dict(context=2 * clip.WIDTH + 32, pooled=2 * clip.WIDTH)
@@ -117,7 +117,9 @@ def sample_loss(network, item, repeat, step, encoded, latents):
     text = texts[draws("caption variant").below(len(texts))]
     if draws("caption dropout").uniform() < TRAIN["caption_dropout"]:
         text = ""
-    context, pooled = conditioning(encoded[text], draws("T5 dropout").uniform() >= TRAIN["t5_dropout"])
+    keep_t5 = bool(draws("T5 dropout").uniform() >= TRAIN["t5_dropout"])
+    print(f"step {step}: {item}, repeat {repeat}, sigma {sigma:.3f}, {text!r}", "" if keep_t5 else "without T5")
+    context, pooled = conditioning(encoded[text], keep_t5)
     velocity = network(
         hidden_states=((1 - sigma) * clean + sigma * noise)[None], timestep=torch.tensor([1000 * sigma], dtype=torch.float32),
         encoder_hidden_states=context[None], pooled_projections=pooled[None], return_dict=False,

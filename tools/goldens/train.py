@@ -10,7 +10,8 @@ from transformers import get_cosine_schedule_with_warmup
 from formula import load, save, sketch, uniform, weights
 from mmdit import CHANNELS, CONTEXT, FORMS, POOLED, configuration, single_file_shapes, to_diffusers
 
-STEPS, WARMUP, LEARNING_RATE, WEIGHT_DECAY, LARGEST_NORM = 10, 2, 1e-3, 0.01, 1.75
+# So large a decay that it shows whether it comes before the update or after it.
+STEPS, WARMUP, LEARNING_RATE, WEIGHT_DECAY, LARGEST_NORM = 10, 2, 1e-3, 1.0, 1.75
 TOKENS, SCALE, SHIFT = 7, 1.5305, 0.0609
 
 
