@@ -10,6 +10,7 @@ use crate::{
         SampleJob, Shot,
         draw::{Guidance, draw},
         job::Row,
+        pixels::to_rgb,
         png, sheet,
         sigmas::sigmas,
     },
@@ -164,16 +165,9 @@ impl<'j> Studio<'j> {
             work.progress.advance(*steps, label);
             work.check_interrupt()
         })?;
-        let image = self.decoder.decode(nn::process_out(latents));
-        let planes = nn::to_host(image);
-        if planes.iter().any(|value| !value.is_finite()) {
-            return Err(StageError::Numbers(format!(
-                "{label}: the image has values that are not finite; use precision F32 or Bf16"
-            )));
-        }
-        let pixels = width * height;
-        let rgb: Vec<u8> =
-            (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| to_byte(planes[channel * pixels + pixel]))).collect();
+        let rgb = to_rgb(self.decoder.decode(nn::process_out(latents))).ok_or_else(|| {
+            StageError::Numbers(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
+        })?;
         let texts = [
             ("prompt", prompt.clone()),
             ("negative prompt", parameters.negative.clone()),
@@ -198,11 +192,6 @@ impl<'j> Studio<'j> {
         };
         digest.map_or(String::new(), |digest| digest.to_string())
     }
-}
-
-/// From [−1, 1] to a byte, rounded (diffusers' `VaeImageProcessor`).
-fn to_byte(value: f32) -> u8 {
-    ((value + 1.0) / 2.0 * 255.0).round().clamp(0.0, 255.0) as u8
 }
 
 fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageError> {
