@@ -103,7 +103,8 @@ impl Space {
             interrupt: &self.interrupt,
             options,
         };
-        let (journal, result) = runner.run();
+        let previous = super::previous_keys(&resolved, Some(&store)).unwrap();
+        let (journal, result) = runner.run(previous);
         store.update_run(id, "done", &serde_json::to_value(&journal).unwrap()).unwrap();
         (journal, result)
     }

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
-FOLDER = pathlib.Path(__file__).resolve().parents[2] / "stages" / "tests" / "goldens"
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
 
 def uniform(name, shape):

@@ -202,11 +202,8 @@ fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageErro
         let Some(output) = outputs.first() else { continue };
         let bytes = work.store.read(&output.digest)?;
         let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png);
-        let reason = |error: image::ImageError| StageError::Unreadable {
-            what: action.label.clone(),
-            reason: error.to_string(),
-            stage: "sample",
-        };
+        let reason =
+            |error: image::ImageError| StageError::Unreadable { what: action.label.clone(), reason: error.to_string() };
         images.push(image.map_err(reason)?.to_rgb8().into_raw());
     }
     let rows: Vec<String> = job.rows.iter().map(|row| row.name.clone()).collect();

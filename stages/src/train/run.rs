@@ -89,8 +89,7 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
         if let Some(kept) = kept.iter().find(|output| output.role == "state")
             && let Ok(path) = work.store.file(&kept.digest)
         {
-            let reason =
-                |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason, stage: "train" };
+            let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason };
             return State::load(&path, device).map_err(reason);
         }
     }

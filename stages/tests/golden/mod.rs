@@ -21,7 +21,7 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
         let file = TensorFile::open(folder.join(format!("{name}.safetensors"))).unwrap();
         let shapes = serde_json::from_str(&file.metadata()["shapes"]).unwrap();
         Self { file, shapes }
