@@ -32,7 +32,11 @@ pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
         drop(report.finish().write(ariadne::sources([(source.name.clone(), source.text.clone())]), &mut bytes));
     }
     // ariadne says "Help", this program says "hint" everywhere.
-    String::from_utf8_lossy(&bytes).replace("Help: ", "hint: ").lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    String::from_utf8_lossy(&bytes)
+        .replace("Help: ", "hint: ")
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 /// A message about a whole stage points at its first line.

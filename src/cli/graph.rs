@@ -30,7 +30,11 @@ impl Graph {
         let resolved = self.target.resolve()?;
         let store = Store::open_read_only(&self.target.store(&resolved))?;
         let survey = Survey::take(&resolved, store.as_ref(), Default::default(), None)?;
-        let kept = |index: usize| survey.examined[index].as_ref().is_some_and(|examined| matches!(examined.state, State::Kept { .. } | State::Assembled { .. }));
+        let kept = |index: usize| {
+            survey.examined[index]
+                .as_ref()
+                .is_some_and(|examined| matches!(examined.state, State::Kept { .. } | State::Assembled { .. }))
+        };
         let mut out = String::new();
         let mut line = |text: String| {
             let _ = writeln!(out, "{text}");
@@ -38,18 +42,32 @@ impl Graph {
         match self.format {
             Format::Text => {
                 for (index, stage) in resolved.stages.iter().enumerate() {
-                    let reads: Vec<&str> = stage.upstream.iter().map(|upstream| resolved.stages[upstream.stage].name.as_str()).collect();
+                    let reads: Vec<&str> =
+                        stage.upstream.iter().map(|upstream| resolved.stages[upstream.stage].name.as_str()).collect();
                     let reads = if reads.is_empty() { String::new() } else { format!(" ← {}", reads.join(", ")) };
-                    line(format!("{} {} ({}){reads}", if kept(index) { "✓" } else { "·" }, stage.name, stage.stage.kind()));
+                    line(format!(
+                        "{} {} ({}){reads}",
+                        if kept(index) { "✓" } else { "·" },
+                        stage.name,
+                        stage.stage.kind()
+                    ));
                 }
             }
             Format::Dot => {
                 line("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, style=filled];".to_owned());
                 for (index, stage) in resolved.stages.iter().enumerate() {
                     let color = if kept(index) { "palegreen" } else { "khaki" };
-                    line(format!("  \"{}\" [fillcolor={color}, label=\"{}\\n{}\"];", stage.name, stage.name, stage.stage.kind()));
+                    line(format!(
+                        "  \"{}\" [fillcolor={color}, label=\"{}\\n{}\"];",
+                        stage.name,
+                        stage.name,
+                        stage.stage.kind()
+                    ));
                     for upstream in &stage.upstream {
-                        line(format!("  \"{}\" -> \"{}\" [label=\"{}\"];", resolved.stages[upstream.stage].name, stage.name, upstream.role));
+                        line(format!(
+                            "  \"{}\" -> \"{}\" [label=\"{}\"];",
+                            resolved.stages[upstream.stage].name, stage.name, upstream.role
+                        ));
                     }
                 }
                 line("}".to_owned());
@@ -57,7 +75,12 @@ impl Graph {
             Format::Mermaid => {
                 line("flowchart LR".to_owned());
                 for (index, stage) in resolved.stages.iter().enumerate() {
-                    line(format!("  s{index}[\"{}<br/>{}\"]:::{}", stage.name, stage.stage.kind(), if kept(index) { "hit" } else { "run" }));
+                    line(format!(
+                        "  s{index}[\"{}<br/>{}\"]:::{}",
+                        stage.name,
+                        stage.stage.kind(),
+                        if kept(index) { "hit" } else { "run" }
+                    ));
                     for upstream in &stage.upstream {
                         line(format!("  s{} -->|{}| s{index}", upstream.stage, upstream.role));
                     }

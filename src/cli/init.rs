@@ -25,10 +25,16 @@ const IMAGES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 impl Init {
     pub(super) fn run(self) -> Result<(), Failure> {
         if self.name.is_empty() || !self.name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_') {
-            return Err(Failure::Usage(format!("`{}` can't name a pipeline\nhint: letters, digits, `-` and `_`", self.name)));
+            return Err(Failure::Usage(format!(
+                "`{}` can't name a pipeline\nhint: letters, digits, `-` and `_`",
+                self.name
+            )));
         }
         let entries = std::fs::read_dir(&self.data).map_err(|error| {
-            Failure::Usage(format!("cannot read the folder {}: {error}\nhint: name the folder with your images", self.data.display()))
+            Failure::Usage(format!(
+                "cannot read the folder {}: {error}\nhint: name the folder with your images",
+                self.data.display()
+            ))
         })?;
         let named = |path: &Path, extensions: &[&str]| {
             let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
@@ -36,10 +42,17 @@ impl Init {
         };
         let paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         let images: Vec<_> = paths.iter().filter(|path| named(path, &IMAGES)).collect();
-        let captioned = images.iter().filter(|image| ["txt", "caption"].iter().any(|extension| image.with_extension(extension).exists())).count();
+        let captioned = images
+            .iter()
+            .filter(|image| ["txt", "caption"].iter().any(|extension| image.with_extension(extension).exists()))
+            .count();
         let file = PathBuf::from(format!("{}.ron", self.name));
         let mut out = OpenOptions::new().write(true).create_new(true).open(&file).map_err(|error| {
-            let hint = if error.kind() == std::io::ErrorKind::AlreadyExists { "choose another name, or move the file away" } else { "the folder must be writable" };
+            let hint = if error.kind() == std::io::ErrorKind::AlreadyExists {
+                "choose another name, or move the file away"
+            } else {
+                "the folder must be writable"
+            };
             Failure::Usage(format!("cannot write {}: {error}\nhint: {hint}", file.display()))
         })?;
         out.write_all(self.text(images.len(), captioned).as_bytes())
@@ -56,7 +69,11 @@ impl Init {
     fn text(&self, images: usize, captioned: usize) -> String {
         // With 4,000 steps as the aim at 16 epochs, as in known good runs of a style on some hundred pictures.
         let repeats = (250 / images.max(1)).clamp(1, 10);
-        let missing = if captioned < images { "\n            // Not every image has a caption: `Empty` trains those without one, `ClassName` on their folder's class.\n            missing: Empty," } else { "" };
+        let missing = if captioned < images {
+            "\n            // Not every image has a caption: `Empty` trains those without one, `ClassName` on their folder's class.\n            missing: Empty,"
+        } else {
+            ""
+        };
         include_str!("init.ron")
             .replace("{name}", &self.name)
             .replace("{checkpoint}", &quoted(&self.checkpoint))

@@ -79,7 +79,10 @@ struct StorePlace {
 
 impl StorePlace {
     fn folder(&self, beside: &std::path::Path) -> PathBuf {
-        let chosen = self.store.clone().or_else(|| std::env::var_os("SD3PIPE_STORE").filter(|value| !value.is_empty()).map(PathBuf::from));
+        let chosen = self
+            .store
+            .clone()
+            .or_else(|| std::env::var_os("SD3PIPE_STORE").filter(|value| !value.is_empty()).map(PathBuf::from));
         chosen.unwrap_or_else(|| beside.join(".sd3pipe"))
     }
 }
@@ -115,7 +118,9 @@ pub fn main() -> ExitCode {
 /// Prints to standard output. Whoever stopped listening, `head` for one, is no error.
 fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Usage(format!("cannot write to standard output: {error}"))),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Usage(format!("cannot write to standard output: {error}")))
+        }
         _ => Ok(()),
     }
 }
@@ -128,7 +133,12 @@ struct Survey<'s> {
 }
 
 impl<'s> Survey<'s> {
-    fn take(resolved: &'s Resolved, store: Option<&'s Store>, forced: BTreeSet<usize>, until: Option<usize>) -> Result<Self, Failure> {
+    fn take(
+        resolved: &'s Resolved,
+        store: Option<&'s Store>,
+        forced: BTreeSet<usize>,
+        until: Option<usize>,
+    ) -> Result<Self, Failure> {
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
         let wanted = match until {
@@ -138,7 +148,9 @@ impl<'s> Survey<'s> {
         let mut results = vec![None; resolved.stages.len()];
         let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
         for index in wanted {
-            let found = planner.examine(index, &results).map_err(|error: PlanError| Failure::plan(&resolved.stages[index].name, error))?;
+            let found = planner
+                .examine(index, &results)
+                .map_err(|error: PlanError| Failure::plan(&resolved.stages[index].name, error))?;
             results[index] = found.state.result().cloned();
             examined[index] = Some(found);
         }
@@ -150,7 +162,8 @@ impl<'s> Survey<'s> {
 fn stage_index(resolved: &Resolved, name: &str) -> Result<usize, Failure> {
     resolved.index(name).ok_or_else(|| {
         let names: Vec<&str> = resolved.stages.iter().map(|stage| stage.name.as_str()).collect();
-        let hint = pipeline::suggestion(name, names.iter().copied()).unwrap_or_else(|| format!("the stages are {}", names.join(", ")));
+        let hint = pipeline::suggestion(name, names.iter().copied())
+            .unwrap_or_else(|| format!("the stages are {}", names.join(", ")));
         Failure::Usage(format!("there is no stage `{name}`\nhint: {hint}"))
     })
 }

@@ -29,7 +29,9 @@ impl Plan {
     pub(super) fn run(self) -> Result<(), Failure> {
         let resolved = self.target.resolve()?;
         if self.resolved {
-            let ron = resolved.to_ron().map_err(|error| Failure::Usage(format!("the pipeline can't be written as RON: {error}")))?;
+            let ron = resolved
+                .to_ron()
+                .map_err(|error| Failure::Usage(format!("the pipeline can't be written as RON: {error}")))?;
             return print(&format!("{ron}\n"));
         }
         let until = self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?;
@@ -44,17 +46,24 @@ impl Plan {
 
 /// The table of `plan` and `status`: a line a stage.
 pub(super) fn overview(resolved: &Resolved, survey: &Survey<'_>, store: Option<&Store>) -> Result<String, Failure> {
-    let reasons = Reasons::new(store, &survey.previous).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+    let reasons =
+        Reasons::new(store, &survey.previous).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
     let mut rows = Vec::new();
     for (index, stage) in resolved.stages.iter().enumerate() {
         let Some(examined) = &survey.examined[index] else { continue };
         let (word, amount) = match &examined.state {
             State::Kept { .. } => ("hit", size(stage)),
-            State::Assembled { actions, .. } if matches!(stage.stage, Stage::Captions(_)) => ("read", text::units(*actions, "items")),
+            State::Assembled { actions, .. } if matches!(stage.stage, Stage::Captions(_)) => {
+                ("read", text::units(*actions, "items"))
+            }
             State::Assembled { actions, .. } => ("hit", format!("all {}", text::count(*actions))),
             State::Run { job, missing } => {
                 let total = job.actions().len();
-                let amount = if missing.len() == total { text::units(total, job.unit()) } else { format!("{} of {}", text::count(missing.len()), text::units(total, job.unit())) };
+                let amount = if missing.len() == total {
+                    text::units(total, job.unit())
+                } else {
+                    format!("{} of {}", text::count(missing.len()), text::units(total, job.unit()))
+                };
                 ("run", amount)
             }
             State::Waiting { .. } => ("run", size(stage)),
@@ -75,7 +84,11 @@ fn because(survey: &Survey<'_>, reasons: &Reasons<'_>, index: usize, state: &Sta
     let name = &resolved.stages[index].name;
     let fault = |error| Failure::plan(name, error);
     let direct = reasons.direct(&survey.planner, &survey.examined, index).map_err(fault)?;
-    let causes = if direct.is_empty() { reasons.roots(&survey.planner, &survey.examined, index).map_err(fault)? } else { direct };
+    let causes = if direct.is_empty() {
+        reasons.roots(&survey.planner, &survey.examined, index).map_err(fault)?
+    } else {
+        direct
+    };
     let more = |count: usize| if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
     Ok(match (causes.first(), state) {
         (Some(cause), _) if cause.stage == *name => format!("{}{}", cause.what, more(causes.len())),
@@ -103,9 +116,11 @@ fn to_json(resolved: &Resolved, survey: &Survey<'_>) -> serde_json::Value {
         let (state, missing, actions) = match &examined.state {
             State::Kept { .. } => ("kept", Vec::new(), None),
             State::Assembled { actions, .. } => ("kept", Vec::new(), Some(*actions)),
-            State::Run { job, missing } => {
-                ("run", missing.iter().map(|index| job.actions()[*index].label.clone()).collect(), Some(job.actions().len()))
-            }
+            State::Run { job, missing } => (
+                "run",
+                missing.iter().map(|index| job.actions()[*index].label.clone()).collect(),
+                Some(job.actions().len()),
+            ),
             State::Waiting { .. } => ("waiting", Vec::new(), None),
         };
         Some(json!({ "name": stage.name, "state": state, "missing": missing, "actions": actions }))

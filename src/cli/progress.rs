@@ -28,7 +28,9 @@ impl Progress for Bar {
     fn begin(&self, what: &str, total: u64, unit: &str) {
         let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} · {{per_sec}} · {{eta}} left · {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_prefix(what.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+            .with_style(style)
+            .with_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         self.with(|slot| *slot = Some(bar));
     }
@@ -87,7 +89,11 @@ impl Stretch {
         let rate = self.done.saturating_sub(self.first.unwrap_or_default()) as f64 / seconds;
         let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
         let note = if self.note.is_empty() { String::new() } else { format!(" · {}", self.note) };
-        let left = if rate > 0.0 && self.done < self.total { format!(" · {} left", super::text::duration(left)) } else { String::new() };
+        let left = if rate > 0.0 && self.done < self.total {
+            format!(" · {} left", super::text::duration(left))
+        } else {
+            String::new()
+        };
         eprintln!("{} {}/{} {} · {rate:.2} a second{left}{note}", self.what, self.done, self.total, self.unit);
         self.said = Instant::now();
     }
@@ -96,8 +102,16 @@ impl Stretch {
 impl Progress for Lines {
     fn begin(&self, what: &str, total: u64, unit: &str) {
         let now = Instant::now();
-        let stretch =
-            Stretch { what: what.to_owned(), unit: unit.to_owned(), total, begun: now, said: now, first: None, done: 0, note: String::new() };
+        let stretch = Stretch {
+            what: what.to_owned(),
+            unit: unit.to_owned(),
+            total,
+            begun: now,
+            said: now,
+            first: None,
+            done: 0,
+            note: String::new(),
+        };
         if let Ok(mut slot) = self.0.lock() {
             *slot = Some(stretch);
         }

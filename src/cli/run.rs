@@ -47,7 +47,14 @@ impl Run {
         let progress = progress::new();
         let document = serde_json::to_value(Journal::default()).unwrap_or_default();
         let id = store.begin_run(&resolved.pipeline.name, &document)?;
-        let runner = Runner { resolved: &resolved, store: &store, engine: &Networks, progress: &*progress, interrupt: &INTERRUPT, options };
+        let runner = Runner {
+            resolved: &resolved,
+            store: &store,
+            engine: &Networks,
+            progress: &*progress,
+            interrupt: &INTERRUPT,
+            options,
+        };
         let (journal, result) = runner.run();
         let outcome = match &result {
             Ok(()) => "done",
@@ -82,6 +89,10 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
             vec![stage.name.clone(), word.to_owned(), amount, time]
         })
         .collect();
-    let end = if whole { format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)) } else { String::new() };
+    let end = if whole {
+        format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds))
+    } else {
+        String::new()
+    };
     text::table(&rows) + &end
 }

@@ -25,13 +25,21 @@ impl Show {
         let run = match self.run.trim_start_matches('#').parse() {
             Ok(id) => store.run(id)?,
             Err(_) if self.run == "last" => store.runs(1)?.into_iter().next(),
-            Err(_) => return Err(Failure::Usage(format!("`{}` is not the number of a run\nhint: `sd3pipe runs` lists them", self.run))),
+            Err(_) => {
+                return Err(Failure::Usage(format!(
+                    "`{}` is not the number of a run\nhint: `sd3pipe runs` lists them",
+                    self.run
+                )));
+            }
         };
         let Some(run) = run else {
             return Err(Failure::Usage(format!("there is no run {}\nhint: `sd3pipe runs` lists them", self.run)));
         };
         if self.json {
-            return print(&format!("{:#}\n", serde_json::json!({ "id": run.id, "outcome": run.outcome, "journal": run.document })));
+            return print(&format!(
+                "{:#}\n",
+                serde_json::json!({ "id": run.id, "outcome": run.outcome, "journal": run.document })
+            ));
         }
         let journal: Journal = serde_json::from_value(run.document.clone()).unwrap_or_default();
         let mut out = text::table(&[runs::line(&run)]);
@@ -39,7 +47,13 @@ impl Show {
         let _ = writeln!(out, "\n{}\n", journal.pipeline);
         for stage in &journal.stages {
             let result = stage.result.map_or("failed".to_owned(), |digest| digest.short());
-            let _ = writeln!(out, "{} ({})   key {}   made {result}", stage.name, stage.kind, stage.key.get(..6).unwrap_or_default());
+            let _ = writeln!(
+                out,
+                "{} ({})   key {}   made {result}",
+                stage.name,
+                stage.kind,
+                stage.key.get(..6).unwrap_or_default()
+            );
             for label in &stage.executed {
                 let _ = writeln!(out, "  {label}");
             }

@@ -32,10 +32,18 @@ impl Why {
         };
         match (&examined.state, causes.len()) {
             (State::Kept { .. } | State::Assembled { .. }, 0) => line(format!("{} is up to date", self.stage)),
-            (State::Kept { .. }, _) => line(format!("{} is up to date: an earlier run made it, though not the last one", self.stage)),
-            (State::Assembled { .. }, _) => line(format!("{} is up to date: everything that it is made of is there", self.stage)),
-            (State::Run { .. }, count) => line(format!("{} has a new key: {}", self.stage, text::units(count, "causes"))),
-            (State::Waiting { .. }, count) => line(format!("{} will have a new key: {}", self.stage, text::units(count, "causes"))),
+            (State::Kept { .. }, _) => {
+                line(format!("{} is up to date: an earlier run made it, though not the last one", self.stage))
+            }
+            (State::Assembled { .. }, _) => {
+                line(format!("{} is up to date: everything that it is made of is there", self.stage))
+            }
+            (State::Run { .. }, count) => {
+                line(format!("{} has a new key: {}", self.stage, text::units(count, "causes")))
+            }
+            (State::Waiting { .. }, count) => {
+                line(format!("{} will have a new key: {}", self.stage, text::units(count, "causes")))
+            }
         }
         for cause in &causes {
             let place = if cause.stage == self.stage { String::new() } else { format!("{}: ", cause.stage) };
@@ -43,7 +51,11 @@ impl Why {
             cause.detail.iter().for_each(|detail| line(format!("    {detail}")));
         }
         if let State::Run { job, missing } = &examined.state {
-            line(format!("missing: {} of {}", text::count(missing.len()), text::units(job.actions().len(), job.unit())));
+            line(format!(
+                "missing: {} of {}",
+                text::count(missing.len()),
+                text::units(job.actions().len(), job.unit())
+            ));
             for index in missing.iter().take(10) {
                 line(format!("  {}", job.actions()[*index].label));
             }
@@ -53,14 +65,28 @@ impl Why {
         }
         if let Some(old) = reasons.old(&self.stage) {
             let changed = diff(old, &examined.preimage);
-            for change in changed.iter().filter(|change| change.path.starts_with("inputs.") && change.new != Some(Value::Null)) {
-                let show = |value: &Option<Value>| value.as_ref().and_then(Value::as_str).map_or("nothing".to_owned(), |digest| digest.chars().take(6).collect::<String>() + "…");
+            for change in
+                changed.iter().filter(|change| change.path.starts_with("inputs.") && change.new != Some(Value::Null))
+            {
+                let show = |value: &Option<Value>| {
+                    value
+                        .as_ref()
+                        .and_then(Value::as_str)
+                        .map_or("nothing".to_owned(), |digest| digest.chars().take(6).collect::<String>() + "…")
+                };
                 line(format!("{}   {} → {}", change.path, show(&change.old), show(&change.new)));
             }
             let total = leaves(&serde_json::to_value(&examined.preimage).unwrap_or_default());
             line(format!("equal: {} of {} fields", total.saturating_sub(changed.len()), total));
         }
-        line(format!("key: {}", if matches!(examined.state, State::Waiting { .. }) { "not known before what it reads is made".to_owned() } else { examined.preimage.key().to_string() }));
+        line(format!(
+            "key: {}",
+            if matches!(examined.state, State::Waiting { .. }) {
+                "not known before what it reads is made".to_owned()
+            } else {
+                examined.preimage.key().to_string()
+            }
+        ));
         print(&out)
     }
 }

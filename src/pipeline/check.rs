@@ -67,7 +67,11 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
     }
     for (name, stage) in &pipeline.stages {
         for problem in stage.problems() {
-            let path = if problem.path.is_empty() { format!("stages.{name}") } else { format!("stages.{name}.{}", problem.path) };
+            let path = if problem.path.is_empty() {
+                format!("stages.{name}")
+            } else {
+                format!("stages.{name}.{}", problem.path)
+            };
             let field = if problem.path.is_empty() { name } else { &problem.path };
             faults.add(&path, format!("`{field}`: {}", problem.message), problem.hint);
         }
@@ -113,9 +117,17 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    for name in pipeline.stages.keys().filter(|name| !plain(name) || ["name", "model", "device", "stages"].contains(&name.as_str())) {
+    for name in pipeline
+        .stages
+        .keys()
+        .filter(|name| !plain(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
+    {
         let message = format!("`{name}` can't name a stage");
-        faults.add(&format!("stages.{name}"), message, "letters, digits, `-` and `_`, and no field of the pipeline".to_owned());
+        faults.add(
+            &format!("stages.{name}"),
+            message,
+            "letters, digits, `-` and `_`, and no field of the pipeline".to_owned(),
+        );
     }
 }
 
@@ -132,9 +144,8 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         *path = absolute;
     };
     for (field, path) in pipeline.model.paths_mut() {
-        let (expected, found): (_, fn(&Path) -> bool) =
-            if field == "tokenizers.clip" { ("file or folder", Path::exists) } else { ("file", Path::is_file) };
-        resolve(format!("model.{field}"), path, expected, found);
+        // A folder may be in diffusers' layout, which shows when it is opened.
+        resolve(format!("model.{field}"), path, "file or folder", Path::exists);
     }
     for (name, stage) in &mut pipeline.stages {
         if let Stage::Captions(captions) = stage {
@@ -158,13 +169,17 @@ fn name_inputs(pipeline: &mut Pipeline, faults: &mut Faults<'_>) -> Vec<Vec<(&'s
                     // A stage of the wrong kind may close a cycle: it is followed, so that the cycle is named too.
                     Some(index) => {
                         if all[index].1 != kind {
-                            let message = format!("`{named}` is {}, and `{role}` of `{name}` must be {kind}", all[index].1);
+                            let message =
+                                format!("`{named}` is {}, and `{role}` of `{name}` must be {kind}", all[index].1);
                             faults.add(&path, message, None);
                         }
                         edges[reader].push((role, index));
                     }
                     None => {
-                        let hint = suggestion(named, all.iter().filter(|(_, other)| *other == kind).map(|(other, _)| other.as_str()));
+                        let hint = suggestion(
+                            named,
+                            all.iter().filter(|(_, other)| *other == kind).map(|(other, _)| other.as_str()),
+                        );
                         faults.add(&path, format!("there is no stage `{named}`"), hint);
                     }
                 },
@@ -176,11 +191,19 @@ fn name_inputs(pipeline: &mut Pipeline, faults: &mut Faults<'_>) -> Vec<Vec<(&'s
                             edges[reader].push((role, index));
                         }
                         (None, _) => {
-                            faults.add(&path, format!("`{name}` needs a stage {kind}, and there is none"), format!("add \"{role}\": {kind}(…)"));
+                            faults.add(
+                                &path,
+                                format!("`{name}` needs a stage {kind}, and there is none"),
+                                format!("add \"{role}\": {kind}(…)"),
+                            );
                         }
                         (Some(_), Some(_)) => {
                             let message = format!("`{name}` could read from several stages {kind}");
-                            let names: Vec<&str> = all.iter().filter(|(_, other)| *other == kind).map(|(other, _)| other.as_str()).collect();
+                            let names: Vec<&str> = all
+                                .iter()
+                                .filter(|(_, other)| *other == kind)
+                                .map(|(other, _)| other.as_str())
+                                .collect();
                             faults.add(&path, message, format!("say which: {role}: \"{}\"", names.join("\" or \"")));
                         }
                     }
@@ -205,7 +228,11 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
             }
             Stage::Train(_) => {
                 // Text and latents of different captions would pair one data set's pictures with another's words.
-                let captions: Vec<_> = edges[index].iter().filter_map(|(_, above)| edges[*above].first()).map(|(_, index)| index).collect();
+                let captions: Vec<_> = edges[index]
+                    .iter()
+                    .filter_map(|(_, above)| edges[*above].first())
+                    .map(|(_, index)| index)
+                    .collect();
                 if captions.windows(2).any(|pair| pair[0] != pair[1]) {
                     let message = format!("`{name}` reads texts and latents of different captions");
                     faults.add(&format!("stages.{name}"), message, "both must come from one Captions stage".to_owned());
@@ -215,7 +242,7 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
         }
     }
     let has_text = pipeline.stages.values().any(|stage| matches!(stage, Stage::EncodeText(_) | Stage::Sample(_)));
-    if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.tokenizers.t5.is_none() {
+    if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
         let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
         faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
     }
@@ -244,7 +271,11 @@ fn order(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], faults: &mut
                 let name = |index: &usize| pipeline.stages.get_index(*index).map_or("", |(name, _)| name.as_str());
                 let cycle: Vec<&str> = path[start..].iter().chain([&index]).map(name).collect();
                 let message = format!("the stages read from each other in a circle: {}", cycle.join(" ← "));
-                faults.add(&format!("stages.{}", name(&index)), message, "one of them must read from another stage".to_owned());
+                faults.add(
+                    &format!("stages.{}", name(&index)),
+                    message,
+                    "one of them must read from another stage".to_owned(),
+                );
                 return order;
             }
         }

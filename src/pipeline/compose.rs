@@ -46,7 +46,8 @@ const LONGEST_CHAIN: usize = 8;
 
 /// Reads the file, its bases and the settings.
 pub fn compose(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Composed, Vec<Diagnostic>> {
-    let mut root = read_with_bases(path, &path.display().to_string(), None, &mut Vec::new(), sources).map_err(|error| vec![error])?;
+    let mut root = read_with_bases(path, &path.display().to_string(), None, &mut Vec::new(), sources)
+        .map_err(|error| vec![error])?;
     let mut faults = Vec::new();
     for setting in settings {
         if let Err(fault) = apply(setting, &mut root, sources) {
@@ -62,14 +63,23 @@ pub fn compose(path: &Path, settings: &[String], sources: &mut Sources) -> Resul
     Ok(composed)
 }
 
-fn read_with_bases(path: &Path, name: &str, asked_at: Option<Place>, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> Result<Node, Diagnostic> {
+fn read_with_bases(
+    path: &Path,
+    name: &str,
+    asked_at: Option<Place>,
+    chain: &mut Vec<PathBuf>,
+    sources: &mut Sources,
+) -> Result<Node, Diagnostic> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if chain.contains(&absolute) || chain.len() >= LONGEST_CHAIN {
-        return Err(Diagnostic::new(format!("`{name}` extends itself"), asked_at).hint("take the `extends` out of one of the files".to_owned()));
+        return Err(Diagnostic::new(format!("`{name}` extends itself"), asked_at)
+            .hint("take the `extends` out of one of the files".to_owned()));
     }
     let text = std::fs::read_to_string(path).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "`sd3pipe init NAME --data FOLDER` writes a pipeline for a folder of images",
+            std::io::ErrorKind::NotFound => {
+                "`sd3pipe init NAME --data FOLDER` writes a pipeline for a folder of images"
+            }
             std::io::ErrorKind::InvalidData => "a pipeline file is UTF-8 text",
             _ => "the file must be readable",
         };
@@ -80,11 +90,14 @@ fn read_with_bases(path: &Path, name: &str, asked_at: Option<Place>, chain: &mut
     let mut node = parse(number, sources)?;
     let Some(base) = take(&mut node, "extends") else { return Ok(node) };
     let written = sources.get(number).text[base.place.range.clone()].to_owned();
-    let base_path: PathBuf = ron::from_str(&written)
-        .map_err(|_| Diagnostic::new("`extends` is not the path of a file", Some(base.place.clone())).hint("extends: \"base.ron\"".to_owned()))?;
+    let base_path: PathBuf = ron::from_str(&written).map_err(|_| {
+        Diagnostic::new("`extends` is not the path of a file", Some(base.place.clone()))
+            .hint("extends: \"base.ron\"".to_owned())
+    })?;
     chain.push(absolute);
     let base_name = Path::new(name).parent().unwrap_or(Path::new("")).join(&base_path);
-    let below = read_with_bases(&folder.join(&base_path), &base_name.display().to_string(), Some(base.place), chain, sources)?;
+    let below =
+        read_with_bases(&folder.join(&base_path), &base_name.display().to_string(), Some(base.place), chain, sources)?;
     Ok(overlay(below, node))
 }
 
@@ -97,7 +110,8 @@ fn parse(number: usize, sources: &Sources) -> Result<Node, Diagnostic> {
         return Err(Diagnostic::new(format!("{}", error.code), Some(place)));
     }
     let whole = Place { source: number, range: 0..text.len() };
-    outline(text, number).ok_or_else(|| Diagnostic::new("this is not a pipeline: its brackets do not match", Some(whole)))
+    outline(text, number)
+        .ok_or_else(|| Diagnostic::new("this is not a pipeline: its brackets do not match", Some(whole)))
 }
 
 /// The byte offset of a line and a column, both counted from 1.
@@ -143,7 +157,8 @@ fn overlay(mut below: Node, above: Node) -> Node {
 /// Carries out one `--set path=value`. The path starts with a stage's name, or with a field of the pipeline.
 fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Diagnostic> {
     let Some((path, value)) = setting.split_once('=') else {
-        return Err(Diagnostic::new(format!("`--set {setting}` has no value"), None).hint("--set train.learning_rate=5e-5".to_owned()));
+        return Err(Diagnostic::new(format!("`--set {setting}` has no value"), None)
+            .hint("--set train.learning_rate=5e-5".to_owned()));
     };
     let folder = std::env::current_dir().unwrap_or_default();
     let number = sources.add(Source { name: format!("--set {setting}"), folder, text: value.to_owned() });
@@ -156,7 +171,9 @@ fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Di
     } else if !["name", "model", "device", "stages"].contains(&steps[0]) {
         let stages = root.get("stages").map(Node::entries).unwrap_or_default();
         let known = stages.iter().map(|entry| entry.key.as_str()).chain(["name", "model", "device"]);
-        return Err(Diagnostic::new(format!("there is no stage `{}`", steps[0]), Some(whole)).hint(suggestion(steps[0], known)));
+        return Err(
+            Diagnostic::new(format!("there is no stage `{}`", steps[0]), Some(whole)).hint(suggestion(steps[0], known))
+        );
     }
     let mut node = root;
     let (last, parents) = steps.split_last().unwrap_or((&"", &[]));
@@ -177,7 +194,9 @@ fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Di
             Some(entry) => entry.value = value,
             None => entries.push(Entry { key: (*last).to_owned(), key_place: whole, value }),
         },
-        None => return Err(Diagnostic::new(format!("`{path}`: what stands before `{last}` has no fields"), Some(whole))),
+        None => {
+            return Err(Diagnostic::new(format!("`{path}`: what stands before `{last}` has no fields"), Some(whole)));
+        }
     }
     Ok(())
 }
@@ -222,7 +241,11 @@ fn write(node: &Node, sources: &Sources, composed: &mut Composed) {
         if sources.get(entry.key_place.source).text[entry.key_place.range.clone()].trim_matches('"') == entry.key {
             copy(&entry.key_place, sources, composed);
         } else {
-            composed.pieces.push(Piece { start: composed.text.len(), length: entry.key.len(), origin: entry.key_place.clone() });
+            composed.pieces.push(Piece {
+                start: composed.text.len(),
+                length: entry.key.len(),
+                origin: entry.key_place.clone(),
+            });
             let key = if close == '}' { format!("{:?}", entry.key) } else { entry.key.clone() };
             composed.text.push_str(&key);
         }

@@ -58,16 +58,25 @@ fn explain(code: &ron::Error, path: &str, composed: &Composed, offset: usize) ->
         })
     };
     match code {
-        E::NoSuchStructField { expected, found, outer } => Diagnostic::new(format!("unknown field `{found}`{}", of(outer)), named(found))
-            .hint(suggestion(found, expected.iter().copied()).or_else(|| Some(format!("the fields are {}", list(expected))))),
-        E::NoSuchEnumVariant { expected, found, outer } => Diagnostic::new(format!("unknown name `{found}`{}", of(outer)), named(found))
-            .hint(suggestion(found, expected.iter().copied()).or_else(|| Some(format!("it is one of {}", list(expected))))),
+        E::NoSuchStructField { expected, found, outer } => {
+            Diagnostic::new(format!("unknown field `{found}`{}", of(outer)), named(found)).hint(
+                suggestion(found, expected.iter().copied())
+                    .or_else(|| Some(format!("the fields are {}", list(expected)))),
+            )
+        }
+        E::NoSuchEnumVariant { expected, found, outer } => Diagnostic::new(
+            format!("unknown name `{found}`{}", of(outer)),
+            named(found),
+        )
+        .hint(suggestion(found, expected.iter().copied()).or_else(|| Some(format!("it is one of {}", list(expected))))),
         E::MissingStructField { field, outer } => {
             let place = enclosing(composed, path);
             Diagnostic::new(format!("`{field}` is missing{}", of(outer)), place).hint(format!("add `{field}: …`"))
         }
         _ => {
-            let place = (!path.is_empty() && path != ".").then(|| composed.place(&outline_path(path))).or_else(|| composed.origin(offset));
+            let place = (!path.is_empty() && path != ".")
+                .then(|| composed.place(&outline_path(path)))
+                .or_else(|| composed.origin(offset));
             let field = path.rsplit('.').next().unwrap_or_default();
             let message = if field.is_empty() { code.to_string() } else { format!("`{field}`: {code}") };
             Diagnostic::new(message, place)

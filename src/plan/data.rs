@@ -53,12 +53,23 @@ const ITEMS: &str = "items";
 impl Data {
     /// Walks the data and makes its items, from what was kept where nothing changed. Writes nothing but remembered digests, and
     /// those only if the store may be written.
-    pub fn read(stage: &Captions, resolved: &Resolved, store: Option<&Store>, previous: Option<&Key>) -> Result<Self, PlanError> {
+    pub fn read(
+        stage: &Captions,
+        resolved: &Resolved,
+        store: Option<&Store>,
+        previous: Option<&Key>,
+    ) -> Result<Self, PlanError> {
         let scan = scan::walk(stage, &resolved.folder)?;
         let digests = file_digests(stage, &scan, resolved, store)?;
         let mut listing = Vec::new();
         for (found, (image, caption)) in scan.found.iter().zip(&digests) {
-            for part in [found.id.as_bytes(), image.as_bytes(), caption.as_ref().map_or(&[][..], |digest| digest.as_bytes()), found.class.as_bytes(), &found.repeats.to_le_bytes()] {
+            for part in [
+                found.id.as_bytes(),
+                image.as_bytes(),
+                caption.as_ref().map_or(&[][..], |digest| digest.as_bytes()),
+                found.class.as_bytes(),
+                &found.repeats.to_le_bytes(),
+            ] {
                 listing.extend((part.len() as u64).to_le_bytes());
                 listing.extend(part);
             }
@@ -122,7 +133,12 @@ fn fingerprints(scan: &Scan) -> Vec<(PathBuf, Fingerprint)> {
 }
 
 /// The digests of every item's image and caption.
-fn file_digests(stage: &Captions, scan: &Scan, resolved: &Resolved, store: Option<&Store>) -> Result<Vec<(Digest, Option<Digest>)>, PlanError> {
+fn file_digests(
+    stage: &Captions,
+    scan: &Scan,
+    resolved: &Resolved,
+    store: Option<&Store>,
+) -> Result<Vec<(Digest, Option<Digest>)>, PlanError> {
     let mut caches: Vec<(PathBuf, FileDigests<'_>)> = Vec::new();
     if let Some(store) = store {
         for dataset in &stage.data {
@@ -161,10 +177,20 @@ fn file_digests(stage: &Captions, scan: &Scan, resolved: &Resolved, store: Optio
 }
 
 /// Makes the items. What is read again must have the digest that the key was taken of.
-fn make(stage: &Captions, scan: &Scan, digests: &[(Digest, Option<Digest>)], before: Memo) -> Result<(Made, Memo), PlanError> {
-    let images: HashMap<&Path, &Digest> = scan.found.iter().zip(digests).map(|(found, (image, _))| (found.image.as_path(), image)).collect();
-    let captions: HashMap<&Path, &Digest> =
-        scan.found.iter().zip(digests).filter_map(|(found, (_, caption))| Some((found.caption.as_deref()?, caption.as_ref()?))).collect();
+fn make(
+    stage: &Captions,
+    scan: &Scan,
+    digests: &[(Digest, Option<Digest>)],
+    before: Memo,
+) -> Result<(Made, Memo), PlanError> {
+    let images: HashMap<&Path, &Digest> =
+        scan.found.iter().zip(digests).map(|(found, (image, _))| (found.image.as_path(), image)).collect();
+    let captions: HashMap<&Path, &Digest> = scan
+        .found
+        .iter()
+        .zip(digests)
+        .filter_map(|(found, (_, caption))| Some((found.caption.as_deref()?, caption.as_ref()?)))
+        .collect();
     let mut after = Memo::default();
     let image = |found: &Found| {
         let digest = images.get(found.image.as_path()).map(ToString::to_string).unwrap_or_default();
@@ -193,7 +219,11 @@ fn make(stage: &Captions, scan: &Scan, digests: &[(Digest, Option<Digest>)], bef
 /// A file's bytes, which must be those that were hashed.
 fn read_as(path: &Path, digest: &str) -> std::io::Result<Vec<u8>> {
     let bytes = std::fs::read(path)?;
-    if Digest::of(&bytes).to_string() == digest { Ok(bytes) } else { Err(std::io::Error::other("it changed while it was read; run again")) }
+    if Digest::of(&bytes).to_string() == digest {
+        Ok(bytes)
+    } else {
+        Err(std::io::Error::other("it changed while it was read; run again"))
+    }
 }
 
 /// Items by their ids.

@@ -6,7 +6,7 @@ use sd3pipe_cache::{Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     captions::Items,
     checkpoint::Component,
-    export::{ExportJob, job::Provenance},
+    export::{self, ExportJob, job::Provenance},
     facts::Facts,
     images::ImagesJob,
     job::Job,
@@ -84,7 +84,12 @@ pub struct Planner<'p> {
 
 impl<'p> Planner<'p> {
     /// A planner. `previous` are the keys of the last run's stages.
-    pub fn new(resolved: &'p Resolved, store: Option<&'p Store>, forced: BTreeSet<usize>, previous: BTreeMap<String, Key>) -> Self {
+    pub fn new(
+        resolved: &'p Resolved,
+        store: Option<&'p Store>,
+        forced: BTreeSet<usize>,
+        previous: BTreeMap<String, Key>,
+    ) -> Self {
         Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), previous }
     }
 
@@ -138,7 +143,10 @@ impl<'p> Planner<'p> {
     }
 
     fn missing_input(&self, index: usize) -> PlanError {
-        PlanError::File { path: self.resolved.stages[index].name.clone().into(), source: std::io::ErrorKind::NotFound.into() }
+        PlanError::File {
+            path: self.resolved.stages[index].name.clone().into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        }
     }
 
     /// Examines a stage, given the results of those before it as far as they are known.
@@ -148,11 +156,13 @@ impl<'p> Planner<'p> {
         if let Stage::Captions(_) = stage.stage {
             let data = self.data(index)?;
             let (preimage, result) = (data.preimage.clone(), data.result.clone());
-            let state = if data.kept { State::Kept { result } } else { State::Assembled { result, actions: data.images } };
+            let state =
+                if data.kept { State::Kept { result } } else { State::Assembled { result, actions: data.images } };
             return Ok(Examined { preimage, state });
         }
         let preimage = self.preimage(stage, index, results)?;
-        let on: Vec<usize> = stage.upstream.iter().map(|upstream| upstream.stage).filter(|above| results[*above].is_none()).collect();
+        let on: Vec<usize> =
+            stage.upstream.iter().map(|upstream| upstream.stage).filter(|above| results[*above].is_none()).collect();
         if !on.is_empty() {
             return Ok(Examined { preimage, state: State::Waiting { on } });
         }
@@ -167,7 +177,10 @@ impl<'p> Planner<'p> {
         let missing: Vec<usize> = (0..outputs.len()).filter(|index| outputs[*index].is_none()).collect();
         let state = if missing.is_empty() {
             let outputs: Vec<_> = outputs.into_iter().flatten().collect();
-            State::Assembled { result: StageResult::in_memory(job.artifact(&outputs).to_bytes()?), actions: outputs.len() }
+            State::Assembled {
+                result: StageResult::in_memory(job.artifact(&outputs).to_bytes()?),
+                actions: outputs.len(),
+            }
         } else {
             State::Run { job: Box::new(job), missing }
         };
@@ -184,21 +197,33 @@ impl<'p> Planner<'p> {
     }
 
     /// All that a stage reads: its parameters, the model's parts, the numeric class, and the results of other stages by role.
-    fn preimage(&self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Preimage, PlanError> {
+    fn preimage(
+        &self,
+        stage: &ResolvedStage,
+        index: usize,
+        results: &[Option<StageResult>],
+    ) -> Result<Preimage, PlanError> {
         let facts = self.facts()?;
         let mut preimage = Preimage::new(&stage.stage.kind().to_string(), stage.stage.revision());
         preimage.read("parameters", &stage.stage.parameters()?)?;
-        let digest = |above: usize| results[above].as_ref().map_or(Value::Null, |result| result.digest.to_string().into());
-        let mut inputs: Map<String, Value> = stage.upstream.iter().map(|upstream| (upstream.role.to_owned(), digest(upstream.stage))).collect();
+        let digest =
+            |above: usize| results[above].as_ref().map_or(Value::Null, |result| result.digest.to_string().into());
+        let mut inputs: Map<String, Value> =
+            stage.upstream.iter().map(|upstream| (upstream.role.to_owned(), digest(upstream.stage))).collect();
         let model = match stage.stage.kind() {
             Kind::Captions => Value::Null,
             Kind::EncodeText => facts.text_encoders(),
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
             Kind::Train => facts.digests(&[Component::Mmdit]),
-            Kind::Export => facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]),
+            Kind::Export => match &stage.stage {
+                Stage::Export(parameters) => export::job::model(parameters, facts),
+                _ => Value::Null,
+            },
             Kind::Sample => {
                 let mut value = facts.text_encoders();
-                if let (Value::Object(all), Value::Object(more)) = (&mut value, facts.digests(&[Component::Mmdit, Component::VaeDecoder])) {
+                if let (Value::Object(all), Value::Object(more)) =
+                    (&mut value, facts.digests(&[Component::Mmdit, Component::VaeDecoder]))
+                {
                     all.extend(more);
                 }
                 value
@@ -256,7 +281,8 @@ impl<'p> Planner<'p> {
         let facts = self.facts()?.clone();
         let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
         let artifact = |role: &str| {
-            let above = stage.upstream.iter().find(|upstream| upstream.role == role).map_or(index, |upstream| upstream.stage);
+            let above =
+                stage.upstream.iter().find(|upstream| upstream.role == role).map_or(index, |upstream| upstream.stage);
             result(above)?.artifact(store)
         };
         let captions = self.captions_of(index).unwrap_or(index);
@@ -265,7 +291,10 @@ impl<'p> Planner<'p> {
             Stage::Captions(_) => return Err(self.missing_input(index)),
             Stage::EncodeText(parameters) => {
                 let items = items()?;
-                let texts = items.as_slice().iter().flat_map(|item| item.texts.iter().map(|text| (text.as_str(), item.id.as_str())));
+                let texts = items
+                    .as_slice()
+                    .iter()
+                    .flat_map(|item| item.texts.iter().map(|text| (text.as_str(), item.id.as_str())));
                 Job::Text(TextJob::new(parameters, &facts, texts)?)
             }
             Stage::EncodeImages(parameters) => {
@@ -275,7 +304,14 @@ impl<'p> Planner<'p> {
             }
             Stage::Train(parameters) => {
                 let (items, text, latents) = (items()?, artifact("text")?, artifact("latents")?);
-                Job::Train(TrainJob::new(parameters, &facts, items.as_slice(), &text, &latents, self.t5_tokens_of(index))?)
+                Job::Train(TrainJob::new(
+                    parameters,
+                    &facts,
+                    items.as_slice(),
+                    &text,
+                    &latents,
+                    self.t5_tokens_of(index),
+                )?)
             }
             Stage::Export(parameters) => {
                 let provenance = Provenance {

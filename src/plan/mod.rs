@@ -12,7 +12,9 @@ pub use reasons::{Cause, Reasons};
 pub use result::StageResult;
 
 use sd3pipe_cache::{KeyError, StoreError};
-use sd3pipe_stages::{captions::CaptionsError, checkpoint::CheckpointError, error::StageError, text::tokenizer::TokenizerError};
+use sd3pipe_stages::{
+    captions::CaptionsError, checkpoint::CheckpointError, error::StageError, text::tokenizer::TokenizerError,
+};
 use std::path::PathBuf;
 use thiserror::Error;
 

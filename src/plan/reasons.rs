@@ -36,7 +36,12 @@ impl<'r> Reasons<'r> {
     }
 
     /// What happened to the stage itself, apart from what it reads of other stages.
-    pub fn direct(&self, planner: &Planner<'_>, examined: &[Option<Examined>], index: usize) -> Result<Vec<Cause>, PlanError> {
+    pub fn direct(
+        &self,
+        planner: &Planner<'_>,
+        examined: &[Option<Examined>],
+        index: usize,
+    ) -> Result<Vec<Cause>, PlanError> {
         let stage = &planner.resolved.stages[index];
         let Some(now) = &examined[index] else { return Ok(Vec::new()) };
         let cause = |what: String, detail| Cause { stage: stage.name.clone(), what, detail };
@@ -58,7 +63,12 @@ impl<'r> Reasons<'r> {
     }
 
     /// Everything that makes a stage run, from the first stage that it depends on to itself.
-    pub fn roots(&self, planner: &Planner<'_>, examined: &[Option<Examined>], index: usize) -> Result<Vec<Cause>, PlanError> {
+    pub fn roots(
+        &self,
+        planner: &Planner<'_>,
+        examined: &[Option<Examined>],
+        index: usize,
+    ) -> Result<Vec<Cause>, PlanError> {
         let mut causes = Vec::new();
         for above in planner.ancestors(index) {
             let direct = self.direct(planner, examined, above)?;
@@ -89,7 +99,11 @@ fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
     for (id, now) in &new {
         let Some(before) = old.get(id) else {
             let renamed = old.iter().find(|(old_id, item)| item.image == now.image && !new.contains_key(*old_id));
-            changes.push((renamed.map_or_else(|| format!("{id} was added"), |(old_id, _)| format!("{old_id} was renamed to {id}")), Vec::new()));
+            changes.push((
+                renamed
+                    .map_or_else(|| format!("{id} was added"), |(old_id, _)| format!("{old_id} was renamed to {id}")),
+                Vec::new(),
+            ));
             continue;
         };
         if before.image != now.image {
@@ -115,7 +129,10 @@ fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
 
 /// A changed field in words; nothing for fields that another stage's changes explain.
 fn describe(change: &Change) -> Option<String> {
-    let (old, new) = (change.old.as_ref().map_or("nothing".to_owned(), show), change.new.as_ref().map_or("nothing".to_owned(), show));
+    let (old, new) = (
+        change.old.as_ref().map_or("nothing".to_owned(), show),
+        change.new.as_ref().map_or("nothing".to_owned(), show),
+    );
     let path = change.path.as_str();
     if let Some(field) = path.strip_prefix("parameters.") {
         return Some(format!("{field} {old} → {new}"));
@@ -148,7 +165,14 @@ mod tests {
     use sd3pipe_stages::captions::Item;
 
     fn item(id: &str, image: &str, text: &str) -> Item {
-        Item { id: id.to_owned(), image: image.to_owned(), width: 64, height: 64, repeats: 1, texts: vec![text.to_owned()] }
+        Item {
+            id: id.to_owned(),
+            image: image.to_owned(),
+            width: 64,
+            height: 64,
+            repeats: 1,
+            texts: vec![text.to_owned()],
+        }
     }
 
     fn changes(old: &[Item], new: &[Item]) -> Vec<String> {

@@ -12,15 +12,26 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
 
 /// Makes the files of a stage be what its artifact says; gives those that were written. `several` tells that other stages of
 /// the same kind write too, so that each needs a folder of its own.
-pub fn deliver(resolved: &Resolved, index: usize, artifact: &Artifact, store: &Store) -> Result<Vec<PathBuf>, PlanError> {
+pub fn deliver(
+    resolved: &Resolved,
+    index: usize,
+    artifact: &Artifact,
+    store: &Store,
+) -> Result<Vec<PathBuf>, PlanError> {
     let stage = &resolved.stages[index];
     let kind = stage.stage.kind();
     let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
     let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
+    let checkpoint =
+        |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
     let mut wanted: Vec<(PathBuf, Digest)> = Vec::new();
     for entry in &artifact.entries {
         let path = match (kind, entry.role.as_str()) {
-            (Kind::Export, "checkpoint") => root.join("checkpoints").join(format!("{}-epoch-{:0>4}.safetensors", resolved.pipeline.name, entry.item)),
+            (Kind::Export, "checkpoint") => checkpoint(&entry.item).with_extension("safetensors"),
+            (Kind::Export, "file") => match entry.item.split_once('/') {
+                Some((epoch, inside)) => checkpoint(epoch).join(inside),
+                None => continue,
+            },
             (Kind::Sample, "image") => root.join("samples").join(&entry.item),
             (Kind::Sample, "sheet") => root.join(&entry.item),
             _ => continue,

@@ -68,7 +68,10 @@ pub enum RunError {
         error: StageError,
     },
     /// Inputs changed while the run went on: what was published is right for what was read, but that is not what lies there now.
-    #[error("these changed during the run: {}\nEverything that was made belongs to what was read; run again to take them in", list(paths))]
+    #[error(
+        "these changed during the run: {}\nEverything that was made belongs to what was read; run again to take them in",
+        list(paths)
+    )]
     Changed {
         /// What changed.
         paths: Vec<PathBuf>,
@@ -116,7 +119,9 @@ impl Runner<'_> {
     pub fn run(&self) -> (Journal, Result<(), RunError>) {
         let previous = match previous_keys(self.resolved, Some(self.store)) {
             Ok(previous) => previous,
-            Err(error) => return (Journal::default(), Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error })),
+            Err(error) => {
+                return (Journal::default(), Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error }));
+            }
         };
         let mut journal = Journal::new(self.resolved, &previous);
         let mut planner = Planner::new(self.resolved, Some(self.store), self.options.force.clone(), previous);
@@ -141,7 +146,12 @@ impl Runner<'_> {
         (journal, result)
     }
 
-    fn pass(&self, planner: &mut Planner<'_>, results: &mut [Option<StageResult>], journal: &mut Journal) -> Result<(), RunError> {
+    fn pass(
+        &self,
+        planner: &mut Planner<'_>,
+        results: &mut [Option<StageResult>],
+        journal: &mut Journal,
+    ) -> Result<(), RunError> {
         let wanted = match self.options.until {
             Some(last) => planner.ancestors(last),
             None => (0..self.resolved.stages.len()).collect(),
@@ -206,13 +216,21 @@ impl Runner<'_> {
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
             }
             State::Run { job, missing } => {
-                let waiting = |holder: &str| self.progress.line(&format!("{}: waiting for {holder}, which makes the same", stage.name));
-                let _claim = self.store.claim(&examined.preimage.key(), &mut { waiting }).map_err(|error| failed(error.into()))?;
-                let missing = if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
+                let waiting = |holder: &str| {
+                    self.progress.line(&format!("{}: waiting for {holder}, which makes the same", stage.name))
+                };
+                let _claim = self
+                    .store
+                    .claim(&examined.preimage.key(), &mut { waiting })
+                    .map_err(|error| failed(error.into()))?;
+                let missing =
+                    if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
                 let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
                 let done = self.engine.run(&job, &missing, &mut work).and_then(|()| work.flush());
                 let (executed, changed) = (std::mem::take(&mut work.executed), std::mem::take(&mut work.changed));
-                let done = done.and_then(|()| if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) });
+                let done = done.and_then(|()| {
+                    if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) }
+                });
                 if let Err(error) = done {
                     // What was finished is kept even so, and the journal says it.
                     drop(work.flush());
@@ -224,7 +242,8 @@ impl Runner<'_> {
                     });
                 }
                 let outputs: Option<Vec<_>> = planner.outputs(&job).map_err(plan)?.into_iter().collect();
-                let outputs = outputs.ok_or_else(|| failed(StageError::Numbers("some of its actions left no record".to_owned())))?;
+                let outputs = outputs
+                    .ok_or_else(|| failed(StageError::Numbers("some of its actions left no record".to_owned())))?;
                 let artifact = job.artifact(&outputs).to_bytes().map_err(|error| plan(error.into()))?;
                 self.publish(index, &examined.preimage, &artifact).map_err(failed)?;
                 Ok((StageResult::stored(Digest::of(&artifact)), executed, Some(outputs.len())))
@@ -262,10 +281,13 @@ impl Runner<'_> {
 
     /// Drops the records that promise a lost object, and those of the stages whose results name it, so that just that is made again.
     fn forget(&self, digest: Digest, results: &[Option<StageResult>]) -> Result<(), RunError> {
-        let fault = |error| RunError::Stage { stage: self.resolved.pipeline.name.clone(), error: StageError::Store(error) };
+        let fault =
+            |error| RunError::Stage { stage: self.resolved.pipeline.name.clone(), error: StageError::Store(error) };
         self.store.forget(&digest).map_err(fault)?;
         for result in results.iter().flatten() {
-            let names_it = result.artifact(Some(self.store)).is_ok_and(|artifact| artifact.entries.iter().any(|entry| entry.digest == digest));
+            let names_it = result
+                .artifact(Some(self.store))
+                .is_ok_and(|artifact| artifact.entries.iter().any(|entry| entry.digest == digest));
             if names_it {
                 self.store.forget(&result.digest).map_err(fault)?;
             }
@@ -279,7 +301,8 @@ impl Runner<'_> {
             let same = std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before);
             (!same).then(|| path.to_owned())
         };
-        let data = planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
+        let data =
+            planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
         let model = planner.facts().ok().into_iter().flat_map(sd3pipe_stages::facts::Facts::files);
         let paths: BTreeSet<PathBuf> = data.chain(model).filter_map(changed).collect();
         if paths.is_empty() || planner.inputs_are_equal().unwrap_or(false) {

@@ -66,7 +66,9 @@ impl Journal {
 
 /// The keys of the stages at the last run of this pipeline.
 pub fn previous_keys(resolved: &Resolved, store: Option<&Store>) -> Result<BTreeMap<String, Key>, PlanError> {
-    let Some(run) = store.map(|store| store.last_run(&resolved.pipeline.name)).transpose()?.flatten() else { return Ok(BTreeMap::new()) };
+    let Some(run) = store.map(|store| store.last_run(&resolved.pipeline.name)).transpose()?.flatten() else {
+        return Ok(BTreeMap::new());
+    };
     let Ok(journal) = serde_json::from_value::<Journal>(run.document) else { return Ok(BTreeMap::new()) };
     Ok(journal.keys.into_iter().filter_map(|(name, key)| Some((name, key.parse().ok()?))).collect())
 }

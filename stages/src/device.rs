@@ -38,7 +38,9 @@ impl Device {
     /// Why this device can't be had here, if it can't.
     pub fn missing(self) -> Option<String> {
         match self {
-            Self::Cuda(_) if !cfg!(feature = "cuda") => Some("this build has no CUDA: build it with `--features cuda`".to_owned()),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => {
+                Some("this build has no CUDA: build it with `--features cuda`".to_owned())
+            }
             Self::Cuda(index) if index >= cuda_device_count() => {
                 Some(format!("there is no GPU {index}: {} found", cuda_device_count()))
             }

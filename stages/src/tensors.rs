@@ -50,15 +50,34 @@ pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
         Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         Dtype::BF16 => Some(two(|bytes| bf16::from_le_bytes(bytes).to_f32())),
         Dtype::F16 => Some(two(|bytes| f16::from_le_bytes(bytes).to_f32())),
+        Dtype::F8_E4M3 => Some(bytes.iter().map(|byte| from_f8_e4m3(*byte).to_f32()).collect()),
         _ => None,
     }
 }
 
+/// Sign, 4 bits of exponent with bias 7, 3 bits of mantissa; no infinities, and NaN only with all bits set
+/// (arXiv:2209.05433, E4M3). F16 has bias 15 and 10 bits of mantissa.
+pub(crate) fn from_f8_e4m3(value: u8) -> f16 {
+    let (exponent, mantissa) = (i32::from(value >> 3 & 15), f32::from(value & 7));
+    let magnitude = match (exponent, value & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    f16::from_f32(if value & 0x80 == 0 { magnitude } else { -magnitude })
+}
+
 /// Writes a safetensors file, tensor by tensor: equal bytes for equal tensors and notes. (The library would put the notes in
 /// the order of a hash map, which differs from run to run.)
-pub fn write<V: View>(mut out: impl Write, mut tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> io::Result<()> {
+pub fn write<V: View>(
+    mut out: impl Write,
+    mut tensors: Vec<(String, V)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<()> {
     // Wide types first, so that each tensor is aligned to its own type.
-    tensors.sort_by(|(left_name, left), (right_name, right)| right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name)));
+    tensors.sort_by(|(left_name, left), (right_name, right)| {
+        right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name))
+    });
     let mut end = 0;
     let infos = tensors.iter().map(|(name, tensor)| {
         let start = end;
@@ -81,7 +100,11 @@ pub fn write<V: View>(mut out: impl Write, mut tensors: Vec<(String, V)>, notes:
 }
 
 /// [`write`] to a new file.
-pub fn write_file<V: View>(path: &Path, tensors: Vec<(String, V)>, notes: &BTreeMap<String, String>) -> Result<(), StageError> {
+pub fn write_file<V: View>(
+    path: &Path,
+    tensors: Vec<(String, V)>,
+    notes: &BTreeMap<String, String>,
+) -> Result<(), StageError> {
     File::create(path)
         .and_then(|file| write(BufWriter::with_capacity(1 << 20, file), tensors, notes))
         .map_err(|source| StageError::File { path: path.to_owned(), source })
@@ -91,17 +114,26 @@ pub fn write_file<V: View>(path: &Path, tensors: Vec<(String, V)>, notes: &BTree
 ///
 /// # Errors
 /// When a value is not finite in this precision: a cache must not keep what would poison a training.
-pub fn to_bytes<N: AsRef<str>>(arrays: &[(N, &Array)], precision: Precision, note: Option<(&str, String)>) -> Result<Vec<u8>, StageError> {
+pub fn to_bytes<N: AsRef<str>>(
+    arrays: &[(N, &Array)],
+    precision: Precision,
+    note: Option<(&str, String)>,
+) -> Result<Vec<u8>, StageError> {
     let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
     for (name, array) in arrays {
         if let Some(value) = array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-            return Err(StageError::Numbers(format!("{} holds {value}, which {precision:?} can't; use a wider precision", name.as_ref())));
+            return Err(StageError::Numbers(format!(
+                "{} holds {value}, which {precision:?} can't; use a wider precision",
+                name.as_ref()
+            )));
         }
     }
-    let encoded = arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
+    let encoded =
+        arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
     let notes = note.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
     let mut bytes = Vec::new();
-    write(&mut bytes, encoded, &notes).map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
+    write(&mut bytes, encoded, &notes)
+        .map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
     Ok(bytes)
 }
 
@@ -133,7 +165,8 @@ pub fn from_bytes(bytes: &[u8]) -> Result<BTreeMap<String, Array>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     file.iter()
         .map(|(name, view)| {
-            let values = decode(view.dtype(), view.data()).ok_or_else(|| format!("{name} is of type {:?}", view.dtype()))?;
+            let values =
+                decode(view.dtype(), view.data()).ok_or_else(|| format!("{name} is of type {:?}", view.dtype()))?;
             Ok((name.to_owned(), Array { shape: view.shape().to_vec(), values }))
         })
         .collect()
@@ -145,7 +178,10 @@ mod tests {
 
     #[test]
     fn arrays_come_back_as_they_were() {
-        let (a, b) = (Array { shape: vec![2, 2], values: vec![1.0, -2.5, 0.0, 8.0] }, Array { shape: vec![1], values: vec![3.0] });
+        let (a, b) = (
+            Array { shape: vec![2, 2], values: vec![1.0, -2.5, 0.0, 8.0] },
+            Array { shape: vec![1], values: vec![3.0] },
+        );
         for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
             let bytes = to_bytes(&[("a", &a), ("b", &b)], precision, None).unwrap();
             let read = from_bytes(&bytes).unwrap();
@@ -177,5 +213,15 @@ mod tests {
         assert!(to_bytes(&[("large", &large)], Precision::Bf16, None).is_ok());
         let nan = Array { shape: vec![1], values: vec![f32::NAN] };
         assert!(to_bytes(&[("nan", &nan)], Precision::F32, None).is_err());
+    }
+
+    #[test]
+    fn eight_bit_values_are_the_formats_own() {
+        let known = [(0x00, 0.0), (0x01, 0.001953125), (0x08, 0.015625), (0x38, 1.0), (0x7E, 448.0), (0xB9, -1.125)];
+        for (bits, value) in known {
+            assert_eq!(from_f8_e4m3(bits).to_f32(), value, "{bits:#x}");
+        }
+        assert!(from_f8_e4m3(0x7F).is_nan() && from_f8_e4m3(0xFF).is_nan());
+        assert!(from_f8_e4m3(0x80).is_sign_negative());
     }
 }

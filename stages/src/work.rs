@@ -77,7 +77,16 @@ pub struct Work<'w> {
 impl<'w> Work<'w> {
     /// Surroundings in which nothing was done yet.
     pub fn new(store: &'w Store, progress: &'w dyn Progress, interrupt: &'w Interrupt, device: Device) -> Self {
-        Self { store, progress, interrupt, device, executed: Vec::new(), changed: Vec::new(), waiting: Vec::new(), oldest: Instant::now() }
+        Self {
+            store,
+            progress,
+            interrupt,
+            device,
+            executed: Vec::new(),
+            changed: Vec::new(),
+            waiting: Vec::new(),
+            oldest: Instant::now(),
+        }
     }
 
     /// Records an action as done. It is durable after [`flush`](Self::flush), or soon.

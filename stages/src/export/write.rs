@@ -31,11 +31,15 @@ pub fn export(job: &ExportJob, missing: &[usize], work: &mut Work<'_>) -> Result
 fn write_checkpoint(job: &ExportJob, index: usize, work: &Work<'_>) -> Result<Output, StageError> {
     let (epoch, weights) = &job.checkpoints[index];
     let precision = job.parameters.precision;
-    let trained = ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&weights.digest)?)?), Component::Mmdit)?;
-    let vae = [Component::VaeEncoder, Component::VaeDecoder].map(|component| Ok::<_, StageError>((component, job.facts.open(component)?)));
+    let trained =
+        ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&weights.digest)?)?), Component::Mmdit)?;
+    let vae = [Component::VaeEncoder, Component::VaeDecoder]
+        .map(|component| Ok::<_, StageError>((component, job.facts.open(component)?)));
     let vae = vae.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut tensors = Vec::new();
-    for (component, source) in std::iter::once((Component::Mmdit, Some(&trained))).chain(vae.iter().map(|(c, s)| (*c, s.as_ref()))) {
+    for (component, source) in
+        std::iter::once((Component::Mmdit, Some(&trained))).chain(vae.iter().map(|(c, s)| (*c, s.as_ref())))
+    {
         for (name, view) in source.into_iter().flat_map(ComponentSource::tensors) {
             let name = format!("{}{name}", component.prefix());
             check(&name, view, precision)?;
@@ -68,7 +72,9 @@ fn check(name: &str, view: TensorView<'_>, precision: Precision) -> Result<(), S
     let values = tensors::decode(view.dtype, view.bytes)
         .ok_or_else(|| StageError::Numbers(format!("{name} is stored as {}, which can't be exported", view.dtype)))?;
     match values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-        Some(value) => Err(StageError::Numbers(format!("{name} holds {value}, which {precision:?} can't; export as Bf16 or F32"))),
+        Some(value) => {
+            Err(StageError::Numbers(format!("{name} holds {value}, which {precision:?} can't; export as Bf16 or F32")))
+        }
         None => Ok(()),
     }
 }

@@ -31,7 +31,9 @@ enum Decoded {
 /// Carries out the missing actions of a job. Pictures that can't be used are all named at the end; the others are kept.
 pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
     let Some(source) = job.facts.open(Component::VaeEncoder)? else {
-        return Err(StageError::Numbers("the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned()));
+        return Err(StageError::Numbers(
+            "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
+        ));
     };
     let device = work.device.open();
     let weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
@@ -66,7 +68,9 @@ pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result
                 Decoded::Faulty(fault) => faults.push(fault),
             }
             let bucket = |index: usize| job.pictures[index].placement.bucket;
-            let next_fits = arrived.peek().is_some_and(|(next, _)| waiting.first().is_some_and(|(first, _)| bucket(*first) == bucket(*next)));
+            let next_fits = arrived
+                .peek()
+                .is_some_and(|(next, _)| waiting.first().is_some_and(|(first, _)| bucket(*first) == bucket(*next)));
             if !waiting.is_empty() && (waiting.len() == batch || !next_fits) {
                 done += waiting.len() as u64;
                 run_batch(job, &encoder, batch, std::mem::take(&mut waiting), &device, work)?;
@@ -117,10 +121,17 @@ fn run_batch(
     let (mean, log_variance) = (nn::to_host(mean), nn::to_host(log_variance));
     let seconds = start.elapsed().as_secs_f64() / members.len() as f64;
     for (position, (index, _)) in members.iter().enumerate() {
-        let cut = |values: &[f32]| Array { shape: vec![channels, rows, columns], values: values[position * each..(position + 1) * each].to_vec() };
+        let cut = |values: &[f32]| Array {
+            shape: vec![channels, rows, columns],
+            values: values[position * each..(position + 1) * each].to_vec(),
+        };
         let latents = Latents { mean: cut(&mean), log_variance: cut(&log_variance) };
         let object = work.store.put(&latents.to_bytes(job.parameters.precision, &job.pictures[*index].placement)?)?;
-        work.publish(&job.actions[*index], vec![output("latents", job.actions[*index].label.clone(), object)], seconds)?;
+        work.publish(
+            &job.actions[*index],
+            vec![output("latents", job.actions[*index].label.clone(), object)],
+            seconds,
+        )?;
     }
     Ok(())
 }

@@ -46,14 +46,26 @@ pub struct Picture {
 
 impl ImagesJob {
     /// The pictures of `items`, whose files `paths` names by item.
-    pub fn new(parameters: &EncodeImages, facts: &Facts, items: &[Item], paths: &BTreeMap<String, PathBuf>) -> Result<Self, StageError> {
-        let mut job =
-            Self { parameters: parameters.clone(), facts: facts.clone(), pictures: Vec::new(), actions: Vec::new(), items: Vec::new() };
+    pub fn new(
+        parameters: &EncodeImages,
+        facts: &Facts,
+        items: &[Item],
+        paths: &BTreeMap<String, PathBuf>,
+    ) -> Result<Self, StageError> {
+        let mut job = Self {
+            parameters: parameters.clone(),
+            facts: facts.clone(),
+            pictures: Vec::new(),
+            actions: Vec::new(),
+            items: Vec::new(),
+        };
         let mut faults = Vec::new();
         let mut seen: HashMap<Key, usize> = HashMap::new();
         let model = facts.digests(&[Component::VaeEncoder]);
         for item in items {
-            let Ok(placement) = place(item.width, item.height, parameters).map_err(|fault| faults.push(format!("  {}: {fault}", item.id))) else {
+            let Ok(placement) = place(item.width, item.height, parameters)
+                .map_err(|fault| faults.push(format!("  {}: {fault}", item.id)))
+            else {
                 continue;
             };
             let mut preimage = Preimage::new("encode image", REVISION);

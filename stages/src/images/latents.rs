@@ -22,13 +22,18 @@ impl Latents {
     /// The object that the store keeps; where the picture was cut out is in its metadata.
     pub fn to_bytes(&self, precision: Precision, placement: &Placement) -> Result<Vec<u8>, StageError> {
         let note = serde_json::to_string(placement).map_err(|error| StageError::Numbers(error.to_string()))?;
-        tensors::to_bytes(&[("mean", &self.mean), ("log_variance", &self.log_variance)], precision, Some(("placement", note)))
+        tensors::to_bytes(
+            &[("mean", &self.mean), ("log_variance", &self.log_variance)],
+            precision,
+            Some(("placement", note)),
+        )
     }
 
     /// Reads it from the store.
     pub fn read(store: &Store, digest: &Digest) -> Result<Self, StageError> {
         let bytes = store.read(digest)?;
-        let unreadable = |reason: String| StageError::Unreadable { what: format!("latents {digest}"), reason, stage: "latents" };
+        let unreadable =
+            |reason: String| StageError::Unreadable { what: format!("latents {digest}"), reason, stage: "latents" };
         let mut arrays = tensors::from_bytes(&bytes).map_err(unreadable)?;
         match (arrays.remove("mean"), arrays.remove("log_variance")) {
             (Some(mean), Some(log_variance)) if mean.shape == log_variance.shape => Ok(Self { mean, log_variance }),

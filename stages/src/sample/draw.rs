@@ -31,7 +31,12 @@ pub fn draw(
     let device = noise.device();
     let mut latents = noise.mul_scalar(sigmas.first().copied().unwrap_or(1.0));
     for levels in sigmas.windows(2) {
-        let timesteps = |count: usize| Tensor::<1>::from_data(TensorData::new(vec![(1000.0 * levels[0]) as f32; count], [count]), (&device, DType::F32));
+        let timesteps = |count: usize| {
+            Tensor::<1>::from_data(
+                TensorData::new(vec![(1000.0 * levels[0]) as f32; count], [count]),
+                (&device, DType::F32),
+            )
+        };
         let velocity = match &guidance.negative {
             None => {
                 let (context, pooled) = guidance.prompt.clone();
@@ -41,8 +46,15 @@ pub fn draw(
                 let (prompt, negative) = (guidance.prompt.clone(), negative.clone());
                 let context = Tensor::cat(vec![negative.0, prompt.0], 0);
                 let pooled = Tensor::cat(vec![negative.1, prompt.1], 0);
-                let both = network.forward(Tensor::cat(vec![latents.clone(); 2], 0), timesteps(2), context, pooled, PositionCrop::Centre);
-                let [negative, prompt] = [0..1, 1..2].map(|half| both.clone().narrow(0, half.start, 1).cast(DType::F32));
+                let both = network.forward(
+                    Tensor::cat(vec![latents.clone(); 2], 0),
+                    timesteps(2),
+                    context,
+                    pooled,
+                    PositionCrop::Centre,
+                );
+                let [negative, prompt] =
+                    [0..1, 1..2].map(|half| both.clone().narrow(0, half.start, 1).cast(DType::F32));
                 negative.clone() + (prompt - negative).mul_scalar(guidance.cfg)
             }
         };

@@ -57,14 +57,16 @@ impl Sample {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.prompts.is_empty() {
-            problems.push(Problem::new("prompts", "there is nothing to draw").hint("prompts: [\"a lighthouse at dusk\"]"));
+            problems
+                .push(Problem::new("prompts", "there is nothing to draw").hint("prompts: [\"a lighthouse at dusk\"]"));
         }
         if self.seeds.is_empty() {
             problems.push(Problem::new("seeds", "there is no seed to draw with").hint("seeds: [1]"));
         }
         for (name, list) in [("seeds", repeated(&self.seeds)), ("prompts", repeated(&self.prompts))] {
             if let Some(twice) = list {
-                problems.push(Problem::new(name, format!("{twice} is there twice and would draw the same image twice")));
+                problems
+                    .push(Problem::new(name, format!("{twice} is there twice and would draw the same image twice")));
             }
         }
         if !(1..=1000).contains(&self.steps) {
@@ -78,13 +80,19 @@ impl Sample {
         }
         let (width, height) = self.size;
         if [width, height].iter().any(|side| *side == 0 || side % 16 != 0) {
-            problems.push(Problem::new("size", format!("{width} × {height} are not multiples of 16")).hint("SD3's patches are 16 pixels wide"));
+            problems.push(
+                Problem::new("size", format!("{width} × {height} are not multiples of 16"))
+                    .hint("SD3's patches are 16 pixels wide"),
+            );
         }
         if !(0.01..=100.0).contains(&self.shift) {
-            problems.push(Problem::new("shift", format!("{} is not from 0.01 to 100", self.shift)).hint("3 for every SD3"));
+            problems
+                .push(Problem::new("shift", format!("{} is not from 0.01 to 100", self.shift)).hint("3 for every SD3"));
         }
         if !(1..=512).contains(&self.t5_tokens) {
-            problems.push(Problem::new("t5_tokens", format!("{} is not from 1 to 512", self.t5_tokens)).hint("256 is usual"));
+            problems.push(
+                Problem::new("t5_tokens", format!("{} is not from 1 to 512", self.t5_tokens)).hint("256 is usual"),
+            );
         }
         if self.precision == Precision::F16 {
             problems.push(Problem::new("precision", "T5 overflows in F16").hint("use Bf16, or F32 on a CPU"));

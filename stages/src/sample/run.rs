@@ -61,8 +61,13 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
 
 /// The prompts' encodings, from the store where they are: they are kept like those of captions.
 fn encode_prompts(job: &SampleJob, work: &mut Work<'_>) -> Result<BTreeMap<String, Encoded>, StageError> {
-    let parameters = EncodeText { t5_tokens: job.parameters.t5_tokens, precision: job.parameters.precision, ..EncodeText::default() };
-    let texts = job.parameters.prompts.iter().chain([&job.parameters.negative]).map(|text| (text.as_str(), text.as_str()));
+    let parameters = EncodeText {
+        t5_tokens: job.parameters.t5_tokens,
+        precision: job.parameters.precision,
+        ..EncodeText::default()
+    };
+    let texts =
+        job.parameters.prompts.iter().chain([&job.parameters.negative]).map(|text| (text.as_str(), text.as_str()));
     let texts = TextJob::new(&parameters, &job.facts, texts)?;
     let mut missing = Vec::new();
     for (index, action) in texts.actions.iter().enumerate() {
@@ -98,7 +103,9 @@ impl<'j> Studio<'j> {
         let device = work.device.open();
         let dtype = nn::dtype(job.parameters.precision);
         let Some(source) = job.facts.open(Component::VaeDecoder)? else {
-            return Err(StageError::Numbers("the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned()));
+            return Err(StageError::Numbers(
+                "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
+            ));
         };
         let weights = nn::load(&source, &device, dtype)?;
         job.facts.check(Component::VaeDecoder)?;
@@ -109,8 +116,14 @@ impl<'j> Studio<'j> {
 
     fn network(&self, row: &Row, work: &Work<'_>) -> Result<Mmdit, StageError> {
         let source = match &row.checkpoint {
-            Some(entry) => ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&entry.digest)?)?), Component::Mmdit)?,
-            None => self.job.facts.open(Component::Mmdit)?.ok_or_else(|| StageError::Numbers("the model has no MMDiT".to_owned()))?,
+            Some(entry) => {
+                ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&entry.digest)?)?), Component::Mmdit)?
+            }
+            None => self
+                .job
+                .facts
+                .open(Component::Mmdit)?
+                .ok_or_else(|| StageError::Numbers("the model has no MMDiT".to_owned()))?,
         };
         let weights = nn::load(&source, &self.device, self.dtype)?;
         if row.checkpoint.is_none() {
@@ -120,12 +133,22 @@ impl<'j> Studio<'j> {
     }
 
     fn conditioning(&self, text: &str) -> Result<(Tensor<3>, Tensor<2>), StageError> {
-        let encoded = self.encoded.get(text).ok_or_else(|| StageError::Numbers(format!("the prompt {text:?} was not encoded")))?;
+        let encoded = self
+            .encoded
+            .get(text)
+            .ok_or_else(|| StageError::Numbers(format!("the prompt {text:?} was not encoded")))?;
         self.conditioning.assemble(&[(encoded, Dropped::default())], &self.device, self.dtype)
     }
 
     /// One image as a PNG.
-    fn image(&self, network: &Mmdit, shot: &Shot, label: &str, steps: &mut u64, work: &mut Work<'_>) -> Result<Vec<u8>, StageError> {
+    fn image(
+        &self,
+        network: &Mmdit,
+        shot: &Shot,
+        label: &str,
+        steps: &mut u64,
+        work: &mut Work<'_>,
+    ) -> Result<Vec<u8>, StageError> {
         let parameters = &self.job.parameters;
         let prompt = &parameters.prompts[shot.prompt];
         let negative = (parameters.cfg != 1.0).then(|| self.conditioning(&parameters.negative)).transpose()?;
@@ -144,16 +167,25 @@ impl<'j> Studio<'j> {
         let image = self.decoder.decode(nn::process_out(latents));
         let planes = nn::to_host(image);
         if planes.iter().any(|value| !value.is_finite()) {
-            return Err(StageError::Numbers(format!("{label}: the image has values that are not finite; use precision F32 or Bf16")));
+            return Err(StageError::Numbers(format!(
+                "{label}: the image has values that are not finite; use precision F32 or Bf16"
+            )));
         }
         let pixels = width * height;
-        let rgb: Vec<u8> = (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| to_byte(planes[channel * pixels + pixel]))).collect();
+        let rgb: Vec<u8> =
+            (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| to_byte(planes[channel * pixels + pixel]))).collect();
         let texts = [
             ("prompt", prompt.clone()),
             ("negative prompt", parameters.negative.clone()),
             ("checkpoint", self.job.rows[shot.row].name.clone()),
             ("weights", self.weights(shot)),
-            ("sampler", format!("Euler, {} steps, shift {}, cfg {}, seed {}", parameters.steps, parameters.shift, parameters.cfg, shot.seed)),
+            (
+                "sampler",
+                format!(
+                    "Euler, {} steps, shift {}, cfg {}, seed {}",
+                    parameters.steps, parameters.shift, parameters.cfg, shot.seed
+                ),
+            ),
             ("software", "sd3pipe".to_owned()),
         ];
         png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)
@@ -181,7 +213,11 @@ fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageErro
         let Some(output) = outputs.first() else { continue };
         let bytes = work.store.read(&output.digest)?;
         let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png);
-        let reason = |error: image::ImageError| StageError::Unreadable { what: action.label.clone(), reason: error.to_string(), stage: "sample" };
+        let reason = |error: image::ImageError| StageError::Unreadable {
+            what: action.label.clone(),
+            reason: error.to_string(),
+            stage: "sample",
+        };
         images.push(image.map_err(reason)?.to_rgb8().into_raw());
     }
     let rows: Vec<String> = job.rows.iter().map(|row| row.name.clone()).collect();

@@ -79,7 +79,9 @@ struct Canvas {
 impl Canvas {
     fn set(&mut self, x: usize, y: usize, color: [u8; 3]) {
         let at = (y * self.width + x) * 3;
-        if x < self.width && let Some(pixel) = self.rgb.get_mut(at..at + 3) {
+        if x < self.width
+            && let Some(pixel) = self.rgb.get_mut(at..at + 3)
+        {
             pixel.copy_from_slice(&color);
         }
     }
@@ -102,8 +104,10 @@ impl Canvas {
         for row in 0..height / shrink {
             for column in 0..width / shrink {
                 let color = [0, 1, 2].map(|channel| {
-                    let block = (0..shrink * shrink).map(|index| (row * shrink + index / shrink, column * shrink + index % shrink));
-                    let sum: usize = block.map(|(row, column)| usize::from(rgb[(row * width + column) * 3 + channel])).sum();
+                    let block = (0..shrink * shrink)
+                        .map(|index| (row * shrink + index / shrink, column * shrink + index % shrink));
+                    let sum: usize =
+                        block.map(|(row, column)| usize::from(rgb[(row * width + column) * 3 + channel])).sum();
                     (sum / (shrink * shrink)) as u8
                 });
                 self.set(x + column, y + row, color);

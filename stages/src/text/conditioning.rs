@@ -42,7 +42,11 @@ impl Encoded {
     /// Reads it from the store.
     pub fn read(store: &Store, digest: &Digest) -> Result<Self, StageError> {
         let bytes = store.read(digest)?;
-        let mut arrays = tensors::from_bytes(&bytes).map_err(|reason| StageError::Unreadable { what: format!("text {digest}"), reason, stage: "text" })?;
+        let mut arrays = tensors::from_bytes(&bytes).map_err(|reason| StageError::Unreadable {
+            what: format!("text {digest}"),
+            reason,
+            stage: "text",
+        })?;
         let mut clip = |name: &str| {
             let pooled = arrays.remove(&format!("{name}.pooled"))?;
             Some([arrays.remove(&format!("{name}.states"))?, pooled])
@@ -84,7 +88,11 @@ pub struct Conditioning {
 impl Conditioning {
     /// For a network and a number of T5 rows.
     pub fn new(geometry: &MmditGeometry, t5_tokens: u32) -> Self {
-        Self { context_width: geometry.context_width, pooled_width: geometry.pooled_width, t5_tokens: t5_tokens as usize }
+        Self {
+            context_width: geometry.context_width,
+            pooled_width: geometry.pooled_width,
+            t5_tokens: t5_tokens as usize,
+        }
     }
 
     /// The context, `[batch, 77 + t5_tokens, context_width]`: CLIP-L and CLIP-G side by side and zeros up to the width, then
@@ -92,25 +100,42 @@ impl Conditioning {
     ///
     /// # Errors
     /// When the encoders are wider than the network reads.
-    pub fn assemble(&self, batch: &[(&Encoded, Dropped)], device: &Device, dtype: DType) -> Result<(Tensor<3>, Tensor<2>), StageError> {
+    pub fn assemble(
+        &self,
+        batch: &[(&Encoded, Dropped)],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<(Tensor<3>, Tensor<2>), StageError> {
         let rows = CLIP_TOKENS + self.t5_tokens;
         let mut context = vec![0.0f32; batch.len() * rows * self.context_width];
         let mut pooled = vec![0.0f32; batch.len() * self.pooled_width];
-        let samples = context.chunks_exact_mut(rows * self.context_width).zip(pooled.chunks_exact_mut(self.pooled_width));
+        let samples =
+            context.chunks_exact_mut(rows * self.context_width).zip(pooled.chunks_exact_mut(self.pooled_width));
         for ((encoded, dropped), (context, pooled)) in batch.iter().zip(samples) {
             self.fill(encoded, *dropped, context, pooled)?;
         }
         let context = TensorData::new(context, [batch.len(), rows, self.context_width]);
         let pooled = TensorData::new(pooled, [batch.len(), self.pooled_width]);
-        Ok((Tensor::<3>::from_data(context, (device, DType::F32)).cast(dtype), Tensor::<2>::from_data(pooled, (device, DType::F32)).cast(dtype)))
+        Ok((
+            Tensor::<3>::from_data(context, (device, DType::F32)).cast(dtype),
+            Tensor::<2>::from_data(pooled, (device, DType::F32)).cast(dtype),
+        ))
     }
 
-    fn fill(&self, encoded: &Encoded, dropped: Dropped, context: &mut [f32], pooled: &mut [f32]) -> Result<(), StageError> {
+    fn fill(
+        &self,
+        encoded: &Encoded,
+        dropped: Dropped,
+        context: &mut [f32],
+        pooled: &mut [f32],
+    ) -> Result<(), StageError> {
         let (rows, t5_rows) = context.split_at_mut(CLIP_TOKENS * self.context_width);
-        let [left, right] = [&encoded.clip_l, &encoded.clip_g].map(|clip| clip.as_ref().map(|[states, _]| Encoded::width(states)));
+        let [left, right] =
+            [&encoded.clip_l, &encoded.clip_g].map(|clip| clip.as_ref().map(|[states, _]| Encoded::width(states)));
         // A missing CLIP leaves zeros in its place, and its width is what the other one leaves of the pooled vector.
         let offset = left.unwrap_or_else(|| self.pooled_width.saturating_sub(right.unwrap_or_default()));
-        for (clip, offset, dropped) in [(&encoded.clip_l, 0, dropped.clip_l), (&encoded.clip_g, offset, dropped.clip_g)] {
+        for (clip, offset, dropped) in [(&encoded.clip_l, 0, dropped.clip_l), (&encoded.clip_g, offset, dropped.clip_g)]
+        {
             let Some([states, vector]) = clip else { continue };
             let width = Encoded::width(states);
             let fits = offset + width <= self.context_width.min(self.pooled_width) && Encoded::width(vector) == width;
@@ -125,7 +150,9 @@ impl Conditioning {
             }
         }
         match &encoded.t5 {
-            Some(states) if states.shape != [self.t5_tokens, self.context_width] => Err(self.misfit(format!("T5 states of {:?}", states.shape))),
+            Some(states) if states.shape != [self.t5_tokens, self.context_width] => {
+                Err(self.misfit(format!("T5 states of {:?}", states.shape)))
+            }
             Some(states) if !dropped.t5 => {
                 t5_rows.copy_from_slice(&states.values);
                 Ok(())
@@ -191,7 +218,8 @@ mod tests {
     #[test]
     fn encoders_of_another_model_are_refused() {
         let conditioning = Conditioning { context_width: 8, pooled_width: 4, t5_tokens: 4 };
-        let error = conditioning.assemble(&[(&encoded(), Dropped::default())], &Device::flex(), DType::F32).unwrap_err();
+        let error =
+            conditioning.assemble(&[(&encoded(), Dropped::default())], &Device::flex(), DType::F32).unwrap_err();
         assert!(error.to_string().contains("do not belong"), "{error}");
     }
 }

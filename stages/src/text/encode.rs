@@ -8,7 +8,10 @@ use crate::{
     facts::{Facts, TEXT_ENCODERS},
     nn::{self, Clip, ClipKind, T5, Weights},
     tensors::Array,
-    text::{Encoded, TextJob, tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer}},
+    text::{
+        Encoded, TextJob,
+        tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer},
+    },
     work::Work,
 };
 use burn::tensor::Tensor;
@@ -44,7 +47,11 @@ pub fn encode(job: &TextJob, missing: &[usize], work: &mut Work<'_>, quiet: bool
         for (index, encoded) in round.iter().zip(encoded) {
             let object = work.store.put(&encoded.to_bytes(job.parameters.precision)?)?;
             let (action, outputs) = (&job.actions[*index], vec![output("text", job.texts[*index].clone(), object)]);
-            if quiet { work.publish_quietly(action, outputs, seconds)? } else { work.publish(action, outputs, seconds)? }
+            if quiet {
+                work.publish_quietly(action, outputs, seconds)?
+            } else {
+                work.publish(action, outputs, seconds)?
+            }
         }
         work.flush()?;
     }
@@ -106,7 +113,9 @@ impl Encoder {
             _ => {
                 let path = facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_ref());
                 let Some(path) = path else {
-                    return Err(StageError::Numbers("the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned()));
+                    return Err(StageError::Numbers(
+                        "the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned(),
+                    ));
                 };
                 let tokens = job.parameters.t5_tokens as usize;
                 Self::T5 { network: T5::new(&scope)?, tokenizer: T5Tokenizer::open(path)?, tokens }
@@ -117,13 +126,23 @@ impl Encoder {
     fn forward(&self, texts: &[&str]) -> Result<Vec<Output>, StageError> {
         Ok(match self {
             Self::Clip { network, tokenizer, pad } => {
-                let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *pad)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
+                let ids = texts
+                    .iter()
+                    .map(|text| Ok(tokenizer.encode(text, *pad)?.ids))
+                    .collect::<Result<Vec<_>, StageError>>()?;
                 let result = network.forward(&ids)?;
                 let states = rows::<3>(result.penultimate);
-                states.into_iter().zip(rows::<2>(result.pooled)).map(|(states, pooled)| Output::Clip([states, pooled])).collect()
+                states
+                    .into_iter()
+                    .zip(rows::<2>(result.pooled))
+                    .map(|(states, pooled)| Output::Clip([states, pooled]))
+                    .collect()
             }
             Self::T5 { network, tokenizer, tokens } => {
-                let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *tokens)?.ids)).collect::<Result<Vec<_>, StageError>>()?;
+                let ids = texts
+                    .iter()
+                    .map(|text| Ok(tokenizer.encode(text, *tokens)?.ids))
+                    .collect::<Result<Vec<_>, StageError>>()?;
                 rows::<3>(network.forward(&ids)?).into_iter().map(Output::T5).collect()
             }
         })

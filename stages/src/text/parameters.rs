@@ -28,7 +28,9 @@ impl EncodeText {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if !(1..=512).contains(&self.t5_tokens) {
-            problems.push(Problem::new("t5_tokens", format!("{} is not from 1 to 512", self.t5_tokens)).hint("256 is usual"));
+            problems.push(
+                Problem::new("t5_tokens", format!("{} is not from 1 to 512", self.t5_tokens)).hint("256 is usual"),
+            );
         }
         if self.precision == Precision::F16 {
             problems.push(Problem::new("precision", "T5 overflows in F16").hint("use Bf16, or F32 on a CPU"));

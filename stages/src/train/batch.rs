@@ -27,7 +27,15 @@ pub struct Batch {
 
 impl Batch {
     /// The batch of these turns at an optimizer step (counted from 0 over all epochs).
-    pub fn make(job: &TrainJob, turns: &[Turn], step: u64, conditioning: &Conditioning, store: &Store, device: &Device, dtype: DType) -> Result<Self, StageError> {
+    pub fn make(
+        job: &TrainJob,
+        turns: &[Turn],
+        step: u64,
+        conditioning: &Conditioning,
+        store: &Store,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self, StageError> {
         let parameters = &job.parameters;
         let (mut noisy, mut target, mut timesteps, mut texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut shape = Vec::new();
@@ -46,7 +54,11 @@ impl Batch {
             }
             timesteps.push(1000.0 * sigma);
             let chance = |stream: &str, rate: f64| rate > 0.0 && draws(stream).uniform() < rate;
-            let digest = if chance("caption dropout", parameters.caption_dropout) { job.empty } else { variant(&item.texts, &mut draws("caption variant")) };
+            let digest = if chance("caption dropout", parameters.caption_dropout) {
+                job.empty
+            } else {
+                variant(&item.texts, &mut draws("caption variant"))
+            };
             let dropout = &parameters.encoder_dropout;
             let dropped = Dropped {
                 clip_l: chance("CLIP-L dropout", dropout.clip_l),
@@ -57,9 +69,16 @@ impl Batch {
             shape = latents.mean.shape;
         }
         let [channels, height, width] = shape[..] else {
-            return Err(StageError::Numbers(format!("latents have the shape {shape:?} and not [channels, height, width]")));
+            return Err(StageError::Numbers(format!(
+                "latents have the shape {shape:?} and not [channels, height, width]"
+            )));
         };
-        let image = |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [turns.len(), channels, height, width]), (device, DType::F32));
+        let image = |values: Vec<f32>| {
+            Tensor::<4>::from_data(
+                TensorData::new(values, [turns.len(), channels, height, width]),
+                (device, DType::F32),
+            )
+        };
         let references: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
         let (context, pooled) = conditioning.assemble(&references, device, dtype)?;
         let timesteps = Tensor::<1>::from_data(TensorData::new(timesteps, [turns.len()]), (device, DType::F32));

@@ -59,7 +59,8 @@ impl TrainJob {
     ) -> Result<Self, StageError> {
         let texts: HashMap<&str, Digest> = text.of("text").map(|entry| (entry.item.as_str(), entry.digest)).collect();
         let pictures: HashMap<&str, _> = latents.of("latents").map(|entry| (entry.item.as_str(), entry)).collect();
-        let lacking = |what: &str| StageError::Numbers(format!("{what}: captions, texts and latents are of different data"));
+        let lacking =
+            |what: &str| StageError::Numbers(format!("{what}: captions, texts and latents are of different data"));
         let items = items
             .iter()
             .map(|item| {
@@ -75,7 +76,8 @@ impl TrainJob {
             })
             .collect::<Result<Vec<_>, StageError>>()?;
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
-        let mut job = Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
+        let mut job =
+            Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
         job.actions = job.chain()?;
         Ok(job)
     }

@@ -25,7 +25,14 @@ impl Optimizer {
     ///
     /// burn's own AdamW keeps its moments in the parameter's type and under ids that no safetensors file holds; here they are
     /// 32-bit tensors under the checkpoint's names, which is what makes an exact resume a plain file.
-    pub fn step(&self, values: Tensor<1>, gradient: Tensor<1>, moments: Moments, learning_rate: f64, step: u64) -> (Tensor<1>, Moments) {
+    pub fn step(
+        &self,
+        values: Tensor<1>,
+        gradient: Tensor<1>,
+        moments: Moments,
+        learning_rate: f64,
+        step: u64,
+    ) -> (Tensor<1>, Moments) {
         let Self::AdamW { beta1, beta2, epsilon, weight_decay } = *self;
         let first = moments.first.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
         let second = moments.second.mul_scalar(beta2) + (gradient.clone() * gradient).mul_scalar(1.0 - beta2);

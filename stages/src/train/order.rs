@@ -49,7 +49,11 @@ mod tests {
         assert!(batches.iter().all(|batch| batch.iter().all(|turn| ITEMS[turn.item].1 == ITEMS[batch[0].item].1)));
         let mut turns: Vec<_> = batches.concat().iter().map(|turn| (turn.item, turn.repeat)).collect();
         turns.sort_unstable();
-        let all: Vec<_> = ITEMS.iter().enumerate().flat_map(|(item, (repeats, _))| (0..*repeats).map(move |repeat| (item, repeat))).collect();
+        let all: Vec<_> = ITEMS
+            .iter()
+            .enumerate()
+            .flat_map(|(item, (repeats, _))| (0..*repeats).map(move |repeat| (item, repeat)))
+            .collect();
         assert_eq!(turns, all);
         assert_eq!(batches.len() as u64, batch_count(&ITEMS, 2));
     }

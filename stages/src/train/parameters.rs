@@ -155,7 +155,12 @@ impl Train {
     /// Values out of range.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for (name, value) in [("epochs", self.epochs), ("batch", self.batch), ("accumulate", self.accumulate), ("save_every", self.save_every)] {
+        for (name, value) in [
+            ("epochs", self.epochs),
+            ("batch", self.batch),
+            ("accumulate", self.accumulate),
+            ("save_every", self.save_every),
+        ] {
             if value == 0 {
                 problems.push(Problem::new(name, "0 trains nothing").hint("1 or more"));
             }
@@ -183,7 +188,8 @@ impl Train {
         }
         if self.precision == Precision::F16 {
             problems.push(
-                Problem::new("precision", "gradients of SD3 underflow in F16, and there is no loss scaling").hint("use Bf16 or F32"),
+                Problem::new("precision", "gradients of SD3 underflow in F16, and there is no loss scaling")
+                    .hint("use Bf16 or F32"),
             );
         }
         problems

@@ -23,7 +23,9 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     let (Some(&first), Some(&last)) = (missing.iter().min(), missing.iter().max()) else { return Ok(()) };
     // Trainings that start alike share their first epochs: one at a time makes them.
     let progress = work.progress;
-    let _claim = work.store.claim(&job.actions[0].key, &mut |holder| progress.line(&format!("waiting for {holder}, which trains the same")))?;
+    let _claim = work.store.claim(&job.actions[0].key, &mut |holder| {
+        progress.line(&format!("waiting for {holder}, which trains the same"))
+    })?;
 
     let device = work.device.open();
     let mut state = nearest_state(job, first, &device, work)?;
@@ -54,7 +56,8 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
             state.position.measured.push(measured);
             let note = format!("epoch {} · loss {:.4} · rate {:.3e}", epoch + 1, measured.loss, measured.learning_rate);
             work.progress.advance(done(&state), &note);
-            if state.position.steps.is_multiple_of(job.parameters.save_every.into()) && state.position.steps < per_epoch {
+            if state.position.steps.is_multiple_of(job.parameters.save_every.into()) && state.position.steps < per_epoch
+            {
                 state::save_unfinished(&state, &folder)?;
             }
         }
@@ -74,7 +77,9 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
                     work.progress.line(&format!("going on from step {} of epoch {}", state.position.steps, epoch + 1));
                     return Ok(state);
                 }
-                Err(reason) => work.progress.line(&format!("the saved state of epoch {} can't be read and is left out: {reason}", epoch + 1)),
+                Err(reason) => work
+                    .progress
+                    .line(&format!("the saved state of epoch {} can't be read and is left out: {reason}", epoch + 1)),
             }
         }
         let kept = match epoch.checked_sub(1) {
@@ -84,7 +89,8 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
         if let Some(kept) = kept.iter().find(|output| output.role == "state")
             && let Ok(path) = work.store.file(&kept.digest)
         {
-            let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason, stage: "train" };
+            let reason =
+                |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason, stage: "train" };
             return State::load(&path, device).map_err(reason);
         }
     }
@@ -96,13 +102,25 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
     Ok(State::start(weights))
 }
 
-fn finish_epoch(job: &TrainJob, state: &mut State, keep_state: bool, start: Instant, work: &mut Work<'_>) -> Result<(), StageError> {
+fn finish_epoch(
+    job: &TrainJob,
+    state: &mut State,
+    keep_state: bool,
+    start: Instant,
+    work: &mut Work<'_>,
+) -> Result<(), StageError> {
     let epoch = state.position.epoch as usize;
     let name = (epoch + 1).to_string();
     let weights = work.store.temporary_path();
-    nn::save(state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())), job.parameters.precision, None, &weights)?;
+    nn::save(
+        state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())),
+        job.parameters.precision,
+        None,
+        &weights,
+    )?;
     let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
-    let measured = serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Numbers(error.to_string()))?;
+    let measured =
+        serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Numbers(error.to_string()))?;
     outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
 
     state.position = state::Position { epoch: state.position.epoch + 1, ..Default::default() };
@@ -156,7 +174,8 @@ impl Trainer<'_> {
         for (name, gradient) in gradients {
             let Some(weight) = state.weights.get(&name).cloned() else { continue };
             let moments = state.moments_of(&name, &weight.values);
-            let (values, moments) = parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
+            let (values, moments) =
+                parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
             state.weights.insert(&*name, nn::Weight { values, shape: weight.shape });
             state.moments.insert(name, moments);
         }
@@ -165,7 +184,13 @@ impl Trainer<'_> {
 
     /// Adds the gradients of a batch's share of the loss, in 32 bits, and gives that share: the mean over everything of
     /// `‖velocity − (noise − latents)‖²`, the flow-matching loss of the SD3 paper with the density as its only weight.
-    fn accumulate(&self, tracked: &Weights, batch: Batch, share: f64, gradients: &mut BTreeMap<String, Tensor<1>>) -> Result<f64, StageError> {
+    fn accumulate(
+        &self,
+        tracked: &Weights,
+        batch: Batch,
+        share: f64,
+        gradients: &mut BTreeMap<String, Tensor<1>>,
+    ) -> Result<f64, StageError> {
         let network = Mmdit::new(&tracked.root())?;
         let velocity = network.forward(batch.noisy, batch.timesteps, batch.context, batch.pooled, PositionCrop::Centre);
         let difference = velocity.cast(DType::F32) - batch.target;

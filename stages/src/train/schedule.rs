@@ -51,7 +51,9 @@ mod tests {
     #[test]
     fn cosine_gives_the_reference_values() {
         let schedule = Schedule::Cosine { warmup: 0 };
-        for (step, expected) in [(0, 1.0), (1000, 0.853_553), (2000, 0.5), (3000, 0.146_447), (3999, 1.54e-7), (4000, 0.0)] {
+        for (step, expected) in
+            [(0, 1.0), (1000, 0.853_553), (2000, 0.5), (3000, 0.146_447), (3999, 1.54e-7), (4000, 0.0)]
+        {
             assert!((schedule.factor(step, 4000) - expected).abs() < 1e-6, "step {step}");
         }
     }

@@ -70,7 +70,9 @@ impl State {
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
         let weights = self.weights.iter().map(|(name, weight)| (format!("weights/{name}"), weight.clone()));
         let moments = self.moments.iter().flat_map(|(name, moments)| {
-            let flat = |kind: &str, values: &Tensor<1>| (format!("{kind}/{name}"), Weight { shape: values.dims().to_vec(), values: values.clone() });
+            let flat = |kind: &str, values: &Tensor<1>| {
+                (format!("{kind}/{name}"), Weight { shape: values.dims().to_vec(), values: values.clone() })
+            };
             [flat("first", &moments.first), flat("second", &moments.second)]
         });
         let position = serde_json::to_string(&self.position).map_err(|error| StageError::Numbers(error.to_string()))?;
@@ -88,7 +90,11 @@ impl State {
         let (mut weights, mut first, mut second) = (Weights::default(), BTreeMap::new(), BTreeMap::new());
         for full in file.names() {
             let info = file.info(full).ok_or("a tensor is missing")?;
-            let values = file.bytes(full).ok().and_then(|bytes| tensors::decode(info.dtype, bytes)).ok_or("a tensor can't be read")?;
+            let values = file
+                .bytes(full)
+                .ok()
+                .and_then(|bytes| tensors::decode(info.dtype, bytes))
+                .ok_or("a tensor can't be read")?;
             let values = Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), (device, DType::F32));
             match full.split_once('/') {
                 Some(("weights", name)) => weights.insert(name, Weight { values, shape: info.shape.clone() }),

@@ -10,7 +10,9 @@ impl Density {
     /// A positive mean of the logit-normal trains more on noisy levels. The network is given `1000·sigma` as its timestep.
     pub fn sigma(self, shift: f64, draws: &mut Draws) -> f64 {
         let u = match self {
-            Self::LogitNormal { mean, standard_deviation } => 1.0 / (1.0 + libm::exp(-(mean + standard_deviation * draws.normal()))),
+            Self::LogitNormal { mean, standard_deviation } => {
+                1.0 / (1.0 + libm::exp(-(mean + standard_deviation * draws.normal())))
+            }
             Self::Uniform => draws.uniform(),
         };
         (shift * u / (1.0 + (shift - 1.0) * u)).clamp(SMALLEST, 1.0)

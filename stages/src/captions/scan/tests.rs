@@ -207,7 +207,14 @@ fn timing() {
     }
     for _ in 0..5 {
         let start = std::time::Instant::now();
-        let mut bare: Vec<_> = WalkDir::new(&folder).sort_by_file_name().into_iter().map(|e| { let e = e.unwrap(); (e.metadata().unwrap(), e.into_path()) }).collect();
+        let mut bare: Vec<_> = WalkDir::new(&folder)
+            .sort_by_file_name()
+            .into_iter()
+            .map(|e| {
+                let e = e.unwrap();
+                (e.metadata().unwrap(), e.into_path())
+            })
+            .collect();
         bare.sort_by(|a, b| a.1.cmp(&b.1));
         let t1 = start.elapsed();
         let start = std::time::Instant::now();
@@ -217,7 +224,9 @@ fn timing() {
     use crate::images::{decode::probe, parameters::EncodeImages, prepare::prepare};
     let mut draws = crate::random::Draws::new(1, "t", 0, "");
     let mut photo = image::RgbImage::new(4000, 3000);
-    for (x, y, p) in photo.enumerate_pixels_mut() { p.0 = [(x / 16) as u8, (y / 12) as u8, (draws.bits() & 31) as u8]; }
+    for (x, y, p) in photo.enumerate_pixels_mut() {
+        p.0 = [(x / 16) as u8, (y / 12) as u8, (draws.bits() & 31) as u8];
+    }
     for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
         let mut bytes = io::Cursor::new(Vec::new());
         photo.write_to(&mut bytes, format).unwrap();
