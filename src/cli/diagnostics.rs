@@ -21,22 +21,20 @@ pub fn render(diagnostics: &Diagnostics, color: bool) -> String {
         };
         let source = diagnostics.sources.get(place.source);
         let span = (source.name.clone(), first_line(&source.text, place.range.clone()));
-        let mut report = Report::build(ReportKind::Custom("error", Color::Red), span.clone())
+        let mut report = Report::build(ReportKind::Error, span.clone())
             .with_config(config)
             .with_message(&diagnostic.message)
-            .with_label(Label::new(span).with_color(Color::Red));
+            // Without a message of its own a label draws no line under what it is about.
+            .with_label(Label::new(span).with_color(Color::Red).with_message(" "));
         if let Some(hint) = &diagnostic.hint {
             report = report.with_help(hint);
         }
         // A `Vec` takes every byte.
         drop(report.finish().write(ariadne::sources([(source.name.clone(), source.text.clone())]), &mut bytes));
     }
-    // ariadne says "Help", this program says "hint" everywhere.
-    String::from_utf8_lossy(&bytes)
-        .replace("Help: ", "hint: ")
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect()
+    // ariadne says "Error" and "Help"; this program says "error" and "hint" everywhere.
+    let text = String::from_utf8_lossy(&bytes).replace("Help: ", "hint: ");
+    text.lines().map(|line| format!("{}\n", line.trim_end().replacen("Error:", "error:", 1))).collect()
 }
 
 /// A message about a whole stage points at its first line.

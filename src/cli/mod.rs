@@ -143,18 +143,26 @@ impl<'s> Survey<'s> {
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
         let wanted = match until {
             Some(last) => planner.ancestors(last),
-            None => (0..resolved.stages.len()).collect(),
+            None => (0..resolved.stages.len()).collect::<BTreeSet<_>>(),
         };
-        let mut results = vec![None; resolved.stages.len()];
-        let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
-        for index in wanted {
-            let found = planner
-                .examine(index, &results)
-                .map_err(|error: PlanError| Failure::plan(&resolved.stages[index].name, error))?;
-            results[index] = found.state.result().cloned();
-            examined[index] = Some(found);
+        loop {
+            let mut results = vec![None; resolved.stages.len()];
+            let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
+            let mut examine = |index: usize| -> Result<(), PlanError> {
+                let found = planner.examine(index, &results)?;
+                results[index] = found.state.result().cloned();
+                examined[index] = Some(found);
+                Ok(())
+            };
+            match wanted.iter().try_for_each(|index| examine(*index).map_err(|error| (*index, error))) {
+                Ok(()) => return Ok(Self { planner, examined, previous }),
+                // A run makes a lost object again; this only counts it as missing.
+                Err((index, error)) => match error.lost_object() {
+                    Some(digest) => planner.lose(digest),
+                    None => return Err(Failure::plan(&resolved.stages[index].name, error)),
+                },
+            }
         }
-        Ok(Self { planner, examined, previous })
     }
 }
 

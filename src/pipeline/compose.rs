@@ -232,8 +232,11 @@ fn write(node: &Node, sources: &Sources, composed: &mut Composed) {
         }
     };
     if let Some(name) = &node.name {
+        // Not copied: after a merge the name may be the base's and the place the heir's.
         let start = node.place.range.start;
-        copy(&Place { source: node.place.source, range: start..start + name.len() }, sources, composed);
+        let origin = Place { source: node.place.source, range: start..start + name.len() };
+        composed.pieces.push(Piece { start: composed.text.len(), length: name.len(), origin });
+        composed.text.push_str(name);
     }
     composed.text.push(open);
     for entry in entries {

@@ -15,7 +15,7 @@ use sd3pipe_stages::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -58,6 +58,7 @@ impl Data {
         resolved: &Resolved,
         store: Option<&Store>,
         previous: Option<&Key>,
+        lost: &BTreeSet<Digest>,
     ) -> Result<Self, PlanError> {
         let scan = scan::walk(stage, &resolved.folder)?;
         let digests = file_digests(stage, &scan, resolved, store)?;
@@ -84,7 +85,7 @@ impl Data {
             Some(store) => store.outputs(&preimage.key())?.unwrap_or_default(),
             None => Vec::new(),
         };
-        if let Some(output) = kept.iter().find(|output| output.role == ITEMS) {
+        if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
             return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });
         }

@@ -2,9 +2,12 @@
 
 use super::{Data, PlanError, StageResult, model};
 use crate::pipeline::{Resolved, ResolvedStage};
-use sd3pipe_cache::{Key, Output, Preimage, Store};
+use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
-    captions::Items,
+    captions::{
+        Items,
+        report::{DataReport, TokenCount},
+    },
     checkpoint::Component,
     export::{self, ExportJob, job::Provenance},
     facts::Facts,
@@ -12,7 +15,10 @@ use sd3pipe_stages::{
     job::Job,
     sample::SampleJob,
     stage::{Kind, Stage},
-    text::TextJob,
+    text::{
+        TextJob,
+        tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer, TokenizerError},
+    },
     train::TrainJob,
 };
 use serde_json::{Map, Value};
@@ -78,6 +84,8 @@ pub struct Planner<'p> {
     forced: BTreeSet<usize>,
     facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
+    /// Objects that were found lost: records that promise them count for nothing.
+    lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
     previous: BTreeMap<String, Key>,
 }
@@ -90,7 +98,7 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), previous }
+        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), lost: BTreeSet::new(), previous }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -107,7 +115,7 @@ impl<'p> Planner<'p> {
         if !self.data.contains_key(&index)
             && let ResolvedStage { name, stage: Stage::Captions(captions), .. } = &self.resolved.stages[index]
         {
-            let data = Data::read(captions, self.resolved, self.store, self.previous.get(name))?;
+            let data = Data::read(captions, self.resolved, self.store, self.previous.get(name), &self.lost)?;
             self.data.insert(index, data);
         }
         self.data.get(&index).ok_or_else(|| self.missing_input(index))
@@ -122,7 +130,7 @@ impl<'p> Planner<'p> {
     pub fn inputs_are_equal(&self) -> Result<bool, PlanError> {
         for (index, before) in &self.data {
             if let Stage::Captions(captions) = &self.resolved.stages[*index].stage {
-                let now = Data::read(captions, self.resolved, self.store, None)?;
+                let now = Data::read(captions, self.resolved, self.store, None, &self.lost)?;
                 if now.preimage.key() != before.preimage.key() {
                     return Ok(false);
                 }
@@ -140,6 +148,58 @@ impl<'p> Planner<'p> {
     /// Takes a stage off those that are done anew: it was.
     pub fn unforce(&mut self, index: usize) {
         self.forced.remove(&index);
+    }
+
+    /// Takes note that an object is lost, so that whatever needs it counts as not made.
+    pub fn lose(&mut self, digest: Digest) {
+        self.lost.insert(digest);
+        self.data.clear();
+    }
+
+    /// Looks at the data anew: records of it were dropped.
+    pub fn refresh(&mut self) {
+        self.data.clear();
+    }
+
+    /// What is worth saying of a captions stage's data, if it was made anew: with the lengths of its texts in tokens, when a stage
+    /// encodes them.
+    pub fn data_report(&mut self, index: usize) -> Result<Option<DataReport>, PlanError> {
+        let encodes = |stage: &&ResolvedStage| stage.upstream.iter().any(|upstream| upstream.stage == index);
+        let limit = self.resolved.stages.iter().filter(encodes).find_map(|stage| match &stage.stage {
+            Stage::EncodeText(text) => Some(text.t5_tokens),
+            _ => None,
+        });
+        let Some(mut report) = self.data(index)?.report.clone() else { return Ok(None) };
+        if let Some(limit) = limit {
+            let result = self.data(index)?.result.clone();
+            let items = result.items(self.store)?;
+            let facts = self.facts()?;
+            let clip = match &facts.clip_tokenizer.path {
+                Some(path) => ClipTokenizer::open(path)?,
+                None => ClipTokenizer::built_in(),
+            };
+            let t5 = facts
+                .t5_tokenizer
+                .as_ref()
+                .and_then(|tokenizer| tokenizer.path.as_deref())
+                .map(T5Tokenizer::open)
+                .transpose()?;
+            let mut fault = None;
+            report.count_tokens(&items, limit as usize, |text| {
+                count_tokens(text, limit, &clip, t5.as_ref()).unwrap_or_else(|error| {
+                    fault.get_or_insert(error);
+                    TokenCount::default()
+                })
+            });
+            if let Some(error) = fault {
+                return Err(error.into());
+            }
+        }
+        Ok(Some(report))
+    }
+
+    fn whole(&self, outputs: Option<Vec<Output>>) -> Option<Vec<Output>> {
+        outputs.filter(|outputs| !outputs.iter().any(|output| self.lost.contains(&output.digest)))
     }
 
     fn missing_input(&self, index: usize) -> PlanError {
@@ -167,7 +227,7 @@ impl<'p> Planner<'p> {
             return Ok(Examined { preimage, state: State::Waiting { on } });
         }
         if let Some(store) = self.store.filter(|_| !self.is_forced(index))
-            && let Some(outputs) = store.outputs(&preimage.key())?
+            && let Some(outputs) = self.whole(store.outputs(&preimage.key())?)
             && let Some(output) = outputs.first()
         {
             return Ok(Examined { preimage, state: State::Kept { result: StageResult::stored(output.digest) } });
@@ -190,7 +250,7 @@ impl<'p> Planner<'p> {
     /// What the store has of a job's actions.
     pub fn outputs(&self, job: &Job) -> Result<Vec<Option<Vec<Output>>>, PlanError> {
         let look_up = |action: &sd3pipe_stages::action::Action| match self.store {
-            Some(store) => store.outputs(&action.key).map_err(PlanError::from),
+            Some(store) => store.outputs(&action.key).map(|outputs| self.whole(outputs)).map_err(PlanError::from),
             None => Ok(None),
         };
         job.actions().iter().map(look_up).collect()
@@ -324,4 +384,16 @@ impl<'p> Planner<'p> {
             Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
         })
     }
+}
+
+fn count_tokens(
+    text: &str,
+    limit: u32,
+    clip: &ClipTokenizer,
+    t5: Option<&T5Tokenizer>,
+) -> Result<TokenCount, TokenizerError> {
+    let clip = clip.encode(text, ClipPad::Zero)?.length_before_truncation;
+    let t5 = t5.map(|t5| t5.encode(text, limit as usize)).transpose()?;
+    let (t5, unknown_t5) = t5.map_or((0, 0), |tokens| (tokens.length_before_truncation, tokens.unknown));
+    Ok(TokenCount { clip, t5, unknown_t5 })
 }

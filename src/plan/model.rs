@@ -5,7 +5,9 @@ use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
-    facts::{Facts, Located, TokenizerFacts, component_fingerprints},
+    error::StageError,
+    facts::{Facts, Located, TEXT_ENCODERS, TokenizerFacts, component_fingerprints},
+    stage::Stage,
     text::tokenizer::{ClipTokenizer, T5Tokenizer},
 };
 use std::{
@@ -41,6 +43,13 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         }
         let digest = component_digest(path, &files, &source, store)?;
         components.insert(component, Located { path: path.to_owned(), digest, files });
+    }
+    let no_encoders = !TEXT_ENCODERS.iter().any(|component| components.contains_key(component));
+    // Told before anything runs, and not after a training.
+    if no_encoders
+        && resolved.stages.iter().any(|stage| matches!(&stage.stage, Stage::Export(export) if export.text_encoders))
+    {
+        return Err(StageError::NoTextEncoders.into());
     }
     let path = &model.checkpoint;
     let geometry = geometry

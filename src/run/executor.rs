@@ -132,6 +132,7 @@ impl Runner<'_> {
             match result.as_ref().err().and_then(RunError::lost_object) {
                 Some(digest) if lost < MOST_LOST => {
                     lost += 1;
+                    planner.refresh();
                     if let Err(error) = self.forget(digest, &results) {
                         break Err(error);
                     }
@@ -177,6 +178,7 @@ impl Runner<'_> {
                 actions,
                 seconds: start.elapsed().as_secs_f64(),
             });
+            results[index] = Some(result.clone());
             if matches!(kind, Kind::Export | Kind::Sample) {
                 let artifact = result.artifact(Some(self.store)).map_err(plan)?;
                 for path in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
@@ -184,7 +186,6 @@ impl Runner<'_> {
                     self.progress.line(&format!("wrote {}", shown.display()));
                 }
             }
-            results[index] = Some(result);
         }
         Ok(())
     }
@@ -203,9 +204,8 @@ impl Runner<'_> {
         match examined.state {
             State::Kept { result } => Ok((result, Vec::new(), None)),
             State::Assembled { result, actions } if matches!(stage.stage, Stage::Captions(_)) => {
-                let data = planner.data(index).map_err(plan)?;
-                data.publish(&stage.name, self.store).map_err(plan)?;
-                if let Some(report) = &data.report {
+                planner.data(index).and_then(|data| data.publish(&stage.name, self.store)).map_err(plan)?;
+                if let Some(report) = planner.data_report(index).map_err(plan)? {
                     self.progress.line(report.to_string().trim_end());
                 }
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))

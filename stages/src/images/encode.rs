@@ -7,6 +7,7 @@ use crate::{
     error::StageError,
     images::{
         ImagesJob, Latents,
+        bucket::Placement,
         job::Picture,
         prepare::{self, Prepared},
     },
@@ -45,6 +46,7 @@ pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result
     order.sort_by_key(|index| (job.pictures[*index].placement.bucket, *index));
     let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };
 
+    tell_of_losses(job, missing, work);
     let mut faults = Vec::new();
     work.progress.begin("images", missing.len() as u64, "images");
     std::thread::scope(|scope| -> Result<(), StageError> {
@@ -82,6 +84,29 @@ pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result
     work.flush()?;
     work.progress.end();
     if faults.is_empty() { Ok(()) } else { Err(StageError::Items { what: "images", faults }) }
+}
+
+/// Above this an image gets visibly soft.
+const SOFT: f64 = 2.0;
+/// Below this share of an image, what was cropped off is worth a look.
+const CROPPED: f64 = 0.8;
+
+/// Names the images that lose something on the way into their buckets.
+fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
+    let named = |lost: fn(&Placement) -> bool| -> Vec<&str> {
+        missing
+            .iter()
+            .filter(|index| lost(&job.pictures[**index].placement))
+            .map(|index| job.actions[*index].label.as_str())
+            .collect()
+    };
+    let tell = |what: &str, names: Vec<&str>| {
+        if !names.is_empty() {
+            work.progress.line(&format!("{} {what}: {}", names.len(), names.join(", ")));
+        }
+    };
+    tell("images are enlarged more than twice", named(|placement| placement.enlargement() > SOFT));
+    tell("images lose more than a fifth of their area to the crop", named(|placement| placement.kept() < CROPPED));
 }
 
 fn decode(picture: &Picture, job: &ImagesJob) -> Decoded {

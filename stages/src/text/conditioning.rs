@@ -189,7 +189,7 @@ mod tests {
         let conditioning = Conditioning { context_width: 8, pooled_width: 5, t5_tokens: 4 };
         let (context, pooled) = conditioning.assemble(&[(encoded, dropped)], &Device::flex(), DType::F32).unwrap();
         assert_eq!(context.dims(), [1, 81, 8]);
-        (context.into_data().to_vec().unwrap(), pooled.into_data().to_vec().unwrap())
+        (context.into_data().try_to_vec().unwrap(), pooled.into_data().try_to_vec().unwrap())
     }
 
     #[test]

@@ -265,11 +265,11 @@ fn a_tensor_that_the_diffusers_layout_lacks_is_named_in_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     let single = write(&folder, "single.safetensors", &tiny(), "");
     let mut tensors = as_diffusers(&single, &[(Component::Mmdit, Layout::DiffusersMmdit { depth: 2 })]);
-    tensors.retain(|(name, ..)| name != "transformer_blocks.1.attn.to_k.weight");
+    tensors.retain(|(name, ..)| name != "transformer_blocks.1.attn.to_k.bias");
     let path = folder.path().join("diffusion_pytorch_model.safetensors");
     write_stored(&path, &tensors);
     let error = ComponentSource::open(path, Component::Mmdit).unwrap_err().to_string();
-    assert!(error.contains("joint_blocks.1.x_block.attn.qkv.weight") && error.contains("attn.to_k.weight"), "{error}");
+    assert!(error.contains("joint_blocks.1.x_block.attn.qkv.bias") && error.contains("attn.to_k.bias"), "{error}");
 }
 
 #[test]

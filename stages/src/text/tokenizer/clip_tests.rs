@@ -164,7 +164,7 @@ fn files_that_are_no_tokenizer_are_refused_by_name() {
 
 #[test]
 fn the_demos_vocabulary_leaves_nothing_out() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../pipelines/demo/model/clip_tokenizer.json");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/model/clip_tokenizer.json");
     let tokenizer = ClipTokenizer::open(&path).unwrap();
     assert_eq!(tokenizer.vocabulary_size(), 768);
     assert_eq!(words(&tokenizer, "  A photo\nof 水 "), words(&tokenizer, "a photo of 水"));

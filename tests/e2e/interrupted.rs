@@ -1,0 +1,100 @@
+//! Stopped, killed, or edited while it runs: nothing is lost, and nothing wrong is kept.
+
+use crate::space::{Outcome, TestSpace};
+use std::{
+    process::{Child, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// Long enough to be caught in the middle of training.
+const LONG: [&str; 2] = ["--set", "train.epochs=40"];
+
+fn start(space: &TestSpace) -> Child {
+    let arguments = [&["run", "test.ron", "--until", "train"][..], &LONG].concat();
+    space.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+fn wait_until(what: &str, there: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} never came");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+fn training_has_begun(space: &TestSpace) -> bool {
+    space.files(".sd3pipe/work").keys().any(|path| path.ends_with("state.safetensors"))
+}
+
+fn weights(space: &TestSpace) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    space.call(&[&["run", "test.ron"][..], &LONG].concat()).succeeds();
+    space.files("out")
+}
+
+fn undisturbed() -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    weights(&TestSpace::demo())
+}
+
+/// Promise 10, and the exit code of an interrupt.
+#[test]
+fn an_interrupted_training_goes_on_to_the_same_bytes() {
+    let space = TestSpace::demo();
+    let child = start(&space);
+    wait_until("a saved state", || training_has_begun(&space));
+    // SAFETY-free: the signal is sent by the system's own command.
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let outcome = Outcome::of(child.wait_with_output().unwrap()).fails(130, &["the state is saved"]);
+    assert!(outcome.stdout.contains("train"), "{}", outcome.stdout);
+    space.call(&["runs"]).succeeds().says("interrupted");
+    assert_eq!(weights(&space), undisturbed());
+}
+
+/// Promise 7.
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes_and_repeats_no_finished_item() {
+    let space = TestSpace::demo();
+    let mut child = start(&space);
+    wait_until("a saved state", || training_has_begun(&space));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let found = weights(&space);
+    let executed = space.executed();
+    assert!(!executed.contains_key("text") && !executed.contains_key("latents"), "{executed:?}");
+    assert_eq!(found, undisturbed());
+}
+
+/// Promise 5.
+#[test]
+fn an_edit_during_the_run_is_noticed() {
+    let space = TestSpace::demo();
+    let child = start(&space);
+    wait_until("a saved state", || training_has_begun(&space));
+    space.write("photos/wall-clock.txt", "written while it trained");
+    Outcome::of(child.wait_with_output().unwrap()).fails(5, &["changed during the run", "wall-clock.txt"]);
+    // What was made is right for what was read, and the edit is not taken for done.
+    let planned = space.planned(&[&["--until", "train"][..], &LONG].concat());
+    assert_eq!(planned["text"], ["wall-clock.jpg"]);
+    assert!(planned.contains_key("train"));
+}
+
+#[test]
+fn a_file_that_is_only_touched_during_the_run_is_not_a_change() {
+    let space = TestSpace::demo();
+    let child = start(&space);
+    wait_until("a saved state", || training_has_begun(&space));
+    let caption = space.read("photos/wall-clock.txt");
+    space.write("photos/wall-clock.txt", caption);
+    Outcome::of(child.wait_with_output().unwrap()).succeeds();
+}
+
+/// Promise 9, in small: two runs of the same pipeline at once.
+#[test]
+fn two_runs_at_once_are_both_right_and_train_once() {
+    let space = TestSpace::demo();
+    let children = [start(&space), start(&space)];
+    for child in children {
+        Outcome::of(child.wait_with_output().unwrap()).succeeds();
+    }
+    assert_eq!(weights(&space), undisturbed());
+}

@@ -1,0 +1,9 @@
+//! The program as its users meet it: files in, command, files out.
+
+mod edits;
+mod inputs;
+mod interrupted;
+mod pipeline_files;
+mod reuse;
+mod space;
+mod verbs;

@@ -1,0 +1,207 @@
+//! A folder with a pipeline, a model and pictures, and the program to run there: an end-to-end test in a few lines.
+
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// Six of the test photographs: landscape, portrait, square, a PNG, one with an EXIF orientation.
+pub const PHOTOS: [&str; 6] = [
+    "coffee-cup.png",
+    "dragonfly-on-twig.jpg",
+    "mountain-path.jpg",
+    "tabby-cat-face.jpg",
+    "two-dogs-at-a-window.jpg",
+    "wall-clock.jpg",
+];
+
+/// The smallest pipeline that goes through every stage.
+pub const PIPELINE: &str = r#"Pipeline(
+    name: "test",
+    model: (
+        checkpoint: "model/sd3_tiny.safetensors",
+        clip_l: "model/clip_l.safetensors",
+        clip_g: "model/clip_g.safetensors",
+        t5xxl: "model/t5xxl.safetensors",
+        tokenizers: (clip: "model/clip_tokenizer.json", t5: "model/t5_tokenizer.json"),
+    ),
+    device: Cpu,
+    stages: {
+        "captions": Captions(data: [(path: "photos")]),
+        "text": EncodeText(t5_tokens: 16, precision: F32),
+        "latents": EncodeImages(resolution: 64, buckets: (step: 16)),
+        "train": Train(epochs: 2, batch: 2, learning_rate: 1e-3, schedule: Constant(), precision: F32, save_every: 1),
+        "export": Export(),
+        "sample": Sample(prompts: ["a cat"], size: (64, 64), steps: 2, t5_tokens: 16, precision: F32),
+    },
+)
+"#;
+
+/// A folder of a test, gone with it.
+pub struct TestSpace {
+    folder: tempfile::TempDir,
+}
+
+impl TestSpace {
+    /// Nothing but an empty folder.
+    pub fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// The tiny model, six photographs with captions, and [`PIPELINE`] as `test.ron`.
+    pub fn demo() -> Self {
+        let space = Self::empty();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        space.copy(&root.join("tests/model"), "model", |_| true);
+        let chosen =
+            |name: &str| PHOTOS.iter().any(|photo| Path::new(photo).file_stem() == Path::new(name).file_stem());
+        space.copy(&root.join("tests/photos"), "photos", chosen);
+        space.write("test.ron", PIPELINE);
+        space
+    }
+
+    fn copy(&self, from: &Path, to: &str, chosen: impl Fn(&str) -> bool) {
+        fs::create_dir_all(self.path(to)).expect("a folder");
+        for entry in fs::read_dir(from).expect("the folder is in the repository") {
+            let entry = entry.expect("an entry");
+            let name = entry.file_name().into_string().expect("a plain name");
+            if chosen(&name) {
+                fs::copy(entry.path(), self.path(to).join(name)).expect("a copy");
+            }
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().expect("a folder")).expect("a folder");
+        fs::write(self.path(name), content).expect("written");
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    pub fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).expect("renamed");
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).expect("removed");
+    }
+
+    /// Replaces a part of a text file, which must be there.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = String::from_utf8(self.read(name)).expect("a text");
+        assert!(text.contains(from), "{name} has no {from:?}");
+        self.write(name, text.replace(from, to));
+    }
+
+    /// The program with these arguments, in the folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sd3pipe"));
+        command.args(arguments).current_dir(self.folder.path()).env_remove("SD3PIPE_STORE").env("NO_COLOR", "1");
+        command
+    }
+
+    pub fn call(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command(arguments).output().expect("the program starts"))
+    }
+
+    /// `sd3pipe run test.ron` with more arguments.
+    pub fn run_with(&self, arguments: &[&str]) -> Outcome {
+        self.call(&[&["run", "test.ron"], arguments].concat())
+    }
+
+    pub fn run(&self) -> Outcome {
+        self.run_with(&[])
+    }
+
+    /// The stages that a plan says will run, each with the actions that it names, sorted.
+    pub fn planned(&self, arguments: &[&str]) -> BTreeMap<String, Vec<String>> {
+        let plan = self.call(&[&["plan", "test.ron", "--json"], arguments].concat()).succeeds().json();
+        let stages = plan["stages"].as_array().expect("stages").iter().filter(|stage| stage["state"] != "kept");
+        let sorted = |stage: &Value| {
+            let mut missing: Vec<String> = stage["missing"].as_array().expect("a list").iter().map(text).collect();
+            missing.sort();
+            missing
+        };
+        stages.map(|stage| (text(&stage["name"]), sorted(stage))).collect()
+    }
+
+    /// What the last run carried out, stage by stage, sorted.
+    pub fn executed(&self) -> BTreeMap<String, Vec<String>> {
+        let shown = self.call(&["show", "last", "--json"]).succeeds().json();
+        let stages = shown["journal"]["stages"].as_array().expect("stages").iter();
+        let lists = stages.map(|stage| {
+            (text(&stage["name"]), stage["executed"].as_array().expect("a list").iter().map(text).collect::<Vec<_>>())
+        });
+        let lists = lists.map(|(name, mut executed)| {
+            executed.sort();
+            (name, executed)
+        });
+        lists.filter(|(_, executed)| !executed.is_empty()).collect()
+    }
+
+    /// Every file below a folder with its bytes.
+    pub fn files(&self, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        let walk = walkdir::WalkDir::new(self.path(folder))
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_file());
+        walk.map(|entry| {
+            (
+                entry.path().strip_prefix(self.folder.path()).expect("below").to_owned(),
+                fs::read(entry.path()).expect("a file"),
+            )
+        })
+        .collect()
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a text").to_owned()
+}
+
+/// What the program answered.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    pub fn of(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    pub fn succeeds(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// It ended with this code, and said all of this on standard error.
+    pub fn fails(self, code: i32, said: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        for said in said {
+            assert!(self.stderr.contains(said), "not said: {said}\n{}", self.stderr);
+        }
+        self
+    }
+
+    pub fn says(self, said: &str) -> Self {
+        assert!(self.stdout.contains(said), "not said: {said}\n{}", self.stdout);
+        self
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+}

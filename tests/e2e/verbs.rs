@@ -1,0 +1,87 @@
+//! The verbs that write, draw and list.
+
+use crate::space::TestSpace;
+
+#[test]
+fn init_writes_a_pipeline_that_only_lacks_its_model() {
+    let space = TestSpace::demo();
+    space
+        .call(&["init", "my-style", "--data", "photos"])
+        .succeeds()
+        .says("found 6 images in photos, 6 of them with captions");
+    let shown =
+        space.call(&["plan", "my-style.ron"]).fails(2, &["there is no file `models/sd3_medium.safetensors`"]).stderr;
+    assert_eq!(shown.matches("error:").count(), 1, "{shown}");
+    space.call(&["init", "my-style", "--data", "photos"]).fails(2, &["cannot write my-style.ron"]);
+    space.call(&["init", "other", "--data", "nowhere"]).fails(2, &["nowhere"]);
+    let tiny = ["init", "tiny", "--data", "photos", "--checkpoint", "model/sd3_tiny.safetensors"];
+    space.call(&tiny).succeeds();
+    space.call(&["plan", "tiny.ron"]).succeeds().says("never run before");
+}
+
+#[test]
+fn a_graph_is_drawn_in_three_ways() {
+    let space = TestSpace::demo();
+    space.call(&["graph", "test.ron"]).succeeds().says("· train (Train) ← text, latents");
+    space
+        .call(&["graph", "test.ron", "--format", "dot"])
+        .succeeds()
+        .says("\"latents\" -> \"train\" [label=\"latents\"];");
+    space.call(&["graph", "test.ron", "--format", "mermaid"]).succeeds().says("flowchart LR");
+    space.run_with(&["--until", "text"]).succeeds();
+    space.call(&["graph", "test.ron"]).succeeds().says("✓ text (EncodeText) ← captions");
+}
+
+#[test]
+fn runs_are_listed_and_shown() {
+    let space = TestSpace::demo();
+    space.call(&["runs"]).fails(2, &["there is no store"]);
+    space.run_with(&["--until", "text"]).succeeds();
+    space.call(&["runs"]).succeeds().says("#1").says("done");
+    space.call(&["show", "1"]).succeeds().says("t5_tokens: 16").says("wall-clock.jpg");
+    space.call(&["show", "99"]).fails(2, &["there is no run 99"]);
+    space.call(&["status", "test.ron"]).succeeds().says("last run   #1");
+}
+
+#[test]
+fn a_run_reports_on_its_data() {
+    let space = TestSpace::demo();
+    space.write("photos/long.png", space.read("photos/coffee-cup.png"));
+    space.write("photos/long.txt", "many words ".repeat(60) + "水墨画");
+    let report = space.run_with(&["--until", "text"]).succeeds().stderr;
+    for said in [
+        "images               7",
+        "(coffee-cup.png, long.png)",
+        "over 77 CLIP tokens  1: long.png (431)",
+        "unknown to T5        1: long.png",
+    ] {
+        assert!(report.contains(said), "not said: {said}\n{report}");
+    }
+}
+
+#[test]
+fn checkpoints_and_pictures_are_what_other_programs_read() {
+    let space = TestSpace::demo();
+    space.run().succeeds();
+    let checkpoint = space.read("out/test/checkpoints/test-epoch-0002.safetensors");
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&checkpoint).unwrap();
+    let notes = metadata.metadata().clone().unwrap();
+    assert_eq!((notes["sd3pipe.pipeline"].as_str(), notes["sd3pipe.epoch"].as_str()), ("test", "2"));
+    assert_eq!(notes["modelspec.sai_model_spec"], "1.0.1");
+    let source = space.read("model/sd3_tiny.safetensors");
+    let (source, written) = (
+        safetensors::SafeTensors::deserialize(&source).unwrap(),
+        safetensors::SafeTensors::deserialize(&checkpoint).unwrap(),
+    );
+    let shapes = |file: &safetensors::SafeTensors<'_>| {
+        let mut shapes: Vec<_> =
+            file.iter().map(|(name, view)| (name.to_owned(), view.dtype(), view.shape().to_vec())).collect();
+        shapes.sort();
+        shapes
+    };
+    assert_eq!(shapes(&written), shapes(&source), "the checkpoint has the layout of the one that it came from");
+    let sheet = image::open(space.path("out/test/contact-sheet.png")).unwrap().to_rgb8();
+    assert!(sheet.width() > 64 && sheet.height() > 3 * 64);
+    let sample = image::open(space.path("out/test/samples/epoch-2-prompt-1-seed-1.png")).unwrap();
+    assert_eq!((sample.width(), sample.height()), (64, 64));
+}
