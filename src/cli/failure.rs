@@ -64,7 +64,7 @@ impl Failure {
                 let code = match &*error {
                     RunError::Changed { .. } => 5,
                     RunError::Interrupted => 130,
-                    RunError::Plan { error: PlanError::Store(_), .. } => 3,
+                    RunError::Plan { error, .. } if matches!(**error, PlanError::Store(_)) => 3,
                     RunError::Plan { .. } | RunError::Stage { .. } => 1,
                 };
                 (error.to_string(), code)

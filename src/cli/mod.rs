@@ -17,7 +17,7 @@ pub use failure::Failure;
 
 use crate::{
     pipeline::{self, Resolved},
-    plan::{Examined, PlanError, Planner},
+    plan::{Examined, Planner},
     run::previous_keys,
 };
 use clap::{Args, Parser, Subcommand};
@@ -148,19 +148,26 @@ impl<'s> Survey<'s> {
         loop {
             let mut results = vec![None; resolved.stages.len()];
             let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
-            let mut examine = |index: usize| -> Result<(), PlanError> {
-                let found = planner.examine(index, &results)?;
-                results[index] = found.state.result().cloned();
-                examined[index] = Some(found);
-                Ok(())
-            };
-            match wanted.iter().try_for_each(|index| examine(*index).map_err(|error| (*index, error))) {
-                Ok(()) => return Ok(Self { planner, examined, previous }),
+            let mut lost = None;
+            for index in wanted.iter().copied() {
+                match planner.examine(index, &results) {
+                    Ok(found) => {
+                        results[index] = found.state.result().cloned();
+                        examined[index] = Some(found);
+                    }
+                    Err(error) => {
+                        let Some(digest) = error.lost_object() else {
+                            return Err(Failure::plan(&resolved.stages[index].name, error));
+                        };
+                        lost = Some(digest);
+                        break;
+                    }
+                }
+            }
+            match lost {
                 // A run makes a lost object again; this only counts it as missing.
-                Err((index, error)) => match error.lost_object() {
-                    Some(digest) => planner.lose(digest),
-                    None => return Err(Failure::plan(&resolved.stages[index].name, error)),
-                },
+                Some(digest) => planner.lose(digest),
+                None => return Ok(Self { planner, examined, previous }),
             }
         }
     }

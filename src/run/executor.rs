@@ -57,7 +57,7 @@ pub enum RunError {
         /// The stage.
         stage: String,
         /// Why not.
-        error: PlanError,
+        error: Box<PlanError>,
     },
     /// A stage failed.
     #[error("{stage}: {error}")]
@@ -65,7 +65,7 @@ pub enum RunError {
         /// The stage.
         stage: String,
         /// How.
-        error: StageError,
+        error: Box<StageError>,
     },
     /// Inputs changed while the run went on: what was published is right for what was read, but that is not what lies there now.
     #[error(
@@ -120,7 +120,10 @@ impl Runner<'_> {
         let previous = match previous_keys(self.resolved, Some(self.store)) {
             Ok(previous) => previous,
             Err(error) => {
-                return (Journal::default(), Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error }));
+                return (
+                    Journal::default(),
+                    Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error: Box::new(error) }),
+                );
             }
         };
         let mut journal = Journal::new(self.resolved, &previous);
@@ -159,7 +162,7 @@ impl Runner<'_> {
         };
         for index in wanted {
             let name = || self.resolved.stages[index].name.clone();
-            let plan = |error| RunError::Plan { stage: name(), error };
+            let plan = |error| RunError::Plan { stage: name(), error: Box::new(error) };
             if self.interrupt.asked() {
                 return Err(RunError::Interrupted);
             }
@@ -199,8 +202,8 @@ impl Runner<'_> {
         journal: &mut Journal,
     ) -> Result<(StageResult, Vec<String>, Option<usize>), RunError> {
         let stage = &self.resolved.stages[index];
-        let plan = |error| RunError::Plan { stage: stage.name.clone(), error };
-        let failed = |error| RunError::Stage { stage: stage.name.clone(), error };
+        let plan = |error| RunError::Plan { stage: stage.name.clone(), error: Box::new(error) };
+        let failed = |error| RunError::Stage { stage: stage.name.clone(), error: Box::new(error) };
         match examined.state {
             State::Kept { result } => Ok((result, Vec::new(), None)),
             State::Assembled { result, actions } if matches!(stage.stage, Stage::Captions(_)) => {
@@ -281,8 +284,10 @@ impl Runner<'_> {
 
     /// Drops the records that promise a lost object, and those of the stages whose results name it, so that just that is made again.
     fn forget(&self, digest: Digest, results: &[Option<StageResult>]) -> Result<(), RunError> {
-        let fault =
-            |error| RunError::Stage { stage: self.resolved.pipeline.name.clone(), error: StageError::Store(error) };
+        let fault = |error| RunError::Stage {
+            stage: self.resolved.pipeline.name.clone(),
+            error: Box::new(StageError::Store(error)),
+        };
         self.store.forget(&digest).map_err(fault)?;
         for result in results.iter().flatten() {
             let names_it = result

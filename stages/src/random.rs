@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((draws.below(0), draws.below(1)), (0, 0));
         // Two thirds of all 64-bit numbers: without drawing again, even ones would come twice as often as odd ones.
         let bound = u64::MAX / 3 * 2 + 1;
-        let even = (0..10_000).filter(|_| draws.below(bound) % 2 == 0).count();
+        let even = (0..10_000).filter(|_| draws.below(bound).is_multiple_of(2)).count();
         assert!(even.abs_diff(5000) < 250, "{even}");
     }
 

@@ -89,8 +89,8 @@ impl Output {
 }
 
 enum Encoder {
-    Clip { network: Clip, tokenizer: ClipTokenizer, pad: ClipPad },
-    T5 { network: T5, tokenizer: T5Tokenizer, tokens: usize },
+    Clip { network: Box<Clip>, tokenizer: ClipTokenizer, pad: ClipPad },
+    T5 { network: Box<T5>, tokenizer: T5Tokenizer, tokens: usize },
 }
 
 impl Encoder {
@@ -105,7 +105,7 @@ impl Encoder {
                 Some(path) => ClipTokenizer::open(path)?,
                 None => ClipTokenizer::built_in(),
             };
-            Ok(Self::Clip { network, tokenizer, pad })
+            Ok(Self::Clip { network: Box::new(network), tokenizer, pad })
         };
         Ok(Some(match component {
             Component::ClipL => clip(Clip::new(&scope, ClipKind::L)?, ClipPad::EndOfText)?,
@@ -118,7 +118,7 @@ impl Encoder {
                     ));
                 };
                 let tokens = job.parameters.t5_tokens as usize;
-                Self::T5 { network: T5::new(&scope)?, tokenizer: T5Tokenizer::open(path)?, tokens }
+                Self::T5 { network: Box::new(T5::new(&scope)?), tokenizer: T5Tokenizer::open(path)?, tokens }
             }
         }))
     }

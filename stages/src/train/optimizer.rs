@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn host(tensor: Tensor<1>) -> Vec<f32> {
-        tensor.into_data().to_vec().unwrap()
+        tensor.into_data().try_to_vec().unwrap()
     }
 
     /// torch 2.9: `AdamW([1., -2.], lr=0.1, weight_decay=0.01)` with gradients (0.5, −1), (0.25, 2), (−1, 0).
