@@ -5,8 +5,8 @@ use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
-    error::StageError,
-    facts::{Facts, Located, TEXT_ENCODERS, TokenizerFacts, component_fingerprints},
+    export,
+    facts::{Facts, Located, TokenizerFacts, component_fingerprints},
     stage::Stage,
     text::tokenizer::{ClipTokenizer, T5Tokenizer},
 };
@@ -44,13 +44,6 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         let digest = component_digest(path, &files, &source, store)?;
         components.insert(component, Located { path: path.to_owned(), digest, files });
     }
-    let no_encoders = !TEXT_ENCODERS.iter().any(|component| components.contains_key(component));
-    // Told before anything runs, and not after a training.
-    if no_encoders
-        && resolved.stages.iter().any(|stage| matches!(&stage.stage, Stage::Export(export) if export.text_encoders))
-    {
-        return Err(StageError::NoTextEncoders.into());
-    }
     let path = &model.checkpoint;
     let geometry = geometry
         .ok_or_else(|| PlanError::File { path: path.clone(), source: std::io::ErrorKind::InvalidData.into() })?;
@@ -66,7 +59,13 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         }
         None => None,
     };
-    Ok(Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() })
+    let facts = Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() };
+    for stage in &resolved.stages {
+        if let Stage::Export(parameters) = &stage.stage {
+            export::check(parameters, &facts)?;
+        }
+    }
+    Ok(facts)
 }
 
 /// The digest of a network's tensors: remembered for each of the files that it lies in, and trusted while all of them say the same.

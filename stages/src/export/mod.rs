@@ -11,6 +11,29 @@ mod write;
 pub use job::ExportJob;
 pub use write::export;
 
+use crate::{
+    checkpoint::Component,
+    error::StageError,
+    facts::{Facts, TEXT_ENCODERS},
+};
+use parameters::{Export, Layout};
+
+/// Refuses before a training what would fail after it.
+///
+/// # Errors
+/// When text encoders are asked for and the model has none, or a folder and diffusers has no VAE like the model's.
+pub fn check(parameters: &Export, facts: &Facts) -> Result<(), StageError> {
+    if parameters.text_encoders && !TEXT_ENCODERS.iter().any(|component| facts.components.contains_key(component)) {
+        return Err(StageError::NoTextEncoders);
+    }
+    if parameters.layout == Layout::Diffusers
+        && let (Some(encoder), Some(decoder)) = (facts.open(Component::VaeEncoder)?, facts.open(Component::VaeDecoder)?)
+    {
+        config::autoencoder(&encoder, &decoder)?;
+    }
+    Ok(())
+}
+
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;
 
