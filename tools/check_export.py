@@ -68,7 +68,7 @@ def open_single_file(arguments: argparse.Namespace, folder: Path) -> StableDiffu
     clip_tokenizers(arguments.clip_tokenizer, folder)
     t5_tokenizer(arguments.t5_tokenizer).save_pretrained(folder / "tokenizer_3")
     pipeline = StableDiffusion3Pipeline.from_single_file(
-        str(arguments.export), config=str(folder), torch_dtype=torch.float32, **encoders(arguments)
+        str(arguments.export), config=str(folder), dtype=torch.float32, **encoders(arguments)
     )
     regroup(pipeline.vae)
     return pipeline
@@ -83,7 +83,11 @@ def open_folder(arguments: argparse.Namespace) -> StableDiffusion3Pipeline:
         if arguments.t5_tokenizer:
             tokenizers["tokenizer_3"] = t5_tokenizer(arguments.t5_tokenizer)
     passed |= {name: tokenizer for name, tokenizer in tokenizers.items() if index[name][0] is None}
-    return StableDiffusion3Pipeline.from_pretrained(str(arguments.export), torch_dtype=torch.float32, **passed)
+    # A model without T5: diffusers wants to be told.
+    for name in ("text_encoder_3", "tokenizer_3"):
+        if index[name][0] is None:
+            passed.setdefault(name, None)
+    return StableDiffusion3Pipeline.from_pretrained(str(arguments.export), dtype=torch.float32, **passed)
 
 
 def encoders(arguments: argparse.Namespace) -> dict[str, torch.nn.Module]:

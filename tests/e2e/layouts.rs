@@ -115,7 +115,8 @@ fn a_model_in_a_folder_is_the_same_model_as_in_one_file() {
     space.write("folder.ron", model("test-epoch-0002", ""));
     space.write("file.ron", model("test-epoch-0002.safetensors", tokenizers));
     space.call(&["run", "folder.ron"]).succeeds();
-    assert_eq!(space.executed().len(), 5);
+    // The texts were encoded before, with the same encoders out of their own files.
+    assert_eq!(space.executed().into_keys().collect::<Vec<_>>(), ["export", "latents", "sample", "train"]);
     space.call(&["run", "file.ron"]).succeeds().says("nothing to do");
 
     // A network's weights are looked at again when they change, and only then.

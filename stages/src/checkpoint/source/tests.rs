@@ -192,7 +192,7 @@ fn vae() -> Vec<(String, Vec<usize>)> {
 }
 
 /// The tensors of some networks of a single file, as diffusers stores them.
-fn as_diffusers(single: &std::path::Path, layouts: &[(Component, Layout)]) -> Vec<(String, Vec<usize>, Vec<u8>)> {
+fn as_diffusers(single: &Path, layouts: &[(Component, Layout)]) -> Vec<(String, Vec<usize>, Vec<u8>)> {
     let mut stored = Vec::new();
     for (component, layout) in layouts {
         let source = ComponentSource::open(single, *component).unwrap();
@@ -204,14 +204,14 @@ fn as_diffusers(single: &std::path::Path, layouts: &[(Component, Layout)]) -> Ve
     stored
 }
 
-fn write_stored(path: &std::path::Path, tensors: &[(String, Vec<usize>, Vec<u8>)]) {
+fn write_stored(path: &Path, tensors: &[(String, Vec<usize>, Vec<u8>)]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let views =
         tensors.iter().map(|(name, shape, bytes)| (name, InFile::new(Dtype::BF16, shape.clone(), bytes).unwrap()));
     safetensors::serialize_to_file(views.collect::<Vec<_>>(), None, path).unwrap();
 }
 
-fn digest(path: impl AsRef<std::path::Path>, component: Component) -> Digest {
+fn digest(path: impl AsRef<Path>, component: Component) -> Digest {
     ComponentSource::open(path, component).unwrap().component_digest().unwrap()
 }
 
