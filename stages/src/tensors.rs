@@ -90,9 +90,11 @@ pub fn write<V: View>(
         let comma = if tensors.is_empty() { "" } else { "," };
         header.insert_str(1, &format!("\"__metadata__\":{}{comma}", serde_json::to_string(notes)?));
     }
-    let length = header.len().next_multiple_of(8);
-    out.write_all(&(length as u64).to_le_bytes())?;
-    write!(out, "{header:length$}")?;
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
     for (_, tensor) in &tensors {
         out.write_all(&tensor.data())?;
     }
@@ -204,6 +206,16 @@ mod tests {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata().as_ref().unwrap().len(), 20);
         assert_eq!(from_bytes(&bytes).unwrap()["a"], array);
+    }
+
+    #[test]
+    fn as_many_tensors_as_a_real_model_has_are_written() {
+        let array = Array { shape: vec![1], values: vec![1.0] };
+        let name =
+            |index| format!("model.diffusion_model.joint_blocks.{index}.context_block.adaLN_modulation.1.weight");
+        let arrays: Vec<_> = (0..1000).map(|index| (name(index), &array)).collect();
+        let bytes = to_bytes(&arrays, Precision::F16, None).unwrap();
+        assert_eq!(from_bytes(&bytes).unwrap().len(), 1000);
     }
 
     #[test]
