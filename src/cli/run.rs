@@ -3,7 +3,7 @@
 use super::{Failure, Target, print, progress, stage_index, text};
 use crate::{
     pipeline::Resolved,
-    run::{Journal, Networks, Options, Runner},
+    run::{Journal, Networks, Options, Runner, previous_keys},
 };
 use clap::Args;
 use sd3pipe_cache::Store;
@@ -45,7 +45,10 @@ impl Run {
             eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
         }
         let progress = progress::new();
-        let document = serde_json::to_value(Journal::default()).unwrap_or_default();
+        let previous =
+            previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+        // A run that is killed leaves this: it hides nothing of what the runs before it knew.
+        let document = serde_json::to_value(Journal::new(&resolved, &previous)).unwrap_or_default();
         let id = store.begin_run(&resolved.pipeline.name, &document)?;
         let runner = Runner {
             resolved: &resolved,
@@ -55,7 +58,7 @@ impl Run {
             interrupt: &INTERRUPT,
             options,
         };
-        let (journal, result) = runner.run();
+        let (journal, result) = runner.run(previous);
         let outcome = match &result {
             Ok(()) => "done",
             Err(crate::run::RunError::Interrupted) => "interrupted",
@@ -81,6 +84,7 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         .map(|stage| {
             let (word, amount) = match (stage.executed.len(), stage.actions) {
                 (0, _) if stage.result.is_none() => ("failed", String::new()),
+                (0, Some(items)) if stage.kind == "Captions" => ("read", text::units(items, "items")),
                 (0, _) => ("reused", String::new()),
                 (done, Some(total)) => ("ran", format!("{} of {}", text::count(done), text::count(total))),
                 (done, None) => ("unfinished", format!("{} done and kept", text::count(done))),
@@ -89,10 +93,11 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
             vec![stage.name.clone(), word.to_owned(), amount, time]
         })
         .collect();
-    let end = if whole {
-        format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds))
-    } else {
-        String::new()
+    let delivered = journal.stages.iter().any(|stage| ["Export", "Sample"].contains(&stage.kind.as_str()));
+    let end = match (whole, delivered) {
+        (false, _) => String::new(),
+        (true, false) => format!("done ({})\n", text::duration(seconds)),
+        (true, true) => format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)),
     };
     text::table(&rows) + &end
 }

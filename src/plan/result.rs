@@ -48,6 +48,6 @@ impl StageResult {
 
     fn unreadable(&self, what: &str, error: &serde_json::Error) -> PlanError {
         let what = format!("{what} {}", self.digest.short());
-        PlanError::Stage(StageError::Unreadable { what, reason: error.to_string(), stage: "STAGE" })
+        PlanError::Stage(StageError::Unreadable { what, reason: error.to_string() })
     }
 }

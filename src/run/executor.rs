@@ -2,13 +2,13 @@
 
 use super::{
     deliver,
-    journal::{Journal, StageEntry, previous_keys},
+    journal::{Journal, StageEntry},
 };
 use crate::{
     pipeline::Resolved,
     plan::{Examined, PlanError, Planner, StageResult, State},
 };
-use sd3pipe_cache::{Digest, Fingerprint, Record, Store};
+use sd3pipe_cache::{Digest, Fingerprint, Key, Record, Store};
 use sd3pipe_stages::{
     action::output,
     error::StageError,
@@ -17,7 +17,7 @@ use sd3pipe_stages::{
     work::{Interrupt, Progress, Work},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -115,17 +115,8 @@ pub struct Runner<'r> {
 }
 
 impl Runner<'_> {
-    /// Runs what is missing. The journal tells what was done, also when it ends badly.
-    pub fn run(&self) -> (Journal, Result<(), RunError>) {
-        let previous = match previous_keys(self.resolved, Some(self.store)) {
-            Ok(previous) => previous,
-            Err(error) => {
-                return (
-                    Journal::default(),
-                    Err(RunError::Plan { stage: self.resolved.pipeline.name.clone(), error: Box::new(error) }),
-                );
-            }
-        };
+    /// Runs what is missing, given the keys of the last run. The journal tells what was done, also when it ends badly.
+    pub fn run(&self, previous: BTreeMap<String, Key>) -> (Journal, Result<(), RunError>) {
         let mut journal = Journal::new(self.resolved, &previous);
         let mut planner = Planner::new(self.resolved, Some(self.store), self.options.force.clone(), previous);
         let mut lost = 0;
@@ -229,7 +220,8 @@ impl Runner<'_> {
                 let missing =
                     if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
                 let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
-                let done = self.engine.run(&job, &missing, &mut work).and_then(|()| work.flush());
+                let done = if missing.is_empty() { Ok(()) } else { self.engine.run(&job, &missing, &mut work) };
+                let done = done.and_then(|()| work.flush());
                 let (executed, changed) = (std::mem::take(&mut work.executed), std::mem::take(&mut work.changed));
                 let done = done.and_then(|()| {
                     if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) }

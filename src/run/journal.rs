@@ -47,7 +47,9 @@ impl Journal {
 
     /// Adds a stage, in the place of what an earlier attempt of the same run said of it.
     pub fn add(&mut self, mut entry: StageEntry) {
-        self.keys.insert(entry.name.clone(), entry.key.clone());
+        if entry.result.is_some() {
+            self.keys.insert(entry.name.clone(), entry.key.clone());
+        }
         match self.stages.iter_mut().find(|old| old.name == entry.name) {
             Some(old) => {
                 entry.executed = [std::mem::take(&mut old.executed), entry.executed].concat();

@@ -3,6 +3,8 @@
 mod deliver;
 mod executor;
 mod journal;
+#[cfg(test)]
+mod tests;
 
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys};

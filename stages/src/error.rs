@@ -56,14 +56,12 @@ pub enum StageError {
     #[error("{0}")]
     Numbers(String),
     /// An object of the store can't be read as what it should be, though its digest is right.
-    #[error("the {what} in the store can't be read: {reason}; run again with `--force {stage}`")]
+    #[error("the {what} in the store can't be read: {reason}; do its stage anew with `--force`")]
     Unreadable {
         /// What it should be.
         what: String,
         /// Why it is not.
         reason: String,
-        /// The stage that made it.
-        stage: &'static str,
     },
     /// Something of the model has no form in the layout that was asked for.
     #[error("{what} can't be exported as a diffusers folder: {reason}; export with layout: SingleFile")]

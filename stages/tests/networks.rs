@@ -1,123 +1,23 @@
 //! Our networks against the reference implementations: small ones, with weights by formula (see `tools/goldens`).
 #![cfg(feature = "compute")]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod golden;
 
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16, f16};
-use safetensors::tensor::TensorView;
-use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype, MmditModel, TensorFile};
+use golden::{Golden, error, uniform, values, weight};
+use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype, MmditModel};
 use sd3pipe_stages::nn::clip::{Clip, ClipKind};
 use sd3pipe_stages::nn::load::load;
 use sd3pipe_stages::nn::mmdit::{Mmdit, PositionCrop};
 use sd3pipe_stages::nn::t5::T5;
 use sd3pipe_stages::nn::vae::{VaeDecoder, VaeEncoder, process_in, process_out};
-use sd3pipe_stages::nn::weights::Weights;
 
 /// The relative error, by Euclidean length, that rounding in f32 may make.
 const TOLERANCE: f64 = 1e-5;
 
-/// The reference's inputs and outputs, and the shapes of the weights that it had.
-struct Golden {
-    file: TensorFile,
-    shapes: BTreeMap<String, Vec<usize>>,
-}
-
-impl Golden {
-    fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-        let file = TensorFile::open(folder.join(format!("{name}.safetensors"))).unwrap();
-        let shapes = serde_json::from_str(&file.metadata()["shapes"]).unwrap();
-        Self { file, shapes }
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        let bytes = self.file.bytes(name).unwrap();
-        bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect()
-    }
-
-    fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
-        let shape = self.file.info(name).unwrap().shape.clone();
-        Tensor::from_data(TensorData::new(self.floats(name), shape), (&Device::flex(), DType::F32))
-    }
-
-    fn ids(&self) -> Vec<Vec<u32>> {
-        let bytes = self.file.bytes("ids").unwrap();
-        let ids: Vec<u32> = bytes.as_chunks().0.iter().map(|&value| u32::from_le_bytes(value)).collect();
-        ids.chunks(self.file.info("ids").unwrap().shape[1]).map(<[u32]>::to_vec).collect()
-    }
-
-    /// A checkpoint of the weights, stored as `dtype`, with `prefix` before every name.
-    fn checkpoint(&self, folder: &tempfile::TempDir, dtype: Dtype, prefix: &str) -> PathBuf {
-        let values = self.shapes.iter().map(|(name, shape)| {
-            let values = weight(name, shape).into_iter();
-            let bytes: Vec<u8> = match dtype {
-                Dtype::F16 => values.flat_map(|value| f16::from_f32(value).to_le_bytes()).collect(),
-                Dtype::BF16 => values.flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect(),
-                _ => values.flat_map(f32::to_le_bytes).collect(),
-            };
-            (format!("{prefix}{name}"), shape.clone(), bytes)
-        });
-        let values: Vec<_> = values.collect();
-        let views = values
-            .iter()
-            .map(|(name, shape, bytes)| (name.as_str(), TensorView::new(dtype, shape.clone(), bytes).unwrap()));
-        let path = folder.path().join("checkpoint.safetensors");
-        safetensors::serialize_to_file(views, None, &path).unwrap();
-        path
-    }
-
-    /// The weights by the way that users' weights take: written to a checkpoint, found in it, and loaded.
-    fn weights(&self, component: Component, prefix: &str) -> Weights {
-        let folder = tempfile::tempdir().unwrap();
-        let path = self.checkpoint(&folder, Dtype::F32, prefix);
-        load(&ComponentSource::open(path, component).unwrap(), &Device::flex(), DType::F32).unwrap()
-    }
-
-    fn mmdit(&self) -> Weights {
-        self.weights(Component::Mmdit, "model.diffusion_model.")
-    }
-
-    fn velocity(&self, mmdit: &Mmdit, crop: PositionCrop) -> Tensor<4> {
-        let [latents, timesteps] = [self.tensor("latents"), self.tensor::<1>("timesteps").reshape([1, 1, 1, 2])];
-        mmdit.forward(latents, timesteps.reshape([2]), self.tensor("context"), self.tensor("pooled"), crop)
-    }
-}
-
-/// Values in [-1, 1): SplitMix64 from the FNV-1a hash of the name, the upper 24 bits of each.
-fn uniform(name: &str, count: usize) -> Vec<f32> {
-    let seed = name
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325u64, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-    let value = |index: u64| {
-        let z = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (1..=count as u64).map(value).collect()
-}
-
-/// The weights of `tools/goldens/formula.py`.
-fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
-    let scale = match shape {
-        _ if name == "pos_embed" => 1.0,
-        [_, rest @ ..] if !rest.is_empty() => (3.0 / rest.iter().product::<usize>() as f64).sqrt() as f32,
-        _ => 0.1,
-    };
-    let around = if shape.len() == 1 && name.ends_with(".weight") { 1.0 } else { 0.0 };
-    uniform(name, shape.iter().product()).into_iter().map(|value| around + scale * value).collect()
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().as_slice::<f32>().unwrap().to_vec()
-}
-
-fn error(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let difference = length(&mut found.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    difference / length(&mut expected.iter().map(|&value| f64::from(value)))
+fn velocity(golden: &Golden, mmdit: &Mmdit, crop: PositionCrop) -> Tensor<4> {
+    let [latents, timesteps] = [golden.tensor("latents"), golden.tensor::<1>("timesteps").reshape([1, 1, 1, 2])];
+    mmdit.forward(latents, timesteps.reshape([2]), golden.tensor("context"), golden.tensor("pooled"), crop)
 }
 
 #[track_caller]
@@ -140,8 +40,8 @@ fn the_mmdits_equal_the_reference() {
         assert_eq!(root.unread(), [""; 0], "{name}");
         assert_eq!(mmdit.geometry().model(), MmditModel::Custom);
         let offset = PositionCrop::Offset { top: 1, left: 6 };
-        assert_close(name, golden.velocity(&mmdit, PositionCrop::Centre), golden.tensor("centre"));
-        assert_close(name, golden.velocity(&mmdit, offset), golden.tensor("offset"));
+        assert_close(name, velocity(&golden, &mmdit, PositionCrop::Centre), golden.tensor("centre"));
+        assert_close(name, velocity(&golden, &mmdit, offset), golden.tensor("offset"));
     }
 }
 
@@ -152,7 +52,7 @@ fn the_mmdits_gradients_equal_the_reference() {
         let weights = golden
             .mmdit()
             .map(|name, values| if name == "pos_embed" { values } else { values.autodiff().require_grad() });
-        let velocity = golden.velocity(&Mmdit::new(&weights.root()).unwrap(), PositionCrop::Centre);
+        let velocity = velocity(&golden, &Mmdit::new(&weights.root()).unwrap(), PositionCrop::Centre);
         let count = velocity.shape().num_elements();
         let upstream = TensorData::new(uniform("input upstream", count), velocity.shape());
         let upstream = Tensor::<4>::from_data(upstream, (&Device::flex(), DType::F32));
@@ -183,15 +83,15 @@ fn the_mmdits_blocks_run_one_by_one_give_the_same() {
     for block in &mmdit.blocks {
         streams = block.forward(streams, conditioning.clone());
     }
-    let velocity = mmdit.finish(streams.image, conditioning, [6, 10]);
-    assert_eq!(values(velocity), values(golden.velocity(&mmdit, PositionCrop::Centre)));
+    let one_by_one = mmdit.finish(streams.image, conditioning, [6, 10]);
+    assert_eq!(values(one_by_one), values(velocity(&golden, &mmdit, PositionCrop::Centre)));
 }
 
 #[test]
 fn the_mmdit_in_bf16_is_near_the_reference() {
     let golden = Golden::open("mmdit-3.5-medium");
     let weights = golden.mmdit().map(|_, values| values.cast(DType::BF16));
-    let velocity = golden.velocity(&Mmdit::new(&weights.root()).unwrap(), PositionCrop::Centre);
+    let velocity = velocity(&golden, &Mmdit::new(&weights.root()).unwrap(), PositionCrop::Centre);
     assert_eq!(velocity.dtype(), DType::F32);
     let error = error(&values(velocity), &golden.floats("centre"));
     assert!(error > TOLERANCE && error < 2e-2, "off by {error:e}");
@@ -263,7 +163,7 @@ fn the_t5_equals_the_reference() {
 #[test]
 fn the_same_input_gives_the_same_bytes() {
     let golden = Golden::open("mmdit-3.5-medium");
-    let mmdit = || values(golden.velocity(&Mmdit::new(&golden.mmdit().root()).unwrap(), PositionCrop::Centre));
+    let mmdit = || values(velocity(&golden, &Mmdit::new(&golden.mmdit().root()).unwrap(), PositionCrop::Centre));
     assert_eq!(mmdit(), mmdit());
     let vae = Golden::open("vae");
     let encoder = vae.weights(Component::VaeEncoder, "first_stage_model.");

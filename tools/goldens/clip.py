@@ -8,10 +8,10 @@ from formula import load, save, weights
 WIDTH, HIDDEN, LAYERS, VOCABULARY, POSITIONS, END = 128, 320, 3, 100, 12, 99
 
 
-def single_file_shapes(projected):
+def single_file_shapes(projected, vocabulary=VOCABULARY, positions=POSITIONS):
     shapes = {
-        "text_model.embeddings.token_embedding.weight": [VOCABULARY, WIDTH],
-        "text_model.embeddings.position_embedding.weight": [POSITIONS, WIDTH],
+        "text_model.embeddings.token_embedding.weight": [vocabulary, WIDTH],
+        "text_model.embeddings.position_embedding.weight": [positions, WIDTH],
     }
 
     def layer(name, outputs, *inputs):
@@ -32,18 +32,23 @@ def single_file_shapes(projected):
     return shapes
 
 
-def golden(name, activation, projected, padding):
-    shapes = single_file_shapes(projected)
+def network(activation, projected, vocabulary=VOCABULARY, positions=POSITIONS):
+    """The shapes of the single-file weights, the configuration, and the model."""
+    shapes = single_file_shapes(projected, vocabulary, positions)
     # An end token of 2 is what the released files say; it makes transformers look for the largest id instead.
     config = dict(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
-        num_attention_heads=2, max_position_embeddings=POSITIONS, hidden_act=activation, layer_norm_eps=1e-5,
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
+        num_attention_heads=2, max_position_embeddings=positions, hidden_act=activation, layer_norm_eps=1e-5,
         projection_dim=WIDTH, bos_token_id=98, eos_token_id=2, attn_implementation="eager",
     )
     state = weights(shapes)
     if not projected:
         state["text_projection.weight"] = torch.eye(WIDTH)
-    model = load(CLIPTextModelWithProjection(CLIPTextConfig(**config)), state)
+    return shapes, config, load(CLIPTextModelWithProjection(CLIPTextConfig(**config)), state)
+
+
+def golden(name, activation, projected, padding):
+    shapes, config, model = network(activation, projected)
     texts = [[98, 5, 17, 42, END], [98, 3, 3, 77, 60, 1, 29, END]]
     ids = torch.tensor([text + [padding] * (10 - len(text)) for text in texts])
     seen = []
@@ -59,6 +64,7 @@ def golden(name, activation, projected, padding):
     })
 
 
-torch.set_grad_enabled(False)
-golden("clip-l", "quick_gelu", projected=False, padding=END)
-golden("clip-g", "gelu", projected=True, padding=0)
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    golden("clip-l", "quick_gelu", projected=False, padding=END)
+    golden("clip-g", "gelu", projected=True, padding=0)

@@ -2,15 +2,14 @@
 
 import json
 import pathlib
+from importlib.metadata import version
 
-import diffusers
 import numpy
-import safetensors
 import torch
-import transformers
 from safetensors.torch import save_file
 
-FOLDER = pathlib.Path(__file__).resolve().parents[2] / "stages" / "tests" / "goldens"
+LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
 
 def uniform(name, shape):
@@ -44,6 +43,19 @@ def weights(shapes):
     return {name: weight(name, shape) for name, shape in shapes.items()}
 
 
+PROBES = 8
+
+
+def sketch(name, values):
+    """What a golden keeps of a large tensor: its products with PROBES fixed tensors, and its length.
+
+    A probe has values in [-1, 1) of variance 1/3, so the mean square of the products of a difference with the probes is about a
+    third of the square of the difference's length: a sketch measures the error over all values."""
+    values = values.detach().double()
+    probes = [uniform(f"probe {index} {name}", list(values.shape)).double() for index in range(PROBES)]
+    return torch.stack([(values * probe).sum() for probe in probes] + [values.norm()])
+
+
 def load(model, state):
     """Loads a reference model; every one of its tensors must come from the state."""
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -56,12 +68,9 @@ def save(name, shapes, config, tensors):
     metadata = {
         "shapes": json.dumps(shapes),
         "config": json.dumps(config),
-        "versions": json.dumps({
-            library.__name__: library.__version__
-            for library in (torch, diffusers, transformers, safetensors, numpy)
-        }),
+        "versions": json.dumps({library: version(library) for library in LIBRARIES}),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
     save_file(tensors, FOLDER / f"{name}.safetensors", metadata)
-    print(name, {key: tuple(value.shape) for key, value in tensors.items()})
+    print(f"{name}: {len(tensors)} tensors")

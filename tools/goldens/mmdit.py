@@ -11,7 +11,7 @@ HEIGHT, WIDE = 6, 10
 OFFSET = (1, 6)
 
 
-def single_file_shapes(depth, qk_norm, dual):
+def single_file_shapes(depth, qk_norm, dual, context=CONTEXT, pooled=POOLED):
     shapes = {
         "pos_embed": [1, GRID * GRID, WIDTH],
         "x_embedder.proj.weight": [WIDTH, CHANNELS, 2, 2],
@@ -24,9 +24,9 @@ def single_file_shapes(depth, qk_norm, dual):
 
     linear("t_embedder.mlp.0", WIDTH, 256)
     linear("t_embedder.mlp.2", WIDTH, WIDTH)
-    linear("y_embedder.mlp.0", WIDTH, POOLED)
+    linear("y_embedder.mlp.0", WIDTH, pooled)
     linear("y_embedder.mlp.2", WIDTH, WIDTH)
-    linear("context_embedder", WIDTH, CONTEXT)
+    linear("context_embedder", WIDTH, context)
     for i in range(depth):
         last = i == depth - 1
         for stream in ("x_block", "context_block"):
@@ -115,14 +115,17 @@ def rolled(positions):
     return torch.roll(positions.view(1, GRID, GRID, WIDTH), shifts, (1, 2)).reshape(positions.shape)
 
 
-def golden(name, depth, qk_norm, dual):
-    shapes = single_file_shapes(depth, qk_norm, dual)
-    config = dict(
+def configuration(depth, qk_norm, dual, context=CONTEXT, pooled=POOLED):
+    return dict(
         sample_size=GRID * 2, patch_size=2, in_channels=CHANNELS, num_layers=depth, attention_head_dim=64,
-        num_attention_heads=HEADS, joint_attention_dim=CONTEXT, caption_projection_dim=WIDTH,
-        pooled_projection_dim=POOLED, out_channels=CHANNELS, pos_embed_max_size=GRID,
+        num_attention_heads=HEADS, joint_attention_dim=context, caption_projection_dim=WIDTH,
+        pooled_projection_dim=pooled, out_channels=CHANNELS, pos_embed_max_size=GRID,
         dual_attention_layers=tuple(dual), qk_norm="rms_norm" if qk_norm else None,
     )
+
+
+def golden(name, depth, qk_norm, dual):
+    shapes, config = single_file_shapes(depth, qk_norm, dual), configuration(depth, qk_norm, dual)
     state = to_diffusers(weights(shapes), depth)
     model = load(SD3Transformer2DModel(**config), state)
     inputs = {
@@ -163,6 +166,13 @@ def gradients(model, shapes, depth, inputs):
     return torch.tensor(rows)
 
 
-golden("mmdit-3-medium", depth=2, qk_norm=False, dual=[])
-golden("mmdit-3.5-medium", depth=3, qk_norm=True, dual=[0, 1])
-golden("mmdit-3.5-large", depth=2, qk_norm=True, dual=[])
+# The three forms: how deep, whether queries and keys are normalised, which blocks have a second attention.
+FORMS = {
+    "3-medium": dict(depth=2, qk_norm=False, dual=[]),
+    "3.5-medium": dict(depth=3, qk_norm=True, dual=[0, 1]),
+    "3.5-large": dict(depth=2, qk_norm=True, dual=[]),
+}
+
+if __name__ == "__main__":
+    for form, arguments in FORMS.items():
+        golden(f"mmdit-{form}", **arguments)

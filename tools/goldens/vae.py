@@ -82,14 +82,17 @@ def to_diffusers(single, levels):
     return state
 
 
-def golden(name, channels, blocks, groups):
-    shapes = single_file_shapes(channels, blocks)
-    config = dict(
+def configuration(channels, blocks, groups):
+    return dict(
         in_channels=3, out_channels=3, latent_channels=LATENTS, block_out_channels=tuple(channels),
         layers_per_block=blocks, down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels), norm_num_groups=groups, act_fn="silu",
-        use_quant_conv=False, use_post_quant_conv=False,
+        use_quant_conv=False, use_post_quant_conv=False, scaling_factor=1.5305, shift_factor=0.0609,
     )
+
+
+def golden(name, channels, blocks, groups):
+    shapes, config = single_file_shapes(channels, blocks), configuration(channels, blocks, groups)
     model = load(AutoencoderKL(**config), to_diffusers(weights(shapes), len(channels)))
     images = uniform("input images", [2, 3, 24, 16])
     latents = uniform("input raw latents", [2, LATENTS, 6, 4])
@@ -103,6 +106,7 @@ def golden(name, channels, blocks, groups):
     })
 
 
-torch.set_grad_enabled(False)
-golden("vae", channels=[32, 64, 64], blocks=2, groups=32)
-golden("vae-narrow", channels=[16, 16], blocks=1, groups=16)
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    golden("vae", channels=[32, 64, 64], blocks=2, groups=32)
+    golden("vae-narrow", channels=[16, 16], blocks=1, groups=16)

@@ -91,6 +91,9 @@ const SOFT: f64 = 2.0;
 /// Below this share of an image, what was cropped off is worth a look.
 const CROPPED: f64 = 0.8;
 
+/// So many images are named in a line.
+const NAMED: usize = 20;
+
 /// Names the images that lose something on the way into their buckets.
 fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
     let named = |lost: fn(&Placement) -> bool| -> Vec<&str> {
@@ -102,7 +105,12 @@ fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
     };
     let tell = |what: &str, names: Vec<&str>| {
         if !names.is_empty() {
-            work.progress.line(&format!("{} {what}: {}", names.len(), names.join(", ")));
+            let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+            work.progress.line(&format!(
+                "{} {what}: {}{more}",
+                names.len(),
+                names[..names.len().min(NAMED)].join(", ")
+            ));
         }
     };
     tell("images are enlarged more than twice", named(|placement| placement.enlargement() > SOFT));

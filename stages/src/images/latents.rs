@@ -32,8 +32,7 @@ impl Latents {
     /// Reads it from the store.
     pub fn read(store: &Store, digest: &Digest) -> Result<Self, StageError> {
         let bytes = store.read(digest)?;
-        let unreadable =
-            |reason: String| StageError::Unreadable { what: format!("latents {digest}"), reason, stage: "latents" };
+        let unreadable = |reason: String| StageError::Unreadable { what: format!("latents {digest}"), reason };
         let mut arrays = tensors::from_bytes(&bytes).map_err(unreadable)?;
         match (arrays.remove("mean"), arrays.remove("log_variance")) {
             (Some(mean), Some(log_variance)) if mean.shape == log_variance.shape => Ok(Self { mean, log_variance }),

@@ -7,6 +7,8 @@ pub mod sigmas;
 #[cfg(feature = "compute")]
 mod draw;
 #[cfg(feature = "compute")]
+mod pixels;
+#[cfg(feature = "compute")]
 mod png;
 #[cfg(feature = "compute")]
 mod run;
@@ -16,6 +18,8 @@ mod sheet;
 #[cfg(feature = "compute")]
 pub use draw::{Guidance, draw};
 pub use job::{SampleJob, Shot};
+#[cfg(feature = "compute")]
+pub use pixels::to_rgb;
 #[cfg(feature = "compute")]
 pub use run::sample;
 

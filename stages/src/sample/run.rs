@@ -10,6 +10,7 @@ use crate::{
         SampleJob, Shot,
         draw::{Guidance, draw},
         job::Row,
+        pixels::to_rgb,
         png, sheet,
         sigmas::sigmas,
     },
@@ -164,16 +165,9 @@ impl<'j> Studio<'j> {
             work.progress.advance(*steps, label);
             work.check_interrupt()
         })?;
-        let image = self.decoder.decode(nn::process_out(latents));
-        let planes = nn::to_host(image);
-        if planes.iter().any(|value| !value.is_finite()) {
-            return Err(StageError::Numbers(format!(
-                "{label}: the image has values that are not finite; use precision F32 or Bf16"
-            )));
-        }
-        let pixels = width * height;
-        let rgb: Vec<u8> =
-            (0..pixels).flat_map(|pixel| [0, 1, 2].map(|channel| to_byte(planes[channel * pixels + pixel]))).collect();
+        let rgb = to_rgb(self.decoder.decode(nn::process_out(latents))).ok_or_else(|| {
+            StageError::Numbers(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
+        })?;
         let texts = [
             ("prompt", prompt.clone()),
             ("negative prompt", parameters.negative.clone()),
@@ -200,11 +194,6 @@ impl<'j> Studio<'j> {
     }
 }
 
-/// From [−1, 1] to a byte, rounded (diffusers' `VaeImageProcessor`).
-fn to_byte(value: f32) -> u8 {
-    ((value + 1.0) / 2.0 * 255.0).round().clamp(0.0, 255.0) as u8
-}
-
 fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageError> {
     work.flush()?;
     let mut images = Vec::new();
@@ -213,11 +202,8 @@ fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageErro
         let Some(output) = outputs.first() else { continue };
         let bytes = work.store.read(&output.digest)?;
         let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png);
-        let reason = |error: image::ImageError| StageError::Unreadable {
-            what: action.label.clone(),
-            reason: error.to_string(),
-            stage: "sample",
-        };
+        let reason =
+            |error: image::ImageError| StageError::Unreadable { what: action.label.clone(), reason: error.to_string() };
         images.push(image.map_err(reason)?.to_rgb8().into_raw());
     }
     let rows: Vec<String> = job.rows.iter().map(|row| row.name.clone()).collect();

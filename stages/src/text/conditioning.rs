@@ -42,11 +42,8 @@ impl Encoded {
     /// Reads it from the store.
     pub fn read(store: &Store, digest: &Digest) -> Result<Self, StageError> {
         let bytes = store.read(digest)?;
-        let mut arrays = tensors::from_bytes(&bytes).map_err(|reason| StageError::Unreadable {
-            what: format!("text {digest}"),
-            reason,
-            stage: "text",
-        })?;
+        let mut arrays = tensors::from_bytes(&bytes)
+            .map_err(|reason| StageError::Unreadable { what: format!("text {digest}"), reason })?;
         let mut clip = |name: &str| {
             let pooled = arrays.remove(&format!("{name}.pooled"))?;
             Some([arrays.remove(&format!("{name}.states"))?, pooled])

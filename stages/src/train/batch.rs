@@ -5,6 +5,7 @@ use crate::{
     images::Latents,
     nn,
     random::Draws,
+    tensors::Array,
     text::{Conditioning, Dropped, Encoded},
     train::{TrainJob, order::Turn},
 };
@@ -12,6 +13,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_cache::{Digest, Store};
 
 /// One batch on the device.
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// `sigma·noise + (1 − sigma)·latents`, `[batch, 16, height, width]`, in 32 bits.
     pub noisy: Tensor<4>,
@@ -25,9 +27,23 @@ pub struct Batch {
     pub pooled: Tensor<2>,
 }
 
+/// What was drawn for one sample of a batch.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Raw latents, as the VAE's encoder gives them, `[16, height, width]`.
+    pub raw: Array,
+    /// Normal noise, as many values.
+    pub noise: Vec<f32>,
+    /// The level of noise, from 0 to 1.
+    pub sigma: f32,
+}
+
 impl Batch {
     /// The batch of these turns at an optimizer step (counted from 0 over all epochs).
-    pub fn make(
+    ///
+    /// # Errors
+    /// When the store can't give an item's latents or text, or these don't fit the network.
+    pub(super) fn draw(
         job: &TrainJob,
         turns: &[Turn],
         step: u64,
@@ -37,8 +53,7 @@ impl Batch {
         dtype: DType,
     ) -> Result<Self, StageError> {
         let parameters = &job.parameters;
-        let (mut noisy, mut target, mut timesteps, mut texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut shape = Vec::new();
+        let (mut samples, mut texts) = (Vec::new(), Vec::new());
         for turn in turns {
             let item = &job.items[turn.item];
             let name = format!("{}#{}", item.id, turn.repeat);
@@ -47,12 +62,7 @@ impl Batch {
             let raw = latents.sample(parameters.sample_posterior.then(|| draws("posterior")).as_mut());
             let noise = draws("noise").normals_f32(raw.len());
             let sigma = parameters.density.sigma(parameters.shift, &mut draws("timestep")) as f32;
-            for (raw, noise) in raw.into_iter().zip(noise) {
-                let latent = ((f64::from(raw) - nn::SHIFT) * nn::SCALE) as f32;
-                noisy.push(sigma * noise + (1.0 - sigma) * latent);
-                target.push(noise - latent);
-            }
-            timesteps.push(1000.0 * sigma);
+            samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma });
             let chance = |stream: &str, rate: f64| rate > 0.0 && draws(stream).uniform() < rate;
             let digest = if chance("caption dropout", parameters.caption_dropout) {
                 job.empty
@@ -66,23 +76,54 @@ impl Batch {
                 t5: chance("T5 dropout", dropout.t5),
             };
             texts.push((Encoded::read(store, &digest)?, dropped));
-            shape = latents.mean.shape;
         }
-        let [channels, height, width] = shape[..] else {
+        let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
+        let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
+        Self::new(&samples, context, pooled)
+    }
+
+    /// The batch of these samples, on the device of their conditioning (equation 13 of the SD3 paper, arXiv:2403.03206, with
+    /// the latents as the MMDiT takes them: see [`nn::vae::process_in`]).
+    ///
+    /// # Errors
+    /// When the samples' latents are not all of one shape `[channels, height, width]`.
+    pub fn new(samples: &[Drawn], context: Tensor<3>, pooled: Tensor<2>) -> Result<Self, StageError> {
+        let shape = samples.first().map(|sample| sample.raw.shape.as_slice()).unwrap_or_default();
+        let [channels, height, width] = *shape else {
             return Err(StageError::Numbers(format!(
                 "latents have the shape {shape:?} and not [channels, height, width]"
             )));
         };
-        let image = |values: Vec<f32>| {
-            Tensor::<4>::from_data(
-                TensorData::new(values, [turns.len(), channels, height, width]),
-                (device, DType::F32),
-            )
-        };
-        let references: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
-        let (context, pooled) = conditioning.assemble(&references, device, dtype)?;
-        let timesteps = Tensor::<1>::from_data(TensorData::new(timesteps, [turns.len()]), (device, DType::F32));
+        let (mut noisy, mut target) = (Vec::new(), Vec::new());
+        for Drawn { raw, noise, sigma } in samples {
+            if raw.shape != shape || noise.len() != raw.values.len() || raw.values.len() != channels * height * width {
+                return Err(StageError::Numbers(format!(
+                    "latents of {:?} and of {shape:?} are in one batch",
+                    raw.shape
+                )));
+            }
+            for (raw, noise) in raw.values.iter().zip(noise) {
+                let latent = ((f64::from(*raw) - nn::SHIFT) * nn::SCALE) as f32;
+                noisy.push(sigma * noise + (1.0 - sigma) * latent);
+                target.push(noise - latent);
+            }
+        }
+        let place = (&context.device(), DType::F32);
+        let image =
+            |values| Tensor::from_data(TensorData::new(values, [samples.len(), channels, height, width]), place);
+        let timesteps: Vec<f32> = samples.iter().map(|sample| 1000.0 * sample.sigma).collect();
+        let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
         Ok(Self { noisy: image(noisy), timesteps, target: image(target), context, pooled })
+    }
+
+    /// How many samples it has.
+    pub fn len(&self) -> usize {
+        self.timesteps.dims()[0]
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -4,19 +4,19 @@ use crate::{
     action::output,
     checkpoint::Component,
     error::StageError,
-    nn::{self, Mmdit, PositionCrop, Weights},
+    nn,
     text::Conditioning,
     train::{
         TrainJob,
         batch::Batch,
-        optimizer,
+        objective::{self, Gradients},
         order::Turn,
         state::{self, Measured, State},
     },
     work::Work,
 };
-use burn::tensor::{DType, Device, Tensor};
-use std::{collections::BTreeMap, time::Instant};
+use burn::tensor::{DType, Device};
+use std::time::Instant;
 
 /// Trains the missing epochs. Epochs in between whose results are kept are trained again when no state leads past them.
 pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
@@ -89,8 +89,7 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
         if let Some(kept) = kept.iter().find(|output| output.role == "state")
             && let Ok(path) = work.store.file(&kept.digest)
         {
-            let reason =
-                |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason, stage: "train" };
+            let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason };
             return State::load(&path, device).map_err(reason);
         }
     }
@@ -145,71 +144,12 @@ struct Trainer<'j> {
 impl Trainer<'_> {
     /// One optimizer step over the batches of `turns`.
     fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
-        let parameters = &self.job.parameters;
-        let tracked = state.weights.map(|name, values| {
-            let values = values.cast(self.dtype);
-            if name == state::FIXED { values } else { values.autodiff().require_grad() }
-        });
-        let samples: usize = turns.iter().map(Vec::len).sum();
-        let mut gradients = BTreeMap::new();
-        let mut loss = 0.0;
-        for turns in turns {
-            let batch = Batch::make(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)?;
-            loss += self.accumulate(&tracked, batch, turns.len() as f64 / samples as f64, &mut gradients)?;
-        }
-        if !loss.is_finite() {
-            return Err(StageError::Numbers(format!(
-                "the loss at step {step} is {loss}: the training has come apart; lower `learning_rate` (now {:e}) or raise `precision`",
-                parameters.learning_rate
-            )));
-        }
-        let mut gradient_norm = 0.0;
-        if let Some(norm) = optimizer::global_norm(&gradients) {
-            if parameters.max_gradient_norm > 0.0 {
-                gradients = optimizer::clip(gradients, &norm, parameters.max_gradient_norm);
-            }
-            gradient_norm = nn::to_host(norm).first().copied().unwrap_or_default().into();
-        }
-        let learning_rate = self.job.learning_rate(step);
-        for (name, gradient) in gradients {
-            let Some(weight) = state.weights.get(&name).cloned() else { continue };
-            let moments = state.moments_of(&name, &weight.values);
-            let (values, moments) =
-                parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
-            state.weights.insert(&*name, nn::Weight { values, shape: weight.shape });
-            state.moments.insert(name, moments);
-        }
-        Ok(Measured { step, loss, gradient_norm, learning_rate })
-    }
-
-    /// Adds the gradients of a batch's share of the loss, in 32 bits, and gives that share: the mean over everything of
-    /// `‖velocity − (noise − latents)‖²`, the flow-matching loss of the SD3 paper with the density as its only weight.
-    fn accumulate(
-        &self,
-        tracked: &Weights,
-        batch: Batch,
-        share: f64,
-        gradients: &mut BTreeMap<String, Tensor<1>>,
-    ) -> Result<f64, StageError> {
-        let network = Mmdit::new(&tracked.root())?;
-        let velocity = network.forward(batch.noisy, batch.timesteps, batch.context, batch.pooled, PositionCrop::Centre);
-        let difference = velocity.cast(DType::F32) - batch.target;
-        let loss = (difference.clone() * difference).mean().mul_scalar(share);
-        let value = nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN);
-        let all = loss.backward();
-        for (name, weight) in tracked.iter() {
-            if name == state::FIXED {
-                continue;
-            }
-            if let Some(gradient) = weight.values.grad(&all) {
-                let gradient = gradient.cast(DType::F32);
-                let sum = match gradients.remove(name) {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                };
-                gradients.insert(name.to_owned(), sum);
-            }
-        }
-        Ok(value.into())
+        let tracked = objective::tracked(&state.weights, self.dtype);
+        let samples = turns.iter().map(Vec::len).sum();
+        let draw = |turns: &Vec<Turn>| {
+            Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)
+        };
+        let gradients = Gradients::of(&tracked, turns.iter().map(draw), samples)?;
+        state.update(gradients, &self.job.parameters, self.job.learning_rate(step), step)
     }
 }

@@ -50,9 +50,6 @@ pub struct Measured {
     pub learning_rate: f64,
 }
 
-/// The table of positions is part of every checkpoint and is not trained.
-pub const FIXED: &str = "pos_embed";
-
 const NOTE: &str = "position";
 
 impl State {
