@@ -1,6 +1,6 @@
 """Opens an export in diffusers as its users do, draws an image from the same noise, and compares it with ours.
 
-    pip install torch diffusers transformers accelerate safetensors blake3 pillow numpy
+    pip install -r tools/goldens/requirements.txt accelerate
     python tools/check_export.py EXPORT IMAGE --clip-l FILE --clip-g FILE --t5xxl FILE --clip-tokenizer FILE --t5-tokenizer FILE
 
 EXPORT is a checkpoint of an `Export` stage, one file or a folder, and IMAGE a PNG that a `Sample` stage with `precision: F32`
