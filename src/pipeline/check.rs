@@ -144,9 +144,8 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         *path = absolute;
     };
     for (field, path) in pipeline.model.paths_mut() {
-        let (expected, found): (_, fn(&Path) -> bool) =
-            if field == "tokenizers.clip" { ("file or folder", Path::exists) } else { ("file", Path::is_file) };
-        resolve(format!("model.{field}"), path, expected, found);
+        // A folder may be in diffusers' layout, which shows when it is opened.
+        resolve(format!("model.{field}"), path, "file or folder", Path::exists);
     }
     for (name, stage) in &mut pipeline.stages {
         if let Stage::Captions(captions) = stage {
@@ -243,7 +242,7 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
         }
     }
     let has_text = pipeline.stages.values().any(|stage| matches!(stage, Stage::EncodeText(_) | Stage::Sample(_)));
-    if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.tokenizers.t5.is_none() {
+    if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
         let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
         faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
     }

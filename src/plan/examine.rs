@@ -9,7 +9,7 @@ use sd3pipe_stages::{
         report::{DataReport, TokenCount},
     },
     checkpoint::Component,
-    export::{ExportJob, job::Provenance},
+    export::{self, ExportJob, job::Provenance},
     facts::Facts,
     images::ImagesJob,
     job::Job,
@@ -275,7 +275,10 @@ impl<'p> Planner<'p> {
             Kind::EncodeText => facts.text_encoders(),
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
             Kind::Train => facts.digests(&[Component::Mmdit]),
-            Kind::Export => facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]),
+            Kind::Export => match &stage.stage {
+                Stage::Export(parameters) => export::job::model(parameters, facts),
+                _ => Value::Null,
+            },
             Kind::Sample => {
                 let mut value = facts.text_encoders();
                 if let (Value::Object(all), Value::Object(more)) =

@@ -4,14 +4,16 @@ use super::PlanError;
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
-    checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry, TensorFile},
-    facts::{Facts, Located, TokenizerFacts},
+    checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
+    export,
+    facts::{Facts, Located, TokenizerFacts, component_fingerprints},
+    stage::Stage,
     text::tokenizer::{ClipTokenizer, T5Tokenizer},
 };
 use std::{
     collections::BTreeMap,
+    fs::Metadata,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 const ALL: [Component; 6] =
@@ -20,16 +22,13 @@ const ALL: [Component; 6] =
 /// Looks at every file of the model. With no store each file is hashed anew.
 pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanError> {
     let model = &resolved.pipeline.model;
-    let mut files: BTreeMap<PathBuf, Arc<TensorFile>> = BTreeMap::new();
     let (mut components, mut geometry) = (BTreeMap::new(), None);
     for component in ALL {
         let (path, named) = model.file(component);
-        let file = match files.get(path) {
-            Some(file) => Arc::clone(file),
-            None => Arc::clone(files.entry(path.to_owned()).or_insert(Arc::new(TensorFile::open(path)?))),
-        };
-        let source = match ComponentSource::find(file, component) {
-            Ok(source) => source,
+        let looked = component_fingerprints(path, component)
+            .and_then(|files| Ok((files, ComponentSource::open(path, component)?)));
+        let (files, source) = match looked {
+            Ok(looked) => looked,
             // A checkpoint without text encoders is a usual one; a file that is named for a network must hold it.
             Err(CheckpointError::NoComponent { .. }) if !named => continue,
             Err(error) => return Err(error.into()),
@@ -42,41 +41,70 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
                 source,
             })?);
         }
-        let metadata = std::fs::metadata(path).map_err(|source| PlanError::File { path: path.to_owned(), source })?;
-        let digest =
-            remembered(path, &format!("tensors:{}", Facts::name(component)), store, || source.component_digest())?;
-        components
-            .insert(component, Located { path: path.to_owned(), digest, fingerprint: Fingerprint::of(&metadata) });
+        let digest = component_digest(path, &files, &source, store)?;
+        components.insert(component, Located { path: path.to_owned(), digest, files });
     }
     let path = &model.checkpoint;
     let geometry = geometry
         .ok_or_else(|| PlanError::File { path: path.clone(), source: std::io::ErrorKind::InvalidData.into() })?;
-    let clip_tokenizer = match &model.tokenizers.clip {
+    let clip_tokenizer = match model.clip_tokenizer() {
         Some(path) => {
-            TokenizerFacts { path: Some(path.clone()), identity: Digest::of(&ClipTokenizer::open(path)?.identity()) }
+            TokenizerFacts { identity: Digest::of(&ClipTokenizer::open(&path)?.identity()), path: Some(path) }
         }
         None => TokenizerFacts { path: None, identity: Digest::of(&ClipTokenizer::built_in_identity()) },
     };
-    let t5_tokenizer = match &model.tokenizers.t5 {
-        Some(path) => Some(TokenizerFacts {
-            path: Some(path.clone()),
-            identity: Digest::of(&T5Tokenizer::open(path)?.identity()),
-        }),
+    let t5_tokenizer = match model.t5_tokenizer() {
+        Some(path) => {
+            Some(TokenizerFacts { identity: Digest::of(&T5Tokenizer::open(&path)?.identity()), path: Some(path) })
+        }
         None => None,
     };
-    Ok(Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() })
+    let facts = Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() };
+    for stage in &resolved.stages {
+        if let Stage::Export(parameters) = &stage.stage {
+            export::check(parameters, &facts)?;
+        }
+    }
+    Ok(facts)
 }
 
-fn remembered(
+/// The digest of a network's tensors: remembered for each of the files that it lies in, and trusted while all of them say the same.
+fn component_digest(
     path: &Path,
-    aspect: &str,
+    files: &[(PathBuf, Fingerprint)],
+    source: &ComponentSource,
     store: Option<&Store>,
-    compute: impl FnOnce() -> std::io::Result<Digest>,
 ) -> Result<Digest, PlanError> {
     let fault = |source| PlanError::File { path: path.to_owned(), source };
-    let Some(store) = store else { return compute().map_err(fault) };
-    let mut digests = store.digests(aspect, path)?;
-    let digest = digests.digest_with(path, |_| compute()).map_err(fault)?;
+    let Some(store) = store else { return source.component_digest().map_err(fault) };
+    let mut aspect = format!("tensors:{}", Facts::name(source.component()));
+    if files.len() > 1 {
+        // What is known of one shard holds for these shards together only.
+        let names: Vec<_> = files.iter().map(|(path, _)| path.to_string_lossy()).collect();
+        aspect = format!("{aspect}:{}", Digest::of(names.join("\n").as_bytes()));
+    }
+    let mut digests = store.digests(&aspect, path)?;
+    let look = || {
+        files.iter().map(|(path, _)| std::fs::metadata(path)).collect::<std::io::Result<Vec<Metadata>>>().map_err(fault)
+    };
+    let before = look()?;
+    let mut known = files.iter().zip(&before).map(|((path, _), metadata)| digests.known(path, metadata));
+    let first = known.next().flatten();
+    if let Some(digest) = first
+        && known.all(|other| other == first)
+    {
+        return Ok(digest);
+    }
+    let digest = source.component_digest().map_err(fault)?;
+    let same = |(metadata, (_, opened)): (&Metadata, &(PathBuf, Fingerprint))| Fingerprint::of(metadata) == *opened;
+    if !look()?.iter().zip(files).all(same) || !before.iter().zip(files).all(same) {
+        return Err(fault(std::io::Error::other(
+            "it changed while it was read: run again when nothing writes to it any more",
+        )));
+    }
+    for ((path, _), metadata) in files.iter().zip(&before) {
+        digests.remember(path, metadata, digest);
+    }
     digests.save()?;
     Ok(digest)
 }

@@ -22,17 +22,24 @@ pub fn deliver(
     let kind = stage.stage.kind();
     let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
     let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
-    let mut wanted: Vec<(PathBuf, Digest)> = Vec::new();
+    let checkpoint =
+        |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
+    // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
+    let mut wanted: Vec<(PathBuf, Digest, PathBuf)> = Vec::new();
     for entry in &artifact.entries {
+        let mut shown = None;
         let path = match (kind, entry.role.as_str()) {
-            (Kind::Export, "checkpoint") => root
-                .join("checkpoints")
-                .join(format!("{}-epoch-{:0>4}.safetensors", resolved.pipeline.name, entry.item)),
+            (Kind::Export, "checkpoint") => checkpoint(&entry.item).with_extension("safetensors"),
+            (Kind::Export, "file") => match entry.item.split_once('/') {
+                Some((epoch, inside)) => shown.insert(checkpoint(epoch)).join(inside),
+                None => continue,
+            },
             (Kind::Sample, "image") => root.join("samples").join(&entry.item),
             (Kind::Sample, "sheet") => root.join(&entry.item),
             _ => continue,
         };
-        wanted.push((path, entry.digest));
+        let shown = shown.unwrap_or_else(|| path.clone());
+        wanted.push((path, entry.digest, shown));
     }
     if wanted.is_empty() {
         return Ok(Vec::new());
@@ -40,14 +47,16 @@ pub fn deliver(
     std::fs::create_dir_all(&root).map_err(|source| PlanError::File { path: root.clone(), source })?;
     let mut digests = store.digests("bytes", &root)?;
     let mut written = Vec::new();
-    for (path, digest) in wanted {
+    for (path, digest, shown) in wanted {
         let there = path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
         if !there {
             copy(&store.file(&digest)?, &path).map_err(|source| PlanError::File { path: path.clone(), source })?;
             if let Ok(metadata) = std::fs::metadata(&path) {
                 digests.remember(&path, &metadata, digest);
             }
-            written.push(path);
+            if written.last() != Some(&shown) {
+                written.push(shown);
+            }
         }
     }
     digests.save()?;

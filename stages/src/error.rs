@@ -63,6 +63,17 @@ pub enum StageError {
         /// Why it is not.
         reason: String,
     },
+    /// Something of the model has no form in the layout that was asked for.
+    #[error("{what} can't be exported as a diffusers folder: {reason}; export with layout: SingleFile")]
+    Unexportable {
+        /// The network or tensor.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// There is nothing to put inside.
+    #[error("text_encoders: the model has no text encoders to put into the checkpoints; leave the field out")]
+    NoTextEncoders,
     /// A file that is needed could not be read or written.
     #[error("{path}: {source}", path = path.display())]
     File {

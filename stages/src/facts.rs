@@ -1,7 +1,7 @@
 //! What is known of a model without loading it: where its networks lie, and the digests of what they read.
 
 use crate::{
-    checkpoint::{Component, ComponentSource, MmditGeometry},
+    checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry, component_files},
     device::DeviceKind,
     error::StageError,
 };
@@ -15,12 +15,27 @@ use std::{
 /// One network of the model.
 #[derive(Clone, Debug)]
 pub struct Located {
-    /// The file that it lies in.
+    /// The file or diffusers folder that the pipeline names for it.
     pub path: PathBuf,
     /// The digest of its tensors.
     pub digest: Digest,
-    /// The file as it was when the digest was taken.
-    pub fingerprint: Fingerprint,
+    /// The files that it lies in, as they were when the digest was taken.
+    pub files: Vec<(PathBuf, Fingerprint)>,
+}
+
+/// The files that a network lies in, as they are now.
+///
+/// # Errors
+/// When one of them can't be looked at, or a folder doesn't hold the network.
+pub fn component_fingerprints(
+    path: &Path,
+    component: Component,
+) -> Result<Vec<(PathBuf, Fingerprint)>, CheckpointError> {
+    let fingerprint = |path: PathBuf| match std::fs::metadata(&path) {
+        Ok(metadata) => Ok((path, Fingerprint::of(&metadata))),
+        Err(source) => Err(CheckpointError::Unreadable { path, source }),
+    };
+    component_files(path, component)?.into_iter().map(fingerprint).collect()
 }
 
 /// A tokenizer's file, or the built-in vocabulary.
@@ -86,28 +101,31 @@ impl Facts {
         value
     }
 
-    /// Opens a network, and makes sure that it lies in the file that the digest was taken of.
+    /// Opens a network, and makes sure that it lies in the files that the digest was taken of.
     ///
     /// # Errors
-    /// When the file is not a model file any more, or was written to since.
+    /// When they are no model files any more, or were written to since.
     pub fn open(&self, component: Component) -> Result<Option<ComponentSource>, StageError> {
         let Some(located) = self.components.get(&component) else { return Ok(None) };
         self.check(component)?;
         Ok(Some(ComponentSource::open(&located.path, component)?))
     }
 
-    /// Makes sure that a network's file was not written to since the digest was taken. Called again after loading: what was
+    /// Makes sure that a network's files were not written to since the digest was taken. Called again after loading: what was
     /// mapped may have changed underneath.
     pub fn check(&self, component: Component) -> Result<(), StageError> {
         let Some(located) = self.components.get(&component) else { return Ok(()) };
-        match std::fs::metadata(&located.path) {
-            Ok(metadata) if Fingerprint::of(&metadata) == located.fingerprint => Ok(()),
+        match component_fingerprints(&located.path, component) {
+            Ok(files) if files == located.files => Ok(()),
             _ => Err(StageError::Changed { paths: vec![located.path.clone()] }),
         }
     }
 
     /// Every file of the model, with its state when the digests were taken.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
-        self.components.values().map(|located| (located.path.as_path(), &located.fingerprint))
+        self.components
+            .values()
+            .flat_map(|located| &located.files)
+            .map(|(path, fingerprint)| (path.as_path(), fingerprint))
     }
 }

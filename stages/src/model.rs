@@ -1,14 +1,16 @@
-//! The model that a pipeline starts from: which files hold which of its networks.
+//! The model that a pipeline starts from: which files or folders hold which of its networks.
 
 use crate::checkpoint::Component;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The files of a model, as a pipeline declares them once.
+/// The files of a model, as a pipeline declares them once. For each network a diffusers folder, or the folder of that network
+/// in one, will do as well as a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// The single-file checkpoint: the MMDiT, nearly always the VAE, sometimes the text encoders.
+    /// The single-file checkpoint: the MMDiT, nearly always the VAE, sometimes the text encoders. Or a diffusers folder, which
+    /// has all of them, and the tokenizers.
     pub checkpoint: PathBuf,
     /// A VAE in a file of its own; the checkpoint's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,16 +33,18 @@ pub struct Model {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tokenizers {
-    /// CLIP's: a `tokenizer.json`, or a folder with `vocab.json` and `merges.txt`. The vocabulary of OpenAI's CLIP is built in.
+    /// CLIP's: a `tokenizer.json`, or a folder with `vocab.json` and `merges.txt`. When absent, that of the diffusers folder which
+    /// the checkpoint is, or the vocabulary of OpenAI's CLIP, which is built in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<PathBuf>,
-    /// T5's: a `tokenizer.json` or a `spiece.model`. Needed when the model has a T5 encoder.
+    /// T5's: a `tokenizer.json` or a `spiece.model`, or a folder with one of them. When absent, that of the diffusers folder which
+    /// the checkpoint is; otherwise needed when the model has a T5 encoder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub t5: Option<PathBuf>,
 }
 
 impl Model {
-    /// The file in which a component is to be found, and whether the pipeline names that file for it.
+    /// The file or folder in which a component is to be found, and whether the pipeline names it for that.
     pub fn file(&self, component: Component) -> (&Path, bool) {
         let own = match component {
             Component::Mmdit => None,
@@ -53,6 +57,20 @@ impl Model {
             Some(path) => (path, true),
             None => (&self.checkpoint, matches!(component, Component::Mmdit)),
         }
+    }
+
+    /// CLIP's tokenizer, if it's not the built-in one.
+    pub fn clip_tokenizer(&self) -> Option<PathBuf> {
+        self.tokenizers.clip.clone().or_else(|| self.tokenizer_folder("tokenizer"))
+    }
+
+    /// T5's tokenizer, if there is one.
+    pub fn t5_tokenizer(&self) -> Option<PathBuf> {
+        self.tokenizers.t5.clone().or_else(|| self.tokenizer_folder("tokenizer_3"))
+    }
+
+    fn tokenizer_folder(&self, name: &str) -> Option<PathBuf> {
+        Some(self.checkpoint.join(name)).filter(|path| path.is_dir())
     }
 
     /// Every path, with the name of its field, for making it absolute.

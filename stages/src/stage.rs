@@ -5,7 +5,7 @@ use crate::{
     sample::parameters::Sample, text::parameters::EncodeText, train::parameters::Train,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
 
 /// A stage's kind with its parameters.
@@ -126,9 +126,31 @@ impl Stage {
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
+        // Fields that came after the first release are left out at their defaults, so that older results are still found.
+        let added = match self {
+            Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
+            _ => &[],
+        };
         if let Value::Object(fields) = &mut value {
-            fields.retain(|name, _| !outside.contains(&name.as_str()));
+            fields.retain(|name, value| !outside.contains(&name.as_str()) && !added.contains(&(name, value.clone())));
         }
         Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::parameters::Layout;
+
+    #[test]
+    fn what_was_added_to_export_is_in_its_key_only_when_it_is_used() {
+        let of = |export| Stage::Export(export).parameters().unwrap();
+        assert_eq!(of(Export::default()), json!({"epochs": "All", "precision": "F16"}));
+        let used = Export { layout: Layout::Diffusers, text_encoders: true, ..Export::default() };
+        assert_eq!(
+            of(used),
+            json!({"epochs": "All", "precision": "F16", "layout": "Diffusers", "text_encoders": true})
+        );
     }
 }

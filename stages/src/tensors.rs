@@ -50,8 +50,21 @@ pub fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
         Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
         Dtype::BF16 => Some(two(|bytes| bf16::from_le_bytes(bytes).to_f32())),
         Dtype::F16 => Some(two(|bytes| f16::from_le_bytes(bytes).to_f32())),
+        Dtype::F8_E4M3 => Some(bytes.iter().map(|byte| from_f8_e4m3(*byte).to_f32()).collect()),
         _ => None,
     }
+}
+
+/// Sign, 4 bits of exponent with bias 7, 3 bits of mantissa; no infinities, and NaN only with all bits set
+/// (arXiv:2209.05433, E4M3). F16 has bias 15 and 10 bits of mantissa.
+pub(crate) fn from_f8_e4m3(value: u8) -> f16 {
+    let (exponent, mantissa) = (i32::from(value >> 3 & 15), f32::from(value & 7));
+    let magnitude = match (exponent, value & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+    };
+    f16::from_f32(if value & 0x80 == 0 { magnitude } else { -magnitude })
 }
 
 /// Writes a safetensors file, tensor by tensor: equal bytes for equal tensors and notes. (The library would put the notes in
@@ -77,9 +90,11 @@ pub fn write<V: View>(
         let comma = if tensors.is_empty() { "" } else { "," };
         header.insert_str(1, &format!("\"__metadata__\":{}{comma}", serde_json::to_string(notes)?));
     }
-    let length = header.len().next_multiple_of(8);
-    out.write_all(&(length as u64).to_le_bytes())?;
-    write!(out, "{header:length$}")?;
+    while !header.len().is_multiple_of(8) {
+        header.push(' ');
+    }
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
     for (_, tensor) in &tensors {
         out.write_all(&tensor.data())?;
     }
@@ -194,11 +209,31 @@ mod tests {
     }
 
     #[test]
+    fn as_many_tensors_as_a_real_model_has_are_written() {
+        let array = Array { shape: vec![1], values: vec![1.0] };
+        let name =
+            |index| format!("model.diffusion_model.joint_blocks.{index}.context_block.adaLN_modulation.1.weight");
+        let arrays: Vec<_> = (0..1000).map(|index| (name(index), &array)).collect();
+        let bytes = to_bytes(&arrays, Precision::F16, None).unwrap();
+        assert_eq!(from_bytes(&bytes).unwrap().len(), 1000);
+    }
+
+    #[test]
     fn a_value_that_does_not_fit_is_refused_by_name() {
         let large = Array { shape: vec![1], values: vec![70_000.0] };
         assert!(to_bytes(&[("large", &large)], Precision::F16, None).unwrap_err().to_string().contains("large"));
         assert!(to_bytes(&[("large", &large)], Precision::Bf16, None).is_ok());
         let nan = Array { shape: vec![1], values: vec![f32::NAN] };
         assert!(to_bytes(&[("nan", &nan)], Precision::F32, None).is_err());
+    }
+
+    #[test]
+    fn eight_bit_values_are_the_formats_own() {
+        let known = [(0x00, 0.0), (0x01, 0.001953125), (0x08, 0.015625), (0x38, 1.0), (0x7E, 448.0), (0xB9, -1.125)];
+        for (bits, value) in known {
+            assert_eq!(from_f8_e4m3(bits).to_f32(), value, "{bits:#x}");
+        }
+        assert!(from_f8_e4m3(0x7F).is_nan() && from_f8_e4m3(0xFF).is_nan());
+        assert!(from_f8_e4m3(0x80).is_sign_negative());
     }
 }

@@ -3,6 +3,7 @@
 mod edits;
 mod inputs;
 mod interrupted;
+mod layouts;
 mod pipeline_files;
 mod reuse;
 mod space;

@@ -83,7 +83,7 @@ fn all_semantic_errors_come_at_once_and_fast() {
         "`cfg`: 0.5 is not from 1 to 100",
         "`seeds`: there is no seed to draw with",
         "there is no folder `fotos`",
-        "there is no file `model/clip_x.safetensors`",
+        "there is no file or folder `model/clip_x.safetensors`",
         "there is no stage `caption`",
         "did you mean `captions`?",
         "there is no epoch 7",

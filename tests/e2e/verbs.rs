@@ -9,8 +9,10 @@ fn init_writes_a_pipeline_that_only_lacks_its_model() {
         .call(&["init", "my-style", "--data", "photos"])
         .succeeds()
         .says("found 6 images in photos, 6 of them with captions");
-    let shown =
-        space.call(&["plan", "my-style.ron"]).fails(2, &["there is no file `models/sd3_medium.safetensors`"]).stderr;
+    let shown = space
+        .call(&["plan", "my-style.ron"])
+        .fails(2, &["there is no file or folder `models/sd3_medium.safetensors`"])
+        .stderr;
     assert_eq!(shown.matches("error:").count(), 1, "{shown}");
     space.call(&["init", "my-style", "--data", "photos"]).fails(2, &["cannot write my-style.ron"]);
     space.call(&["init", "other", "--data", "nowhere"]).fails(2, &["nowhere"]);

@@ -41,6 +41,17 @@ impl Component {
         }
     }
 
+    /// The folder that it has in a diffusers folder.
+    pub(super) fn folder(self) -> &'static str {
+        match self {
+            Self::Mmdit => "transformer",
+            Self::VaeEncoder | Self::VaeDecoder => "vae",
+            Self::ClipL => "text_encoder",
+            Self::ClipG => "text_encoder_2",
+            Self::T5 => "text_encoder_3",
+        }
+    }
+
     /// A tensor that the network always has and no other one does, by its canonical name.
     pub(super) fn marker(self) -> &'static str {
         match self {

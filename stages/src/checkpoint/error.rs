@@ -15,8 +15,8 @@ pub enum CheckpointError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The path names a folder, a pipe or a device.
-    #[error("{} is not a file; name one .safetensors file, not a folder of them", path.display())]
+    /// The path names a pipe, a device, or a folder where a file is needed.
+    #[error("{} is not a file; name a .safetensors file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -45,6 +45,22 @@ pub enum CheckpointError {
     #[error("{} has a damaged header: {reason}; copy or download it again", path.display())]
     Header {
         /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// A folder holds weights in several variants, and none without a variant's name.
+    #[error("{} holds several weights: {}; name the folder of one of them, with the others moved elsewhere", path.display(), names.join(", "))]
+    SeveralWeights {
+        /// The folder.
+        path: PathBuf,
+        /// The files.
+        names: Vec<String>,
+    },
+    /// The list of a network's shards can't be used.
+    #[error("{} is no usable list of shards: {reason}; copy or download it again", path.display())]
+    Index {
+        /// The list.
         path: PathBuf,
         /// What is wrong in it.
         reason: String,
@@ -78,7 +94,7 @@ pub enum CheckpointError {
         source: GeometryError,
     },
     /// Tensors of the network are missing, unknown or of the wrong shape; all of them are listed.
-    #[error("the {component} in {} is not complete or not of a known layout; use the model's original single file:\n{}", path.display(), problems.join("\n"))]
+    #[error("the {component} in {} is not complete or not of a known layout; use the model's original files:\n{}", path.display(), problems.join("\n"))]
     Mismatch {
         /// The file.
         path: PathBuf,

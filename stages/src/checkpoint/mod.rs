@@ -4,8 +4,11 @@ mod component;
 mod error;
 mod expected;
 mod geometry;
+mod layout;
 mod source;
 mod tensor_file;
+mod tensor_set;
+mod view;
 
 pub use component::Component;
 pub use error::CheckpointError;
@@ -13,7 +16,10 @@ pub use expected::{expected_names, mmdit_names};
 #[cfg(feature = "compute")]
 pub(crate) use geometry::TIMESTEP_FEATURES;
 pub use geometry::{GeometryError, MmditGeometry, MmditModel, POSITION_TABLE};
-pub use source::{ComponentSource, TensorView};
+pub use layout::Layout;
+pub use source::ComponentSource;
 pub use tensor_file::{TensorFile, TensorInfo};
+pub use tensor_set::{TensorSet, component_files};
+pub use view::TensorView;
 
 pub use safetensors::Dtype;

@@ -87,6 +87,25 @@ impl TensorFile {
             .ok_or_else(|| CheckpointError::NoTensor { path: self.path.clone(), name: name.into() })
     }
 
+    /// Bytes by their place, which must come from an [`info`](Self::info) of this file: others are empty.
+    pub(super) fn slice(&self, range: &Range<usize>) -> &[u8] {
+        self.map.get(range.clone()).unwrap_or_default()
+    }
+
+    /// Lets the system take back the memory that some of the file's bytes take up. Whoever reads them again reads them from
+    /// the file again.
+    pub fn release(&self, range: &Range<usize>) {
+        // A hint: a system that doesn't know it only keeps the pages until it needs them.
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.map.len() {
+            // SAFETY: the map is a shared one of a file and never written to, so its pages come back as they were.
+            let advised = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            drop(advised);
+        }
+    }
+
     /// The free-form strings that the header carries under `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

@@ -4,10 +4,14 @@ use crate::{
     action::{Action, Artifact, Entry},
     checkpoint::{Component, MmditGeometry, MmditModel},
     error::StageError,
-    export::{REVISION, parameters::Export},
-    facts::Facts,
+    export::{
+        REVISION,
+        parameters::{Export, Layout},
+    },
+    facts::{Facts, TEXT_ENCODERS},
 };
 use sd3pipe_cache::{Digest, Output, Preimage};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The checkpoints of a training.
@@ -54,19 +58,32 @@ impl ExportJob {
             checkpoints: Vec::new(),
             actions: Vec::new(),
         };
-        let model = facts.digests(&[Component::VaeEncoder, Component::VaeDecoder]);
+        let model = job.model();
         for epoch in parameters.epochs.of(count) {
             let Some(entry) = weights.get(&epoch) else { continue };
             let mut preimage = Preimage::new("export", REVISION);
             preimage.read("epoch", &epoch)?;
             preimage.read("weights", &entry.digest)?;
             preimage.read("precision", &parameters.precision)?;
+            if parameters.layout != Layout::SingleFile {
+                preimage.read("layout", &parameters.layout)?;
+            }
             preimage.read("model", &model)?;
             preimage.read("metadata", &job.metadata(epoch, &entry.digest))?;
             job.actions.push(Action::new(format!("epoch {epoch}"), preimage));
             job.checkpoints.push((epoch, (*entry).clone()));
         }
         Ok(job)
+    }
+
+    /// The part of a key that names what of the model is written out beside the trained weights.
+    pub fn model(&self) -> Value {
+        model(&self.parameters, &self.facts)
+    }
+
+    /// The networks that are written beside the MMDiT, as far as the model has them.
+    pub fn others(&self) -> impl Iterator<Item = Component> {
+        others(&self.parameters).into_iter().filter(|component| self.facts.components.contains_key(component))
     }
 
     /// The file's metadata: the ModelSpec fields that are known without a clock, and ours.
@@ -89,12 +106,33 @@ impl ExportJob {
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// What the stage made: a checkpoint for each epoch, whose `content` is the digest of its MMDiT alone.
+    /// What the stage made: a checkpoint for each epoch, or its files. The `content` of what holds the MMDiT is the digest of that
+    /// alone.
     pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
         let mut artifact = Artifact::default();
         outputs.iter().for_each(|outputs| artifact.extend(outputs, &[]));
         artifact
     }
+}
+
+fn others(parameters: &Export) -> Vec<Component> {
+    let text_encoders = if parameters.text_encoders { &TEXT_ENCODERS[..] } else { &[] };
+    [&[Component::VaeEncoder, Component::VaeDecoder], text_encoders].concat()
+}
+
+/// The part of a key that names what an export writes out of a model.
+pub fn model(parameters: &Export, facts: &Facts) -> Value {
+    let mut value = facts.digests(&others(parameters));
+    if let (Layout::Diffusers, Value::Object(map)) = (parameters.layout, &mut value) {
+        // Only tokenizers that have files are copied.
+        let t5 = facts.t5_tokenizer.iter().map(|tokenizer| ("t5_tokenizer", tokenizer));
+        for (name, tokenizer) in t5.chain([("clip_tokenizer", &facts.clip_tokenizer)]) {
+            if tokenizer.path.is_some() {
+                map.insert(name.to_owned(), tokenizer.identity.to_string().into());
+            }
+        }
+    }
+    value
 }
 
 /// ModelSpec's name of the architecture.

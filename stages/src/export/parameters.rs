@@ -3,7 +3,7 @@
 use crate::{precision::Precision, problem::Problem};
 use serde::{Deserialize, Serialize};
 
-/// Writes trained weights as single-file checkpoints that ComfyUI and diffusers load.
+/// Writes trained weights as checkpoints that ComfyUI and diffusers load.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Export {
@@ -13,12 +13,33 @@ pub struct Export {
     pub epochs: Epochs,
     /// The type of the tensors in the file. `F16` is what most tools expect of SD3.
     pub precision: Precision,
+    /// One file or a folder for each checkpoint.
+    pub layout: Layout,
+    /// Puts the model's text encoders inside too, in the same precision. With a T5-XXL that is 9 GiB more in each checkpoint; most
+    /// tools take the encoders from elsewhere.
+    pub text_encoders: bool,
 }
 
 impl Default for Export {
     fn default() -> Self {
-        Self { train: None, epochs: Epochs::All, precision: Precision::F16 }
+        Self {
+            train: None,
+            epochs: Epochs::All,
+            precision: Precision::F16,
+            layout: Layout::SingleFile,
+            text_encoders: false,
+        }
     }
+}
+
+/// What a checkpoint looks like on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Layout {
+    /// One file with Stability's names, as ComfyUI and diffusers' `from_single_file` load it.
+    SingleFile,
+    /// A folder, as diffusers' `from_pretrained` loads it: weights and configuration of each network, the scheduler, and the
+    /// tokenizers for which the pipeline names files.
+    Diffusers,
 }
 
 /// A choice of epochs, counted from 1.

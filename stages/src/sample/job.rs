@@ -4,6 +4,7 @@ use crate::{
     action::{Action, Artifact, Entry},
     checkpoint::Component,
     error::StageError,
+    export::TRANSFORMER_FILE,
     facts::Facts,
     sample::{REVISION, parameters::Sample},
 };
@@ -44,11 +45,21 @@ pub struct Shot {
     pub seed: u64,
 }
 
+/// The epoch of an exported file that holds the MMDiT; of other files nothing.
+fn epoch_of(entry: &Entry) -> Option<u32> {
+    let epoch = match entry.role.as_str() {
+        "checkpoint" => &entry.item,
+        "file" => entry.item.strip_suffix(TRANSFORMER_FILE)?.strip_suffix('/')?,
+        _ => return None,
+    };
+    epoch.parse().ok()
+}
+
 impl SampleJob {
     /// The images that `parameters` asks of an export's artifact.
     pub fn new(parameters: &Sample, facts: &Facts, export: &Artifact) -> Result<Self, StageError> {
         let exported: Vec<(u32, &Entry)> =
-            export.of("checkpoint").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+            export.entries.iter().filter_map(|entry| Some((epoch_of(entry)?, entry))).collect();
         let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
         let chosen = parameters.epochs.of(count);
         let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None });

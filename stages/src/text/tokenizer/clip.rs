@@ -1,7 +1,7 @@
 //! CLIP's tokenizer: byte-pair encoding of lower-case words, 77 tokens a text.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::{BPE, Merges};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -53,6 +53,45 @@ pub struct ClipTokenizer {
     identity: Vec<u8>,
 }
 
+/// The files that a CLIP tokenizer is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClipFiles {
+    /// The two files of CLIP's own kind.
+    Pair {
+        /// `vocab.json`: ids by token.
+        vocab: PathBuf,
+        /// `merges.txt`: pairs in the order of merging.
+        merges: PathBuf,
+    },
+    /// A `tokenizer.json`.
+    Json(PathBuf),
+}
+
+impl ClipFiles {
+    /// The files that [`ClipTokenizer::open`] reads for a path.
+    ///
+    /// # Errors
+    /// If the path is a folder with neither in it.
+    pub fn at(path: &Path) -> Result<Self, TokenizerError> {
+        if path.is_dir() {
+            let (vocab, merges, json) = (path.join("vocab.json"), path.join("merges.txt"), path.join("tokenizer.json"));
+            return if vocab.is_file() && merges.is_file() {
+                Ok(Self::Pair { vocab, merges })
+            } else if json.is_file() {
+                Ok(Self::Json(json))
+            } else {
+                let expected = "vocab.json with merges.txt, or tokenizer.json";
+                Err(TokenizerError::EmptyFolder { path: path.to_owned(), expected })
+            };
+        }
+        Ok(match path.file_name().and_then(|name| name.to_str()) {
+            Some("vocab.json") => Self::Pair { vocab: path.to_owned(), merges: path.with_file_name("merges.txt") },
+            Some("merges.txt") => Self::Pair { vocab: path.with_file_name("vocab.json"), merges: path.to_owned() },
+            _ => Self::Json(path.to_owned()),
+        })
+    }
+}
+
 enum Vocabulary {
     BuiltIn(Box<instant_clip_tokenizer::Tokenizer>),
     /// The pair `vocab.json` and `merges.txt`: lower-casing is ours to do.
@@ -79,21 +118,9 @@ impl ClipTokenizer {
     /// If a file cannot be read or is damaged, lacks `<|startoftext|>` or `<|endoftext|>`, or has an id above the
     /// end's.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        if path.is_dir() {
-            let (vocab, merges, json) = (path.join("vocab.json"), path.join("merges.txt"), path.join("tokenizer.json"));
-            return if vocab.is_file() && merges.is_file() {
-                Self::open_pair(&vocab, &merges)
-            } else if json.is_file() {
-                Self::open_json(&json)
-            } else {
-                let expected = "vocab.json with merges.txt, or tokenizer.json";
-                Err(TokenizerError::EmptyFolder { path: path.to_owned(), expected })
-            };
-        }
-        match path.file_name().and_then(|name| name.to_str()) {
-            Some("vocab.json") => Self::open_pair(path, &path.with_file_name("merges.txt")),
-            Some("merges.txt") => Self::open_pair(&path.with_file_name("vocab.json"), path),
-            _ => Self::open_json(path),
+        match ClipFiles::at(path)? {
+            ClipFiles::Pair { vocab, merges } => Self::open_pair(&vocab, &merges),
+            ClipFiles::Json(json) => Self::open_json(&json),
         }
     }
 

@@ -7,6 +7,6 @@ mod file;
 mod sentencepiece;
 mod t5;
 
-pub use clip::{CLIP_LENGTH, ClipPad, ClipTokenizer, ClipTokens};
+pub use clip::{CLIP_LENGTH, ClipFiles, ClipPad, ClipTokenizer, ClipTokens};
 pub use error::TokenizerError;
 pub use t5::{T5Tokenizer, T5Tokens};

@@ -1,6 +1,6 @@
 //! T5's tokenizer: SentencePiece's Unigram model, a length that the pipeline chooses.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::precompiled::Precompiled;
@@ -52,14 +52,21 @@ impl T5Tokenizer {
     /// # Errors
     /// If the file cannot be read or is damaged, or its `<pad>`, `</s>` and `<unk>` are not 0, 1 and 2.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        if path.is_dir() {
-            let names = ["tokenizer.json", "spiece.model"];
-            let expected = "tokenizer.json or spiece.model";
-            let file = names.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
-            let file = file.ok_or_else(|| TokenizerError::EmptyFolder { path: path.to_owned(), expected })?;
-            return Self::open_file(&file);
+        Self::open_file(&Self::file(path)?)
+    }
+
+    /// The file that [`T5Tokenizer::open`] reads for a path.
+    ///
+    /// # Errors
+    /// If the path is a folder with neither in it.
+    pub fn file(path: &Path) -> Result<PathBuf, TokenizerError> {
+        if !path.is_dir() {
+            return Ok(path.to_owned());
         }
-        Self::open_file(path)
+        let names = ["tokenizer.json", "spiece.model"];
+        let expected = "tokenizer.json or spiece.model";
+        let file = names.map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+        file.ok_or_else(|| TokenizerError::EmptyFolder { path: path.to_owned(), expected })
     }
 
     fn open_file(path: &Path) -> Result<Self, TokenizerError> {
