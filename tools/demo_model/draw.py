@@ -17,7 +17,6 @@ REACH = 1.5
 TABLE = 256
 
 STYLE_PICTURES = 36
-STYLE = "comic style"
 
 
 class Look(NamedTuple):
@@ -197,7 +196,7 @@ def main() -> None:
         name = f"{number + 1:02}-{scene.colour}-{scene.shape}"
         pixels = image.add(1).mul(127.5).round().byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
-        (folder / f"{name}.txt").write_text(f"{scene.caption(number % 2)}, {STYLE}\n")
+        (folder / f"{name}.txt").write_text(f"{scene.caption(number % 2)}\n")
 
 
 if __name__ == "__main__":
