@@ -24,11 +24,15 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+const WIDEST: usize = 100;
+
 /// Rows of cells in columns as wide as they need to be.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    // A cell that is longer pushes what follows it: better than a column as wide as a caption.
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or_default()
+        let longest = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        longest.unwrap_or_default().min(WIDEST)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();

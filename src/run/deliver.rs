@@ -3,23 +3,27 @@
 use crate::{pipeline::Resolved, plan::PlanError};
 use sd3pipe_cache::{Digest, Store};
 use sd3pipe_stages::{action::Artifact, stage::Kind};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// The folder of a pipeline's results.
 pub fn folder(resolved: &Resolved) -> PathBuf {
     resolved.folder.join("out").join(&resolved.pipeline.name)
 }
 
-/// Makes the files of a stage be what its artifact says; gives those that were written. `several` tells that other stages of
-/// the same kind write too, so that each needs a folder of its own.
+/// Makes the files of a stage be what its artifact says, and tells in lines what was written and what lies beside it from runs
+/// before: those files are the user's to keep or to delete.
 pub fn deliver(
     resolved: &Resolved,
     index: usize,
     artifact: &Artifact,
     store: &Store,
-) -> Result<Vec<PathBuf>, PlanError> {
+) -> Result<Vec<String>, PlanError> {
     let stage = &resolved.stages[index];
     let kind = stage.stage.kind();
+    // Where several stages write the same kind of file, each has a folder of its own.
     let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
     let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
     let checkpoint =
@@ -46,7 +50,8 @@ pub fn deliver(
     }
     std::fs::create_dir_all(&root).map_err(|source| PlanError::File { path: root.clone(), source })?;
     let mut digests = store.digests("bytes", &root)?;
-    let mut written = Vec::new();
+    let mut written: Vec<PathBuf> = Vec::new();
+    let all: Vec<PathBuf> = wanted.iter().map(|(_, _, shown)| shown.clone()).collect();
     for (path, digest, shown) in wanted {
         let there = path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
         if !there {
@@ -60,7 +65,42 @@ pub fn deliver(
         }
     }
     digests.save()?;
-    Ok(written)
+    let shown = |path: &Path| path.strip_prefix(&resolved.folder).unwrap_or(path).display().to_string();
+    let mut lines: Vec<String> = by_folder(&written)
+        .into_iter()
+        .map(|(folder, files)| match files[..] {
+            [file] => format!("wrote {}", shown(file)),
+            _ => format!("wrote {} files in {}", files.len(), shown(folder)),
+        })
+        .collect();
+    if !written.is_empty() {
+        for folder in by_folder(&all).into_keys().filter(|folder| **folder != *root) {
+            let older = others(folder, &all);
+            if let Some(first) = older.first() {
+                lines.push(format!("{} of earlier runs lie in {} too: {first}, …", older.len(), shown(folder)));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+fn by_folder(paths: &[PathBuf]) -> BTreeMap<&Path, Vec<&Path>> {
+    let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+    for path in paths {
+        folders.entry(path.parent().unwrap_or(Path::new(""))).or_default().push(path);
+    }
+    folders
+}
+
+/// The names in a folder that are not among `wanted`, sorted.
+fn others(folder: &Path, wanted: &[PathBuf]) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let names = entries
+        .filter(|entry| !wanted.contains(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    names.sort();
+    names
 }
 
 /// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy. Renamed into place whole.

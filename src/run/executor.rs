@@ -175,9 +175,8 @@ impl Runner<'_> {
             results[index] = Some(result.clone());
             if matches!(kind, Kind::Export | Kind::Sample) {
                 let artifact = result.artifact(Some(self.store)).map_err(plan)?;
-                for path in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
-                    let shown = path.strip_prefix(&self.resolved.folder).unwrap_or(&path);
-                    self.progress.line(&format!("wrote {}", shown.display()));
+                for line in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
+                    self.progress.line(&line);
                 }
             }
         }

@@ -68,6 +68,11 @@ impl ImagesJob {
             else {
                 continue;
             };
+            let (width, height) = placement.bucket;
+            if let Err(fault) = facts.geometry.check_latents(height as usize / 8, width as usize / 8) {
+                faults.push(format!("  {} at {width} × {height}: {fault}; lower `resolution`", item.id));
+                continue;
+            }
             let mut preimage = Preimage::new("encode image", REVISION);
             preimage.read("image", &item.image)?;
             // Where the picture comes to lie and not the settings that put it there: other buckets leave most pictures be.
