@@ -71,7 +71,8 @@ impl Space {
         fs::create_dir(folder.path().join("photos")).unwrap();
         for (index, name) in ["a", "b", "c"].iter().enumerate() {
             let path = folder.path().join("photos").join(name);
-            image::RgbImage::from_pixel(64, 64, image::Rgb([index as u8; 3])).save(path.with_extension("png")).unwrap();
+            // Not square, so that buckets matter.
+            image::RgbImage::from_pixel(64, 96, image::Rgb([index as u8; 3])).save(path.with_extension("png")).unwrap();
             fs::write(path.with_extension("txt"), format!("{name}, one, two, three")).unwrap();
         }
         fs::write(folder.path().join("p.ron"), PIPELINE.replace("MODEL", model.to_str().unwrap())).unwrap();

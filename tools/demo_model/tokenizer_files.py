@@ -4,6 +4,7 @@ import math
 from collections import Counter
 
 from captions import captions
+from scenes import COLOURS, ENDINGS, FORMS, PLACES, SHAPES, SIZES, Scene
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -48,7 +49,7 @@ def clip(size: int) -> Tokenizer:
     )
     result.add_special_tokens([AddedToken(START, special=True), AddedToken(END, special=True)])
     result.post_processor = processors.RobertaProcessing(
-        sep=(END, vocabulary[END]), cls=(START, vocabulary[START]), trim_offsets=False, add_prefix_space=False
+        (END, vocabulary[END]), (START, vocabulary[START]), trim_offsets=False, add_prefix_space=False
     )
     result.decoder = decoders.ByteLevel()
     return result
@@ -73,7 +74,16 @@ def frequent_merges(count: int) -> list[tuple[str, str]]:
 
 
 def counted_words() -> Counter:
-    return Counter(" ".join(captions()).replace("-", " - ").replace(",", " , ").split())
+    """The words of photographs' captions and of the drawings', so that both kinds are read in few tokens."""
+    drawn = []
+    for index in range(1200):
+        shape, colour, background, size, place = [
+            list(words)[index // stride % len(words)]
+            for words, stride in [(SHAPES, 1), (COLOURS, 8), (COLOURS, 7), (SIZES, 3), (PLACES, 5)]
+        ]
+        scene = Scene(shape, colour, background, size, place, 0, 0, 0, 0)
+        drawn.append(f"{scene.caption(index % FORMS)}, {ENDINGS[index % len(ENDINGS)]}")
+    return Counter(" ".join(captions() + drawn).replace("-", " - ").replace(",", " , ").split())
 
 
 def t5(size: int) -> Tokenizer:

@@ -1,69 +1,133 @@
-"""The autoencoder under `first_stage_model.`, in the layout of SD3's: four levels, a factor of eight."""
+"""The autoencoder of SD3 at any width; parameters are named as in a single file under `first_stage_model.`."""
 
-from weights import Tensors, convolution, norm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-# A layer after SiLU sees about 0.6 of the magnitude that the normalisation before it gave.
-AFTER_SILU = 0.6
-# What the checkpoint's scale of 1.5305 brings to a deviation of one.
-LATENT_DEVIATION = 1 / 1.5305
-LATENT_MEAN = 0.0609
-LOG_VARIANCE = -8.0
+SHIFT, SCALE = 0.0609, 1.5305
+LEVELS = 4
 
 
-def vae(channels: int, multipliers: tuple[int, ...], latent_channels: int) -> Tensors:
-    """Encoder and decoder; the encoder has two blocks a level, the decoder three."""
-    widths = [channels * multiplier for multiplier in multipliers]
-    return encoder(widths, latent_channels) | decoder(widths, latent_channels)
+class Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm1, self.conv1 = norm(width), nn.Conv2d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = norm(width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
-def encoder(widths: list[int], latent_channels: int) -> Tensors:
-    prefix = "first_stage_model.encoder"
-    # Photographs have a deviation of about one half in [-1, 1].
-    tensors = convolution(f"{prefix}.conv_in", 3, widths[0], 3, gain=2.0)
-    inputs = widths[0]
-    for level, width in enumerate(widths):
-        for block in range(2):
-            tensors |= residual(f"{prefix}.down.{level}.block.{block}", inputs, width)
-            inputs = width
-        if level < len(widths) - 1:
-            tensors |= convolution(f"{prefix}.down.{level}.downsample.conv", width, width, 3)
-    tensors |= middle(f"{prefix}.mid", inputs) | norm(f"{prefix}.norm_out", inputs)
+class PixelAttention(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = norm(width)
+        self.q, self.k, self.v, self.proj_out = [nn.Conv2d(width, width, 1) for _ in range(4)]
 
-    # Of the outputs the first half are means, the second logarithms of variances, which hardly vary.
-    name = f"{prefix}.conv_out"
-    tensors |= convolution(name, inputs, 2 * latent_channels, 3, gain=LATENT_DEVIATION / AFTER_SILU)
-    tensors[f"{name}.weight"][latent_channels:] /= 16
-    tensors[f"{name}.bias"][:latent_channels] += LATENT_MEAN
-    tensors[f"{name}.bias"][latent_channels:] += LOG_VARIANCE
-    return tensors
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm(x)
+        q, k, v = [part(inner).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v)]
+        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 
-def decoder(widths: list[int], latent_channels: int) -> Tensors:
-    prefix = "first_stage_model.decoder"
-    inputs = widths[-1]
-    tensors = convolution(f"{prefix}.conv_in", latent_channels, inputs, 3, gain=1 / LATENT_DEVIATION)
-    tensors |= middle(f"{prefix}.mid", inputs)
-    for level, width in reversed(list(enumerate(widths))):
-        for block in range(3):
-            tensors |= residual(f"{prefix}.up.{level}.block.{block}", inputs, width)
-            inputs = width
-        if level > 0:
-            tensors |= convolution(f"{prefix}.up.{level}.upsample.conv", width, width, 3)
-    tensors |= norm(f"{prefix}.norm_out", inputs)
-    return tensors | convolution(f"{prefix}.conv_out", inputs, 3, 3, gain=0.4 / AFTER_SILU)
+class Middle(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.block_1, self.attn_1, self.block_2 = Residual(width), PixelAttention(width), Residual(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
 
 
-def residual(name: str, inputs: int, outputs: int) -> Tensors:
-    tensors = norm(f"{name}.norm1", inputs) | convolution(f"{name}.conv1", inputs, outputs, 3, 1 / AFTER_SILU)
-    tensors |= norm(f"{name}.norm2", outputs) | convolution(f"{name}.conv2", outputs, outputs, 3, 0.4 / AFTER_SILU)
-    if inputs != outputs:
-        tensors |= convolution(f"{name}.nin_shortcut", inputs, outputs, 1)
-    return tensors
+class Resample(nn.Module):
+    """Half the size, with zeros to the right and below; or double."""
+
+    def __init__(self, width: int, halve: bool):
+        super().__init__()
+        self.halve = halve
+        self.conv = nn.Conv2d(width, width, 3, stride=2 if halve else 1, padding=0 if halve else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.halve else F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def middle(name: str, width: int) -> Tensors:
-    tensors = residual(f"{name}.block_1", width, width) | residual(f"{name}.block_2", width, width)
-    tensors |= norm(f"{name}.attn_1.norm", width)
-    for layer, gain in [("q", 1.0), ("k", 1.0), ("v", 1.0), ("proj_out", 0.4)]:
-        tensors |= convolution(f"{name}.attn_1.{layer}", width, width, 1, gain)
-    return tensors
+class Level(nn.Module):
+    def __init__(self, width: int, blocks: int, resampled: str | None):
+        super().__init__()
+        self.block = nn.ModuleList(Residual(width) for _ in range(blocks))
+        self.resampled = resampled
+        if resampled:
+            setattr(self, resampled, Resample(width, resampled == "downsample"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return getattr(self, self.resampled)(x) if self.resampled else x
+
+
+class Encoder(nn.Module):
+    def __init__(self, width: int, latents: int):
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.down = nn.ModuleList(Level(width, 2, "downsample" if i < LEVELS - 1 else None) for i in range(LEVELS))
+        self.mid, self.norm_out = Middle(width), norm(width)
+        self.conv_out = nn.Conv2d(width, 2 * latents, 3, padding=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and the logarithm of the variance of the raw latents."""
+        x = self.conv_in(image)
+        for level in self.down:
+            x = level(x)
+        mean, log_variance = self.conv_out(F.silu(self.norm_out(self.mid(x)))).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 20)
+
+
+class Decoder(nn.Module):
+    def __init__(self, width: int, latents: int):
+        super().__init__()
+        self.conv_in, self.mid = nn.Conv2d(latents, width, 3, padding=1), Middle(width)
+        self.up = nn.ModuleList(Level(width, 3, "upsample" if i > 0 else None) for i in range(LEVELS))
+        self.norm_out, self.conv_out = norm(width), nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(raw))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x))).float()
+
+
+class Vae(nn.Module):
+    """Images in [-1, 1] to raw latents of an eighth of their size, and back."""
+
+    def __init__(self, width: int, latents: int):
+        super().__init__()
+        self.encoder, self.decoder = Encoder(width, latents), Decoder(width, latents)
+
+    @torch.no_grad()
+    def scale_latents(self, shift: Tensor, scale: Tensor) -> None:
+        """Makes each channel `(z - shift) * scale`, and the decoder undo it (but for the pixels at the very edge)."""
+        last, first = self.encoder.conv_out, self.decoder.conv_in
+        channels = len(scale)
+        last.weight[:channels] *= scale[:, None, None, None]
+        last.bias[:channels] = (last.bias[:channels] - shift) * scale
+        last.bias[channels:] += 2 * scale.log()
+        # The variance's own weights stay: a factor is a sum in its logarithm.
+        first.bias += (first.weight * shift[None, :, None, None]).sum((1, 2, 3))
+        first.weight /= scale[None, :, None, None]
+
+
+def norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, width), width, eps=1e-6)
+
+
+def sample_posterior(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+
+
+def process_in(raw: Tensor) -> Tensor:
+    return (raw - SHIFT) * SCALE
+
+
+def process_out(latents: Tensor) -> Tensor:
+    return latents / SCALE + SHIFT

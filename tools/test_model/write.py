@@ -1,7 +1,7 @@
-"""Writes the tiny SD3 of the demo pipeline: random weights in the true layout, and two small tokenizers.
+"""Writes the tiny SD3 that the tests run on: random weights in the true layout, and two small tokenizers.
 
-    pip install -r tools/demo_model/requirements.txt
-    python tools/demo_model/write.py [folder]
+    pip install -r tools/test_model/requirements.txt
+    python tools/test_model/write.py [folder]
 
 The same bytes each time. The weights are drawn from a generator of their own for each tensor, seeded by the tensor's
 name, so that a change of one shape leaves the others as they are. Nothing was trained: the model has the parts, the key
@@ -24,7 +24,7 @@ T5_WIDTH = 128
 
 
 def main() -> None:
-    default = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "model"
+    default = Path(__file__).resolve().parents[2] / "tests" / "model"
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else default
     folder.mkdir(parents=True, exist_ok=True)
 
