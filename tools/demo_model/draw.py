@@ -16,7 +16,7 @@ from scenes import COLOURS, SHAPES, SIDE, Scene, combinations, draw_scene
 REACH = 1.5
 TABLE = 256
 
-STYLE_PICTURES = 36
+STYLE_PICTURES = 48
 
 
 class Look(NamedTuple):

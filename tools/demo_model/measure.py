@@ -73,9 +73,10 @@ def main() -> None:
         found = judge(np.asarray(image, dtype=np.float64), silhouettes)
         colour, background = found.get("colour") == scene.colour, found["background"] == scene.background
         shape = found.get("shape") == scene.shape
-        for name, is_right in zip(right, [colour, background, colour and background, shape, colour and background and shape]):
+        both, everything = colour and background, colour and background and shape
+        for name, is_right in zip(right, [colour, background, both, shape, everything]):
             right[name] += is_right
-        if not (colour and background and shape):
+        if not everything:
             print(f"{caption}: {found}")
     for name, number in right.items():
         print(f"{name:14}{number:3} of {COUNT}  {100 * number / COUNT:5.1f} %")

@@ -1,4 +1,4 @@
-"""What a drawing shows, and the captions that say it: known words in combinations of which some are kept for the test."""
+"""What a drawing shows, and the captions that say it; some combinations of the words are kept for the test."""
 
 import hashlib
 import random

@@ -162,7 +162,8 @@ def vae_pictures(painter: Painter, draws: random.Random, every: list, count: int
     scenes = [draw_scene(draws.choice(every), draws) for _ in range(count)]
     third = count // 3
     looks = zip(flat(count - 2 * third), comic(third), wild(third))
-    look = Look(*(torch.cat([part.expand(-1, max(p.shape[1] for p in parts), 1, 1) for part in parts]) for parts in looks))
+    # A wild look's ink has three channels, the others' has one.
+    look = Look(*(torch.cat([part.expand(-1, parts[-1].shape[1], 1, 1) for part in parts]) for parts in looks))
     own = torch.tensor([[COLOURS[s.colour], COLOURS[s.background]] for s in scenes]) / 255
     colours = torch.where(torch.rand(count, 1, 1) < 0.5, own, torch.rand(count, 2, 3))
     return painter.paint(scenes, look, colours)
@@ -291,9 +292,8 @@ def save(vae: Vae, model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = {f"model.diffusion_model.{name}": w for name, w in model.transformer.state_dict().items()}
     checkpoint |= {f"first_stage_model.{name}": w for name, w in vae.state_dict().items()}
-    files = {"sd3_tiny": checkpoint} | {
-        name: part.state_dict() for name, part in [("clip_l", model.clip_l), ("clip_g", model.clip_g), ("t5xxl", model.t5)]
-    }
+    encoders = {"clip_l": model.clip_l, "clip_g": model.clip_g, "t5xxl": model.t5}
+    files = {"sd3_tiny": checkpoint} | {name: encoder.state_dict() for name, encoder in encoders.items()}
     for name, tensors in files.items():
         halves = {key: tensor.detach().half().cpu().contiguous() for key, tensor in tensors.items()}
         # One entry of metadata and no more: the order of several is not fixed.
@@ -307,8 +307,8 @@ def main() -> None:
     default = Path(__file__).resolve().parents[2] / "pipelines" / "demo" / "model"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=default)
-    parser.add_argument("--vae-seconds", type=float, default=170)
-    parser.add_argument("--model-seconds", type=float, default=260)
+    parser.add_argument("--vae-seconds", type=float, default=175)
+    parser.add_argument("--model-seconds", type=float, default=290)
     parser.add_argument("--vae-batch", type=int, default=96)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--pictures", type=int, default=100_000)
