@@ -111,8 +111,8 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     ];
     let components = files.into_iter().map(|(component, path)| {
         let digest = ComponentSource::open(&path, component).unwrap().component_digest().unwrap();
-        let fingerprint = Fingerprint::of(&path.metadata().unwrap());
-        (component, Located { path, digest, fingerprint })
+        let files = vec![(path.clone(), Fingerprint::of(&path.metadata().unwrap()))];
+        (component, Located { path, digest, files })
     });
     let tokenizer = folder.join("t5.json");
     std::fs::write(&tokenizer, &settings.t5_tokenizer).unwrap();

@@ -2,7 +2,6 @@
 
 use super::*;
 use std::fs;
-use walkdir::WalkDir;
 
 struct Space(tempfile::TempDir);
 
