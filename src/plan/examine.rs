@@ -4,21 +4,16 @@ use super::{Data, PlanError, StageResult, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
-    captions::{
-        Items,
-        report::{DataReport, TokenCount},
-    },
+    captions::Items,
     checkpoint::Component,
+    error::StageError,
     export::{self, ExportJob, job::Provenance},
     facts::Facts,
     images::ImagesJob,
     job::Job,
-    sample::SampleJob,
+    sample::{SampleJob, parameters::Sample},
     stage::{Kind, Stage},
-    text::{
-        TextJob,
-        tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer, TokenizerError},
-    },
+    text::TextJob,
     train::TrainJob,
 };
 use serde_json::{Map, Value};
@@ -79,7 +74,7 @@ impl State {
 pub struct Planner<'p> {
     /// The pipeline.
     pub resolved: &'p Resolved,
-    store: Option<&'p Store>,
+    pub(super) store: Option<&'p Store>,
     /// The stages to do anew whatever the store has.
     forced: BTreeSet<usize>,
     facts: OnceCell<Facts>,
@@ -161,43 +156,6 @@ impl<'p> Planner<'p> {
         self.data.clear();
     }
 
-    /// What is worth saying of a captions stage's data, if it was made anew: with the lengths of its texts in tokens, when a stage
-    /// encodes them.
-    pub fn data_report(&mut self, index: usize) -> Result<Option<DataReport>, PlanError> {
-        let encodes = |stage: &&ResolvedStage| stage.upstream.iter().any(|upstream| upstream.stage == index);
-        let limit = self.resolved.stages.iter().filter(encodes).find_map(|stage| match &stage.stage {
-            Stage::EncodeText(text) => Some(text.t5_tokens),
-            _ => None,
-        });
-        let Some(mut report) = self.data(index)?.report.clone() else { return Ok(None) };
-        if let Some(limit) = limit {
-            let result = self.data(index)?.result.clone();
-            let items = result.items(self.store)?;
-            let facts = self.facts()?;
-            let clip = match &facts.clip_tokenizer.path {
-                Some(path) => ClipTokenizer::open(path)?,
-                None => ClipTokenizer::built_in(),
-            };
-            let t5 = facts
-                .t5_tokenizer
-                .as_ref()
-                .and_then(|tokenizer| tokenizer.path.as_deref())
-                .map(T5Tokenizer::open)
-                .transpose()?;
-            let mut fault = None;
-            report.count_tokens(&items, limit as usize, |text| {
-                count_tokens(text, limit, &clip, t5.as_ref()).unwrap_or_else(|error| {
-                    fault.get_or_insert(error);
-                    TokenCount::default()
-                })
-            });
-            if let Some(error) = fault {
-                return Err(error.into());
-            }
-        }
-        Ok(Some(report))
-    }
-
     fn whole(&self, outputs: Option<Vec<Output>>) -> Option<Vec<Output>> {
         outputs.filter(|outputs| !outputs.iter().any(|output| self.lost.contains(&output.digest)))
     }
@@ -221,6 +179,7 @@ impl<'p> Planner<'p> {
             return Ok(Examined { preimage, state });
         }
         let preimage = self.preimage(stage, index, results)?;
+        self.check_size(stage)?;
         let on: Vec<usize> =
             stage.upstream.iter().map(|upstream| upstream.stage).filter(|above| results[*above].is_none()).collect();
         if !on.is_empty() {
@@ -245,6 +204,15 @@ impl<'p> Planner<'p> {
             State::Run { job: Box::new(job), missing }
         };
         Ok(Examined { preimage, state })
+    }
+
+    /// Samples must fit the model's table of positions: said before a training, not after it.
+    fn check_size(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
+        let Stage::Sample(Sample { size: (width, height), .. }) = &stage.stage else { return Ok(()) };
+        let fits = self.facts()?.geometry.check_latents(*height as usize / 8, *width as usize / 8);
+        fits.map_err(|error| {
+            StageError::Numbers(format!("samples of {width} × {height}: {error}; change `size`")).into()
+        })
     }
 
     /// What the store has of a job's actions.
@@ -384,16 +352,4 @@ impl<'p> Planner<'p> {
             Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
         })
     }
-}
-
-fn count_tokens(
-    text: &str,
-    limit: u32,
-    clip: &ClipTokenizer,
-    t5: Option<&T5Tokenizer>,
-) -> Result<TokenCount, TokenizerError> {
-    let clip = clip.encode(text, ClipPad::Zero)?.length_before_truncation;
-    let t5 = t5.map(|t5| t5.encode(text, limit as usize)).transpose()?;
-    let (t5, unknown_t5) = t5.map_or((0, 0), |tokens| (tokens.length_before_truncation, tokens.unknown));
-    Ok(TokenCount { clip, t5, unknown_t5 })
 }

@@ -4,6 +4,7 @@ mod data;
 mod examine;
 mod model;
 mod reasons;
+mod report;
 mod result;
 
 pub use data::Data;
