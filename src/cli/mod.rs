@@ -145,6 +145,9 @@ impl<'s> Survey<'s> {
             Some(last) => planner.ancestors(last),
             None => (0..resolved.stages.len()).collect::<BTreeSet<_>>(),
         };
+        for &index in &wanted {
+            planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
+        }
         loop {
             let mut results = vec![None; resolved.stages.len()];
             let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();

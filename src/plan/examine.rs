@@ -8,7 +8,7 @@ use sd3pipe_stages::{
     checkpoint::Component,
     error::StageError,
     export::{self, ExportJob, job::Provenance},
-    facts::Facts,
+    facts::{Facts, TEXT_ENCODERS},
     images::ImagesJob,
     job::Job,
     sample::{SampleJob, parameters::Sample},
@@ -179,7 +179,6 @@ impl<'p> Planner<'p> {
             return Ok(Examined { preimage, state });
         }
         let preimage = self.preimage(stage, index, results)?;
-        self.check_size(stage)?;
         let on: Vec<usize> =
             stage.upstream.iter().map(|upstream| upstream.stage).filter(|above| results[*above].is_none()).collect();
         if !on.is_empty() {
@@ -206,13 +205,34 @@ impl<'p> Planner<'p> {
         Ok(Examined { preimage, state })
     }
 
-    /// Samples must fit the model's table of positions: said before a training, not after it.
+    /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
+    pub fn check(&self, index: usize) -> Result<(), PlanError> {
+        let stage = &self.resolved.stages[index];
+        self.check_size(stage)?;
+        self.check_text_encoders(stage)
+    }
+
+    /// Samples must fit the model's table of positions.
     fn check_size(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
         let Stage::Sample(Sample { size: (width, height), .. }) = &stage.stage else { return Ok(()) };
         let fits = self.facts()?.geometry.check_latents(*height as usize / 8, *width as usize / 8);
         fits.map_err(|error| {
             StageError::Numbers(format!("samples of {width} × {height}: {error}; change `size`")).into()
         })
+    }
+
+    /// One or two encoders may be missing; with none the model would be trained and asked with zeros for every text.
+    fn check_text_encoders(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
+        let reads_text = matches!(stage.stage, Stage::EncodeText(_) | Stage::Sample(_));
+        let components = &self.facts()?.components;
+        if !reads_text || TEXT_ENCODERS.iter().any(|encoder| components.contains_key(encoder)) {
+            return Ok(());
+        }
+        let checkpoint = self.resolved.pipeline.model.checkpoint.display();
+        let message = format!(
+            "{checkpoint} has no text encoders inside; name them: model: (…, clip_l: \"…\", clip_g: \"…\", t5xxl: \"…\")"
+        );
+        Err(StageError::Numbers(message).into())
     }
 
     /// What the store has of a job's actions.

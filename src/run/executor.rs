@@ -151,6 +151,10 @@ impl Runner<'_> {
             Some(last) => planner.ancestors(last),
             None => (0..self.resolved.stages.len()).collect(),
         };
+        for &index in &wanted {
+            let stage = self.resolved.stages[index].name.clone();
+            planner.check(index).map_err(|error| RunError::Plan { stage, error: Box::new(error) })?;
+        }
         for index in wanted {
             let name = || self.resolved.stages[index].name.clone();
             let plan = |error| RunError::Plan { stage: name(), error: Box::new(error) };

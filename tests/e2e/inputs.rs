@@ -91,6 +91,30 @@ fn tensors_that_are_missing_or_of_the_wrong_shape_are_all_listed() {
 }
 
 #[test]
+fn a_model_without_any_text_encoder_is_refused_before_it_trains_on_zeros() {
+    let space = TestSpace::demo();
+    for encoder in [
+        "clip_l: \"model/clip_l.safetensors\",",
+        "clip_g: \"model/clip_g.safetensors\",",
+        "t5xxl: \"model/t5xxl.safetensors\",",
+    ] {
+        space.edit("test.ron", encoder, "");
+    }
+    space.run().fails(1, &["has no text encoders inside", "clip_l"]);
+    space.edit("test.ron", "tokenizers:", "clip_g: \"model/clip_g.safetensors\", tokenizers:");
+    let said = space.run().succeeds().stderr;
+    assert!(said.contains("the model has no CLIP-L: zeros stand in its place"), "{said}");
+}
+
+#[test]
+fn sizes_that_the_model_can_not_take_are_said_before_anything_is_made() {
+    let space = TestSpace::demo();
+    space.run_with(&["--set", "latents.resolution=1024"]).fails(1, &["would be trained at", "lower `resolution`"]);
+    space.run_with(&["--set", "sample.size=(1024, 64)"]).fails(1, &["samples of 1024 × 64", "change `size`"]);
+    assert!(space.executed().is_empty());
+}
+
+#[test]
 fn a_store_that_cannot_be_written_says_where_else_it_may_go() {
     let space = TestSpace::demo();
     space.write("not-a-folder", "a file");

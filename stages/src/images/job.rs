@@ -69,10 +69,13 @@ impl ImagesJob {
                 continue;
             };
             let (width, height) = placement.bucket;
-            if let Err(fault) = facts.geometry.check_latents(height as usize / 8, width as usize / 8) {
-                faults.push(format!("  {} at {width} × {height}: {fault}; lower `resolution`", item.id));
-                continue;
-            }
+            // Said once: it's the resolution that is wrong, and not the images.
+            facts.geometry.check_latents(height as usize / 8, width as usize / 8).map_err(|fault| {
+                let id = &item.id;
+                StageError::Numbers(format!(
+                    "{id} would be trained at {width} × {height} pixels, and {fault}; lower `resolution`"
+                ))
+            })?;
             let mut preimage = Preimage::new("encode image", REVISION);
             preimage.read("image", &item.image)?;
             // Where the picture comes to lie and not the settings that put it there: other buckets leave most pictures be.

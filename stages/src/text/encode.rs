@@ -23,6 +23,9 @@ const ROUND: usize = 2048;
 /// Carries out the missing actions of a job. `quiet` ones are kept for others but not reported as the stage's own.
 pub fn encode(job: &TextJob, missing: &[usize], work: &mut Work<'_>, quiet: bool) -> Result<(), StageError> {
     let encoders = TEXT_ENCODERS.into_iter().filter(|component| job.facts.components.contains_key(component)).count();
+    for absent in TEXT_ENCODERS.iter().filter(|component| !job.facts.components.contains_key(component)) {
+        work.progress.line(&format!("the model has no {absent}: zeros stand in its place"));
+    }
     work.progress.begin("texts", (missing.len() * encoders) as u64, "encodings");
     let mut done = 0;
     for round in missing.chunks(ROUND) {
