@@ -223,9 +223,11 @@ impl<'p> Planner<'p> {
 
     /// One or two encoders may be missing; with none the model would be trained and asked with zeros for every text.
     fn check_text_encoders(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
-        let reads_text = matches!(stage.stage, Stage::EncodeText(_) | Stage::Sample(_));
+        if !matches!(stage.stage, Stage::EncodeText(_) | Stage::Sample(_)) {
+            return Ok(());
+        }
         let components = &self.facts()?.components;
-        if !reads_text || TEXT_ENCODERS.iter().any(|encoder| components.contains_key(encoder)) {
+        if TEXT_ENCODERS.iter().any(|encoder| components.contains_key(encoder)) {
             return Ok(());
         }
         let checkpoint = self.resolved.pipeline.model.checkpoint.display();
