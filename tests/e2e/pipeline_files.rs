@@ -76,7 +76,6 @@ fn all_semantic_errors_come_at_once_and_fast() {
         let text = String::from_utf8(space.read("test.ron")).unwrap();
         space.write("test.ron", text.replace(from, to));
     }
-    let start = Instant::now();
     let said = [
         "`epochs`: 0 trains nothing",
         "`steps`: 0 is not from 1 to 1000",
@@ -89,8 +88,14 @@ fn all_semantic_errors_come_at_once_and_fast() {
         "there is no epoch 7",
         "resolution",
     ];
-    space.run().fails(2, &said);
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    // The best of some tries: other tests run beside this one.
+    let tries = (0..8).map(|_| {
+        let start = Instant::now();
+        space.run().fails(2, &said);
+        start.elapsed()
+    });
+    let fastest = tries.min().expect("some tries");
+    assert!(fastest < Duration::from_millis(100), "{fastest:?}");
 }
 
 #[test]
