@@ -149,3 +149,35 @@ fn a_vae_that_diffusers_does_not_know_is_refused_with_the_way_out() {
     space.edit("test.ron", "Export()", "Export(layout: Diffusers)");
     space.run().fails(1, &["the VAE can't be exported as a diffusers folder", "layout: SingleFile"]);
 }
+
+/// `t5xxl_fp8_e4m3fn.safetensors`: the same numbers in 8 bits and in 16 encode to the same bytes.
+#[test]
+fn a_t5_in_fp8_is_read_like_one_in_fp16() {
+    let space = TestSpace::demo();
+    let bytes = space.read("model/t5xxl.safetensors");
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let stored = |dtype: Dtype, one: &[u8], parts: [&[u8]; 2]| {
+        let tensors: Vec<_> = file
+            .iter()
+            .map(|(name, view)| {
+                let count = view.shape().iter().product::<usize>();
+                // Norms are 1, everything else is ±1/32: numbers that both types hold exactly.
+                let value = |index: usize| if name.contains("layer_norm") { one } else { parts[index * 7 / 3 % 2] };
+                (name.to_owned(), view.shape().to_vec(), (0..count).flat_map(value).copied().collect::<Vec<u8>>())
+            })
+            .collect();
+        let views =
+            tensors.iter().map(|(name, shape, data)| (name, TensorView::new(dtype, shape.clone(), data).unwrap()));
+        safetensors::serialize(views, None).unwrap()
+    };
+    let encoded = |model: Vec<u8>| {
+        space.write("model/t5xxl.safetensors", model);
+        space.run_with(&["--until", "text"]).succeeds();
+        assert_eq!(space.executed()["text"].len(), 7, "other tensors are another model");
+        let shown = space.call(&["show", "last", "--json"]).succeeds().json();
+        shown["journal"]["stages"][1]["result"].clone()
+    };
+    let wide = stored(Dtype::F16, &[0x00, 0x3c], [&[0x00, 0x28], &[0x00, 0xa8]]);
+    let narrow = stored(Dtype::F8_E4M3, &[0x38], [&[0x10], &[0x90]]);
+    assert_eq!(encoded(wide), encoded(narrow));
+}

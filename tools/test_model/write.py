@@ -11,6 +11,9 @@ names and about the magnitudes of a real one, and makes patterns, not pictures.
 import sys
 from pathlib import Path
 
+# The captions' words are those of the demo's model.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "demo_model"))
+
 import text_encoders
 import tokenizer_files
 from transformer import transformer
