@@ -28,12 +28,16 @@ fn all_below() -> Vec<(&'static str, &'static [&'static str])> {
     ]
 }
 
-/// Makes an edit after a first run and compares what is planned, what is carried out, and what comes out of an empty store.
-fn after(edit: impl Fn(&TestSpace), arguments: &[&str], expected: &[(&str, &[&str])]) -> TestSpace {
+/// Makes an edit after a first run and compares what is planned, what is carried out, and what comes out of an empty store. `why` names
+/// the cause for every stage that will run.
+fn after(edit: impl Fn(&TestSpace), arguments: &[&str], expected: &[(&str, &[&str])], cause: &str) -> TestSpace {
     let space = TestSpace::demo();
     space.run().succeeds();
     edit(&space);
     let planned = space.planned(arguments);
+    for stage in planned.keys() {
+        space.call(&[&["why", "test.ron", stage.as_str()], arguments].concat()).succeeds().says(cause);
+    }
     space.run_with(arguments).succeeds();
     let executed = space.executed();
     assert_eq!(executed, actions(expected));
@@ -57,7 +61,7 @@ fn below(first: &[(&'static str, &'static [&'static str])]) -> Vec<(&'static str
 #[test]
 fn one_caption_changed() {
     let edit = |space: &TestSpace| space.write("photos/wall-clock.txt", "a green clock on a wall\n");
-    let space = after(edit, &[], &below(&[("text", &["wall-clock.jpg"])]));
+    let space = after(edit, &[], &below(&[("text", &["wall-clock.jpg"])]), "caption of wall-clock.jpg changed");
     space.write("photos/wall-clock.txt", "a blue clock on a wall\n");
     space
         .call(&["why", "test.ron", "train"])
@@ -73,7 +77,7 @@ fn a_trailing_space_reruns_nothing() {
         let caption = space.read("photos/wall-clock.txt");
         space.write("photos/wall-clock.txt", [caption.trim_ascii(), b"  \n"].concat());
     };
-    after(edit, &[], &[]);
+    after(edit, &[], &[], "");
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn an_image_replaced() {
         let cat = space.path("photos/tabby-cat-face.jpg");
         image::open(&cat).unwrap().fliph().save(&cat).unwrap();
     };
-    let space = after(edit, &[], &below(&[("latents", &["tabby-cat-face.jpg"])]));
+    let space = after(edit, &[], &below(&[("latents", &["tabby-cat-face.jpg"])]), "image tabby-cat-face.jpg changed");
     space.call(&["why", "test.ron", "sample"]).succeeds().says("sample is up to date");
 }
 
@@ -93,7 +97,7 @@ fn an_image_renamed() {
         space.rename("photos/tabby-cat-face.txt", "photos/zebra.txt");
     };
     // Nothing is encoded again, but an item is known by its path: its noise is another.
-    after(edit, &[], &below(&[]));
+    after(edit, &[], &below(&[]), "tabby-cat-face.jpg was renamed to zebra.jpg");
 }
 
 #[test]
@@ -104,7 +108,7 @@ fn an_image_added() {
             .unwrap();
         space.write("photos/gradient.txt", "a gradient");
     };
-    after(edit, &[], &below(&[("text", &["gradient.png"]), ("latents", &["gradient.png"])]));
+    after(edit, &[], &below(&[("text", &["gradient.png"]), ("latents", &["gradient.png"])]), "gradient.png was added");
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn an_image_removed() {
         space.remove("photos/wall-clock.jpg");
         space.remove("photos/wall-clock.txt");
     };
-    after(edit, &[], &below(&[]));
+    after(edit, &[], &below(&[]), "wall-clock.jpg was removed");
 }
 
 #[test]
@@ -123,12 +127,12 @@ fn the_contents_of_two_images_swapped() {
         space.rename("photos/tabby-cat-face.jpg", "photos/wall-clock.jpg");
         space.rename("photos/swap", "photos/tabby-cat-face.jpg");
     };
-    after(edit, &[], &below(&[]));
+    after(edit, &[], &below(&[]), "image tabby-cat-face.jpg changed");
 }
 
 #[test]
 fn another_learning_rate() {
-    let space = after(|_| {}, &["--set", "train.learning_rate=5e-5"], &below(&[]));
+    let space = after(|_| {}, &["--set", "train.learning_rate=5e-5"], &below(&[]), "learning_rate 0.001 → 0.00005");
     space
         .call(&["why", "test.ron", "train", "--set", "train.learning_rate=2e-5"])
         .succeeds()
@@ -142,24 +146,34 @@ fn an_epoch_more_under_a_constant_schedule_trains_one() {
         ("export", &["epoch 3"]),
         ("sample", &["epoch 3, prompt 1, seed 1", "contact sheet"]),
     ];
-    after(|space| space.edit("test.ron", "epochs: 2", "epochs: 3"), &[], expected);
+    after(|space| space.edit("test.ron", "epochs: 2", "epochs: 3"), &[], expected, "epochs 2 → 3");
 }
 
 #[test]
 fn an_epoch_less_trains_none() {
-    after(|space| space.edit("test.ron", "epochs: 2", "epochs: 1"), &[], &[("sample", &["contact sheet"])]);
+    after(
+        |space| space.edit("test.ron", "epochs: 2", "epochs: 1"),
+        &[],
+        &[("sample", &["contact sheet"])],
+        "epochs 2 → 1",
+    );
 }
 
 #[test]
 fn another_sampling_prompt() {
     let expected: &[&str] = &[IMAGES[0], IMAGES[1], IMAGES[2], "contact sheet"];
-    after(|space| space.edit("test.ron", "a cat", "a clock"), &[], &[("sample", expected)]);
+    after(
+        |space| space.edit("test.ron", "a cat", "a clock"),
+        &[],
+        &[("sample", expected)],
+        "prompts[0] a cat → a clock",
+    );
 }
 
 #[test]
 fn another_export_precision() {
     let expected: &[(&str, &[&str])] = &[("export", &EPOCHS), ("sample", &[IMAGES[1], IMAGES[2], "contact sheet"])];
-    after(|space| space.edit("test.ron", "Export()", "Export(precision: F32)"), &[], expected);
+    after(|space| space.edit("test.ron", "Export()", "Export(precision: F32)"), &[], expected, "precision F16 → F32");
 }
 
 /// Adds to the last byte of a tensor's values, and rewrites nothing else.
@@ -181,14 +195,24 @@ fn a_weight_of_the_vae_encoder_changed() {
         ("export", &EPOCHS),
         ("sample", &[IMAGES[1], IMAGES[2], "contact sheet"]),
     ];
-    after(|space| change_tensor(space, "first_stage_model.encoder.conv_out.bias"), &[], &expected);
+    after(
+        |space| change_tensor(space, "first_stage_model.encoder.conv_out.bias"),
+        &[],
+        &expected,
+        "vae_encoder of the model changed",
+    );
 }
 
 #[test]
 fn a_weight_of_the_vae_decoder_changed_trains_nothing() {
     let expected: &[(&str, &[&str])] =
         &[("export", &EPOCHS), ("sample", &[IMAGES[0], IMAGES[1], IMAGES[2], "contact sheet"])];
-    after(|space| change_tensor(space, "first_stage_model.decoder.conv_in.bias"), &[], expected);
+    after(
+        |space| change_tensor(space, "first_stage_model.decoder.conv_in.bias"),
+        &[],
+        expected,
+        "vae_decoder of the model changed",
+    );
 }
 
 #[test]
@@ -203,7 +227,7 @@ fn a_model_file_saved_again_with_equal_tensors_reruns_nothing() {
         space.write("model/renamed.safetensors", again);
         space.edit("test.ron", "model/sd3_tiny.safetensors", "model/renamed.safetensors");
     };
-    after(edit, &[], &[]);
+    after(edit, &[], &[], "");
 }
 
 #[test]
