@@ -98,3 +98,16 @@ fn two_runs_at_once_are_both_right_and_train_once() {
     }
     assert_eq!(weights(&space), undisturbed());
 }
+
+/// Two trainings of different lengths that start the same: who comes second goes on from what the first has made.
+#[test]
+fn a_longer_training_waits_for_a_shorter_one_and_adds_what_is_missing() {
+    let space = TestSpace::demo();
+    let short = start(&space);
+    wait_until("a saved state", || training_has_begun(&space));
+    let longer = ["--until", "train", "--set", "train.epochs=41", "--store", ".sd3pipe"];
+    let outcome = space.run_with(&longer).succeeds();
+    assert!(outcome.stderr.contains("whose training starts the same"), "{}", outcome.stderr);
+    Outcome::of(short.wait_with_output().unwrap()).succeeds();
+    outcome.says("1 of 41");
+}
