@@ -216,9 +216,7 @@ impl<'p> Planner<'p> {
     fn check_size(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
         let Stage::Sample(Sample { size: (width, height), .. }) = &stage.stage else { return Ok(()) };
         let fits = self.facts()?.geometry.check_latents(*height as usize / 8, *width as usize / 8);
-        fits.map_err(|error| {
-            StageError::Numbers(format!("samples of {width} × {height}: {error}; change `size`")).into()
-        })
+        fits.map_err(|error| StageError::Unfit(format!("samples of {width} × {height}: {error}; change `size`")).into())
     }
 
     /// One or two encoders may be missing; with none the model would be trained and asked with zeros for every text.
@@ -234,7 +232,7 @@ impl<'p> Planner<'p> {
         let message = format!(
             "{checkpoint} has no text encoders inside; name them: model: (…, clip_l: \"…\", clip_g: \"…\", t5xxl: \"…\")"
         );
-        Err(StageError::Numbers(message).into())
+        Err(StageError::Unfit(message).into())
     }
 
     /// What the store has of a job's actions.

@@ -241,12 +241,12 @@ impl Runner<'_> {
                 }
                 let outputs: Option<Vec<_>> = planner.outputs(&job).map_err(plan)?.into_iter().collect();
                 let outputs = outputs
-                    .ok_or_else(|| failed(StageError::Numbers("some of its actions left no record".to_owned())))?;
+                    .ok_or_else(|| failed(StageError::Unfit("some of its actions left no record".to_owned())))?;
                 let artifact = job.artifact(&outputs).to_bytes().map_err(|error| plan(error.into()))?;
                 self.publish(index, &examined.preimage, &artifact).map_err(failed)?;
                 Ok((StageResult::stored(Digest::of(&artifact)), executed, Some(outputs.len())))
             }
-            State::Waiting { .. } => Err(failed(StageError::Numbers("it was reached before what it reads".to_owned()))),
+            State::Waiting { .. } => Err(failed(StageError::Unfit("it was reached before what it reads".to_owned()))),
         }
     }
 

@@ -28,7 +28,7 @@ impl Engine for Keys {
             work.check_interrupt()?;
             let action = &job.actions()[*index];
             if self.broken.borrow().as_ref() == Some(&action.label) {
-                return Err(StageError::Numbers("broken on purpose".to_owned()));
+                return Err(StageError::Unfit("broken on purpose".to_owned()));
             }
             let (role, item) = match job {
                 Job::Text(_) => ("text", String::new()),

@@ -52,9 +52,9 @@ pub enum StageError {
     /// Somebody asked to stop; the state is saved.
     #[error("interrupted")]
     Interrupted,
-    /// Numbers went wrong.
+    /// Model, data and parameters do not fit together, or come to numbers that are of no use: the sentence says how, and the way out.
     #[error("{0}")]
-    Numbers(String),
+    Unfit(String),
     /// An object of the store can't be read as what it should be, though its digest is right.
     #[error("the {what} in the store can't be read: {reason}; do its stage anew with `--force`")]
     Unreadable {

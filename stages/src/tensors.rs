@@ -124,7 +124,7 @@ pub fn to_bytes<N: AsRef<str>>(
     let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
     for (name, array) in arrays {
         if let Some(value) = array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-            return Err(StageError::Numbers(format!(
+            return Err(StageError::Unfit(format!(
                 "{} holds {value}, which {precision:?} can't; use a wider precision",
                 name.as_ref()
             )));
@@ -135,7 +135,7 @@ pub fn to_bytes<N: AsRef<str>>(
     let notes = note.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
     let mut bytes = Vec::new();
     write(&mut bytes, encoded, &notes)
-        .map_err(|error| StageError::Numbers(format!("tensors can't be written: {error}")))?;
+        .map_err(|error| StageError::Unfit(format!("tensors can't be written: {error}")))?;
     Ok(bytes)
 }
 

@@ -42,7 +42,7 @@ fn an_interrupted_training_goes_on_to_the_same_bytes() {
     let space = TestSpace::demo();
     let child = start(&space);
     wait_until("a saved state", || training_has_begun(&space));
-    // SAFETY-free: the signal is sent by the system's own command.
+    // The system's own command: a signal is not worth a dependency.
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let outcome = Outcome::of(child.wait_with_output().unwrap()).fails(130, &["the state is saved"]);
     assert!(outcome.stdout.contains("train"), "{}", outcome.stdout);

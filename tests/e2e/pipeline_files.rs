@@ -1,6 +1,6 @@
 //! What is wrong with a pipeline file is said with its place, what was expected and what to do; all of it at once.
 
-use crate::space::{PIPELINE, TestSpace};
+use crate::space::TestSpace;
 use std::time::{Duration, Instant};
 
 /// The message for a pipeline in which one piece of text is another.
@@ -195,7 +195,7 @@ fn the_resolved_pipeline_reads_as_the_same_pipeline() {
     space.call(&["run", "again.ron"]).succeeds().says("nothing to do");
 }
 
-/// Every pipeline of the repository can be planned, or lacks only the model files that it names.
+/// Every pipeline of the repository can be planned as it lies there.
 #[test]
 fn the_shipped_pipelines_are_right() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
@@ -206,11 +206,10 @@ fn the_shipped_pipelines_are_right() {
             continue;
         }
         seen += 1;
-        let outcome = TestSpace::empty().call(&["plan", path.to_str().unwrap(), "--store", "store"]);
-        for line in outcome.stderr.lines().filter(|line| line.starts_with("error")) {
-            assert!(line.starts_with("error: there is no f"), "{}: {}", path.display(), outcome.stderr);
-        }
+        TestSpace::empty()
+            .call(&["plan", path.to_str().unwrap(), "--store", "store"])
+            .succeeds()
+            .says("never run before");
     }
-    assert!(seen >= 1);
-    assert!(PIPELINE.contains("Captions"));
+    assert!(seen >= 1, "no pipeline is shipped");
 }

@@ -22,11 +22,10 @@ impl<'f> Cast<'f> {
     /// When a value does not fit: an overflow to infinity would only show as black images.
     pub(super) fn new(name: &str, view: TensorView<'f>, precision: Precision) -> Result<Self, StageError> {
         let largest = if precision == Precision::F16 { 65504.0 } else { f32::MAX };
-        let values = tensors::decode(view.dtype, &view.bytes()).ok_or_else(|| {
-            StageError::Numbers(format!("{name} is stored as {}, which can't be exported", view.dtype))
-        })?;
+        let values = tensors::decode(view.dtype, &view.bytes())
+            .ok_or_else(|| StageError::Unfit(format!("{name} is stored as {}, which can't be exported", view.dtype)))?;
         match values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-            Some(value) => Err(StageError::Numbers(format!(
+            Some(value) => Err(StageError::Unfit(format!(
                 "{name} holds {value}, which {precision:?} can't; export as Bf16 or F32"
             ))),
             None => Ok(Self { view, precision }),

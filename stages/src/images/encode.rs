@@ -32,7 +32,7 @@ enum Decoded {
 /// Carries out the missing actions of a job. Pictures that can't be used are all named at the end; the others are kept.
 pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
     let Some(source) = job.facts.open(Component::VaeEncoder)? else {
-        return Err(StageError::Numbers(
+        return Err(StageError::Unfit(
             "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
         ));
     };

@@ -72,7 +72,7 @@ impl ImagesJob {
             // Said once: it's the resolution that is wrong, and not the images.
             facts.geometry.check_latents(height as usize / 8, width as usize / 8).map_err(|fault| {
                 let id = &item.id;
-                StageError::Numbers(format!(
+                StageError::Unfit(format!(
                     "{id} would be trained at {width} × {height} pixels, and {fault}; lower `resolution`"
                 ))
             })?;

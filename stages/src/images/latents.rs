@@ -21,7 +21,7 @@ pub struct Latents {
 impl Latents {
     /// The object that the store keeps; where the picture was cut out is in its metadata.
     pub fn to_bytes(&self, precision: Precision, placement: &Placement) -> Result<Vec<u8>, StageError> {
-        let note = serde_json::to_string(placement).map_err(|error| StageError::Numbers(error.to_string()))?;
+        let note = serde_json::to_string(placement).map_err(|error| StageError::Unfit(error.to_string()))?;
         tensors::to_bytes(
             &[("mean", &self.mean), ("log_variance", &self.log_variance)],
             precision,

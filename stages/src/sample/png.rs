@@ -17,7 +17,7 @@ pub fn encode(width: u32, height: u32, rgb: &[u8], texts: &[(&str, String)]) -> 
         writer.finish()
     };
     let mut write = write;
-    write().map_err(|error| StageError::Numbers(format!("the image can't be written: {error}")))?;
+    write().map_err(|error| StageError::Unfit(format!("the image can't be written: {error}")))?;
     Ok(bytes)
 }
 

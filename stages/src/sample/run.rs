@@ -104,7 +104,7 @@ impl<'j> Studio<'j> {
         let device = work.device.open();
         let dtype = nn::dtype(job.parameters.precision);
         let Some(source) = job.facts.open(Component::VaeDecoder)? else {
-            return Err(StageError::Numbers(
+            return Err(StageError::Unfit(
                 "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
             ));
         };
@@ -124,7 +124,7 @@ impl<'j> Studio<'j> {
                 .job
                 .facts
                 .open(Component::Mmdit)?
-                .ok_or_else(|| StageError::Numbers("the model has no MMDiT".to_owned()))?,
+                .ok_or_else(|| StageError::Unfit("the model has no MMDiT".to_owned()))?,
         };
         let weights = nn::load(&source, &self.device, self.dtype)?;
         if row.checkpoint.is_none() {
@@ -134,10 +134,8 @@ impl<'j> Studio<'j> {
     }
 
     fn conditioning(&self, text: &str) -> Result<(Tensor<3>, Tensor<2>), StageError> {
-        let encoded = self
-            .encoded
-            .get(text)
-            .ok_or_else(|| StageError::Numbers(format!("the prompt {text:?} was not encoded")))?;
+        let encoded =
+            self.encoded.get(text).ok_or_else(|| StageError::Unfit(format!("the prompt {text:?} was not encoded")))?;
         self.conditioning.assemble(&[(encoded, Dropped::default())], &self.device, self.dtype)
     }
 
@@ -166,7 +164,7 @@ impl<'j> Studio<'j> {
             work.check_interrupt()
         })?;
         let rgb = to_rgb(self.decoder.decode(nn::process_out(latents))).ok_or_else(|| {
-            StageError::Numbers(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
+            StageError::Unfit(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
         })?;
         let texts = [
             ("prompt", prompt.clone()),

@@ -159,7 +159,7 @@ impl Conditioning {
     }
 
     fn misfit(&self, what: String) -> StageError {
-        StageError::Numbers(format!(
+        StageError::Unfit(format!(
             "the text encoders do not belong to this MMDiT: it reads {} T5 rows, {} channels and {} pooled values, and there is {what}",
             self.t5_tokens, self.context_width, self.pooled_width
         ))

@@ -116,7 +116,7 @@ impl Encoder {
             _ => {
                 let path = facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_ref());
                 let Some(path) = path else {
-                    return Err(StageError::Numbers(
+                    return Err(StageError::Unfit(
                         "the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned(),
                     ));
                 };

@@ -90,17 +90,14 @@ impl Batch {
     pub fn new(samples: &[Drawn], context: Tensor<3>, pooled: Tensor<2>) -> Result<Self, StageError> {
         let shape = samples.first().map(|sample| sample.raw.shape.as_slice()).unwrap_or_default();
         let [channels, height, width] = *shape else {
-            return Err(StageError::Numbers(format!(
+            return Err(StageError::Unfit(format!(
                 "latents have the shape {shape:?} and not [channels, height, width]"
             )));
         };
         let (mut noisy, mut target) = (Vec::new(), Vec::new());
         for Drawn { raw, noise, sigma } in samples {
             if raw.shape != shape || noise.len() != raw.values.len() || raw.values.len() != channels * height * width {
-                return Err(StageError::Numbers(format!(
-                    "latents of {:?} and of {shape:?} are in one batch",
-                    raw.shape
-                )));
+                return Err(StageError::Unfit(format!("latents of {:?} and of {shape:?} are in one batch", raw.shape)));
             }
             for (raw, noise) in raw.values.iter().zip(noise) {
                 let latent = ((f64::from(*raw) - nn::SHIFT) * nn::SCALE) as f32;

@@ -60,7 +60,7 @@ impl TrainJob {
         let texts: HashMap<&str, Digest> = text.of("text").map(|entry| (entry.item.as_str(), entry.digest)).collect();
         let pictures: HashMap<&str, _> = latents.of("latents").map(|entry| (entry.item.as_str(), entry)).collect();
         let lacking =
-            |what: &str| StageError::Numbers(format!("{what}: captions, texts and latents are of different data"));
+            |what: &str| StageError::Unfit(format!("{what}: captions, texts and latents are of different data"));
         let items = items
             .iter()
             .map(|item| {

@@ -107,7 +107,7 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
         }
     }
     let Some(source) = job.facts.open(Component::Mmdit)? else {
-        return Err(StageError::Numbers("the model has no MMDiT".to_owned()));
+        return Err(StageError::Unfit("the model has no MMDiT".to_owned()));
     };
     let weights = nn::load(&source, device, DType::F32)?;
     job.facts.check(Component::Mmdit)?;
@@ -132,7 +132,7 @@ fn finish_epoch(
     )?;
     let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
     let measured =
-        serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Numbers(error.to_string()))?;
+        serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
     outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
 
     state.position = state::Position { epoch: state.position.epoch + 1, ..Default::default() };

@@ -72,7 +72,7 @@ impl State {
             };
             [flat("first", &moments.first), flat("second", &moments.second)]
         });
-        let position = serde_json::to_string(&self.position).map_err(|error| StageError::Numbers(error.to_string()))?;
+        let position = serde_json::to_string(&self.position).map_err(|error| StageError::Unfit(error.to_string()))?;
         nn::save(weights.chain(moments), Precision::F32, Some((NOTE, position)), path)
     }
 

@@ -25,7 +25,7 @@ impl State {
     ) -> Result<Measured, StageError> {
         let Gradients { loss, mut tensors } = gradients;
         if !loss.is_finite() {
-            return Err(StageError::Numbers(format!(
+            return Err(StageError::Unfit(format!(
                 "the loss at step {step} is {loss}: the training has come apart; lower `learning_rate` (now {:e}) or raise `precision`",
                 parameters.learning_rate
             )));
