@@ -129,6 +129,23 @@ pub enum StoreError {
         /// The object's name.
         digest: Digest,
     },
+    /// The index is lost, so nobody knows what the objects are for.
+    #[error(
+        "the index {} is missing, or damaged and in use: run a pipeline, or this again when no run is under way",
+        path.display()
+    )]
+    NoIndex {
+        /// The index's file.
+        path: PathBuf,
+    },
+    /// A pin that cannot be understood: what it keeps is not known.
+    #[error("the pin {} cannot be read: {reason}; remove the file and pin its run again", path.display())]
+    Pin {
+        /// The pin's file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: serde_json::Error,
+    },
     /// A file to adopt that does not lie in the store's temporary folder.
     #[error("{} cannot be adopted: write it to a path that `Store::temporary_path` gave", path.display())]
     Foreign {

@@ -58,6 +58,14 @@ const SCHEMA: &str = "
     CREATE INDEX runs_by_pipeline ON runs (pipeline, id);
 ";
 
+/// What came after the first program that wrote this FORMAT; an index of that one gets it when it is next opened to
+/// write. `reliances.actions` is a sealed blob; see live.rs.
+const LATER: &str = "
+    CREATE TABLE IF NOT EXISTS reliances (
+        run INTEGER NOT NULL, stage BLOB NOT NULL, actions BLOB NOT NULL, PRIMARY KEY (run, stage)
+    ) STRICT, WITHOUT ROWID;
+";
+
 /// One query for each table, to see on opening that it is there.
 const PROBES: [&str; 4] = [
     "SELECT id, key, outputs, label, seconds, preimage FROM records",
@@ -190,10 +198,16 @@ impl Index {
         }
     }
 
+    /// Whether it lies only in memory, in the place of a damaged one.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.file.is_none()
+    }
+
     /// An empty index that is forgotten with the process, in the place of a file.
     pub(crate) fn in_memory(damaged: Option<FileIdentity>) -> rusqlite::Result<Index> {
         let connection = Connection::open_in_memory()?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(LATER)?;
         Ok(Index { connection, _lock: None, file: None, damaged })
     }
 }
@@ -281,7 +295,11 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
     if connection.is_readonly("main").map_err(failed(path))? {
         return Err(StoreError::Write { path: path.to_owned(), reason: io::ErrorKind::PermissionDenied.into() });
     }
-    match probe(&connection).and_then(|sound| Ok(sound && !connection.is_readonly("main")?)) {
+    let sound = probe(&connection).and_then(|sound| {
+        let sound = sound && !connection.is_readonly("main")?;
+        Ok(sound && complete(&connection)?)
+    });
+    match sound {
         Ok(true) => Ok(Opened::Sound(connection, file)),
         Ok(false) => Ok(Opened::Damaged),
         Err(error) if is_damage(&error) => Ok(Opened::Damaged),
@@ -322,6 +340,7 @@ fn create(path: &Path) -> rusqlite::Result<()> {
     // One transaction, so that a kill leaves no half of a schema.
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;
+    transaction.execute_batch(LATER)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }
@@ -349,6 +368,17 @@ fn probe(connection: &Connection) -> rusqlite::Result<bool> {
         // "No such table", "unsupported file format": SQLite's plain error.
         Err(error) if code(&error) == Some(ErrorCode::Unknown) => Ok(false),
         result => result,
+    }
+}
+
+/// Adds what an older program's index lacks. Tells whether what should be there then is.
+fn complete(connection: &Connection) -> rusqlite::Result<bool> {
+    let completed = connection
+        .execute_batch(LATER)
+        .and_then(|()| connection.prepare("SELECT run, stage, actions FROM reliances").map(drop));
+    match completed {
+        Err(error) if code(&error) == Some(ErrorCode::Unknown) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

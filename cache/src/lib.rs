@@ -4,25 +4,34 @@
 //! by the action's key, the digest of a canonical encoding of all that the action read. The stat cache spares reading
 //! input files again that have not changed. Nothing here knows a tensor, and nothing here prints.
 
+mod census;
 mod digest;
 mod encoding;
 mod error;
+mod gc;
 mod index;
 mod key;
+mod live;
 mod lock;
 mod object;
+mod pin;
 mod record;
 mod runs;
 mod stat;
 mod store;
+mod usage;
 mod value;
 
+pub use census::StagesOf;
 pub use digest::{Digest, DigestError};
 pub use error::{KeyError, StoreError};
+pub use gc::{Collection, Limits, Part};
 pub use key::{Change, Key, Preimage, diff};
 pub use lock::Claim;
 pub use object::{Object, ObjectWriter};
+pub use pin::{Pin, RunStage};
 pub use record::{Output, Record};
 pub use runs::Run;
 pub use stat::{FileDigests, Fingerprint};
 pub use store::Store;
+pub use usage::{Needs, Usage};

@@ -25,7 +25,11 @@ impl Store {
     /// A lock file that cannot be written or locked, or a store opened for reading.
     pub fn claim(&self, key: &Key, on_wait: &mut dyn FnMut(&str)) -> Result<Claim, StoreError> {
         self.writable()?;
-        let path = self.layout().key_lock(key);
+        self.claim_file(self.layout().key_lock(key), on_wait)
+    }
+
+    /// Claims whatever a lock file stands for.
+    pub(crate) fn claim_file(&self, path: PathBuf, on_wait: &mut dyn FnMut(&str)) -> Result<Claim, StoreError> {
         loop {
             let mut file = open_lock_file(&path)?;
             match file.try_lock() {

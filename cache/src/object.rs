@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::index::sync_folder;
 use crate::store::lock;
@@ -140,13 +141,18 @@ impl Store {
     }
 
     /// Whether the object is there already and sound; then its folder entry is synced with the next publication all the
-    /// same, because whoever wrote it may not have come to that. A damaged one goes to quarantine.
+    /// same, because whoever wrote it may not have come to that. It is as young as a new one from then on, so that no
+    /// collection takes it away before it is published. A damaged one goes to quarantine.
     fn keep(&self, object: &Object) -> Result<bool, StoreError> {
         let path = self.layout().object(&object.digest);
         match self.verify(&object.digest, &path) {
             Ok(true) => {
-                lock(&self.unsynced).insert(object.digest.as_bytes()[0]);
-                Ok(true)
+                // One that was collected since it was verified is written again, as is one of another user's.
+                let young = self.renew(&object.digest, &path)?;
+                if young {
+                    lock(&self.unsynced).insert(object.digest.as_bytes()[0]);
+                }
+                Ok(young)
             }
             Ok(false) => {
                 self.quarantine(&object.digest)?;
@@ -155,6 +161,22 @@ impl Store {
             Err(StoreError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives an object the time of now. Nothing but its name is looked at, so this holds the gate for a moment only.
+    fn renew(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+        let _gate = self.gate()?;
+        let renewed = File::open(path).and_then(|file| {
+            let before = Fingerprint::of(&file.metadata()?);
+            file.set_modified(SystemTime::now())?;
+            Ok((before, Fingerprint::of(&file.metadata()?)))
+        });
+        if let Ok((before, after)) = &renewed
+            && let Some(verified) = lock(&self.verified).get_mut(digest).filter(|verified| *verified == before)
+        {
+            *verified = *after;
+        }
+        Ok(renewed.is_ok())
     }
 
     /// Gives a synced file its name.
@@ -166,6 +188,8 @@ impl Store {
         let mut permissions = fs::metadata(temporary).map_err(StoreError::read(temporary))?.permissions();
         permissions.set_readonly(true);
         fs::set_permissions(temporary, permissions).map_err(StoreError::write(temporary))?;
+        // A collection that has looked at a file of this name would take away the one that takes its place.
+        let _gate = self.gate()?;
         match fs::rename(temporary, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&shard).map_err(StoreError::write(&shard))?;
@@ -216,7 +240,7 @@ impl Store {
         }
     }
 
-    fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
+    pub(crate) fn quarantine(&self, digest: &Digest) -> Result<(), StoreError> {
         lock(&self.verified).remove(digest);
         let path = self.layout().object(digest);
         // Another thread or process may have moved it away and made it again since it was looked at.

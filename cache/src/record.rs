@@ -167,7 +167,7 @@ fn remove(transaction: &Connection, key: &Key) -> rusqlite::Result<bool> {
 }
 
 /// Removes a record and its rows in `named`.
-fn remove_row(transaction: &Connection, id: i64) -> rusqlite::Result<bool> {
+pub(crate) fn remove_row(transaction: &Connection, id: i64) -> rusqlite::Result<bool> {
     let query = "SELECT outputs, key FROM records WHERE id = ?1";
     let parse = |row: &Row<'_>| outputs_in(row, 0, &Key::from_bytes(row.get(1).ok()?));
     let outputs = transaction.prepare_cached(query)?.query_row([id], |row| Ok(parse(row))).optional()?.flatten();
@@ -220,7 +220,7 @@ fn encode(outputs: &[Output]) -> Vec<u8> {
     bytes
 }
 
-fn decode(mut bytes: &[u8]) -> Option<Vec<Output>> {
+pub(crate) fn decode(mut bytes: &[u8]) -> Option<Vec<Output>> {
     fn take<const LENGTH: usize>(bytes: &mut &[u8]) -> Option<[u8; LENGTH]> {
         bytes.split_off(..LENGTH)?.try_into().ok()
     }

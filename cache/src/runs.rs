@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 
 use crate::{Store, StoreError};
@@ -28,7 +28,7 @@ pub struct Run {
 }
 
 impl Store {
-    /// Adds a run that begins now, and gives its number.
+    /// Adds a run that begins now, and gives its number. Until it ends, or this store is closed, it counts as live.
     ///
     /// # Errors
     /// An index that cannot be written, or a store opened for reading.
@@ -36,9 +36,12 @@ impl Store {
         self.writable()?;
         let (now, document) = (now(), document.to_string());
         let insert = "INSERT INTO runs (pipeline, started, outcome, document) VALUES (?1, ?2, ?3, ?4)";
-        let id =
-            self.with_index(|index| index.prepare_cached(insert)?.insert(params![pipeline, now, RUNNING, document]))?;
-        Ok(id.unsigned_abs())
+        let _gate = self.gate()?;
+        let id = self
+            .with_index(|index| index.prepare_cached(insert)?.insert(params![pipeline, now, RUNNING, document]))?
+            .unsigned_abs();
+        self.begin_live(id)?;
+        Ok(id)
     }
 
     /// Writes down what has become of a run. Any outcome but `running` ends it now. A run that the index has lost
@@ -53,7 +56,11 @@ impl Store {
         let update = "UPDATE runs SET outcome = ?2, document = ?3, finished = ?4 WHERE id = ?1";
         self.with_index(|index| {
             index.prepare_cached(update)?.execute(params![signed(id), outcome, document, finished]).map(drop)
-        })
+        })?;
+        if finished.is_some() {
+            self.end_live(id);
+        }
+        Ok(())
     }
 
     /// The last `limit` runs, newest first. Damaged rows are left out.
@@ -61,12 +68,7 @@ impl Store {
     /// # Errors
     /// An index that cannot be read, for another reason than damage.
     pub fn runs(&self, limit: usize) -> Result<Vec<Run>, StoreError> {
-        let query = format!("{SELECT} ORDER BY id DESC LIMIT ?1");
-        self.with_index(|index| {
-            let mut statement = index.prepare_cached(&query)?;
-            let runs = statement.query_map([signed(limit as u64)], |row| Ok(parse(row)))?;
-            runs.filter_map(Result::transpose).collect()
-        })
+        self.with_index(|index| runs_in(index, limit))
     }
 
     /// The run with this number.
@@ -92,6 +94,13 @@ impl Store {
     }
 }
 
+/// The last `limit` runs in an index, newest first.
+pub(crate) fn runs_in(index: &Connection, limit: usize) -> rusqlite::Result<Vec<Run>> {
+    let mut statement = index.prepare_cached(&format!("{SELECT} ORDER BY id DESC LIMIT ?1"))?;
+    let runs = statement.query_map([signed(limit as u64)], |row| Ok(parse(row)))?;
+    runs.filter_map(Result::transpose).collect()
+}
+
 const SELECT: &str = "SELECT id, pipeline, started, finished, outcome, document FROM runs";
 
 fn parse(row: &Row<'_>) -> Option<Run> {
@@ -106,7 +115,7 @@ fn parse(row: &Row<'_>) -> Option<Run> {
     })
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| signed(since.as_secs()))
 }
 

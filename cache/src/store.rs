@@ -29,7 +29,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    const FOLDERS: [&str; 5] = ["objects", "work", "tmp", "quarantine", "locks"];
+    const FOLDERS: [&str; 6] = ["objects", "work", "tmp", "quarantine", "locks", "pins"];
     const FILES: [&str; 4] = ["FORMAT", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
 
     pub(crate) fn root(&self) -> &Path {
@@ -53,25 +53,45 @@ impl Layout {
         let (shard, rest) = name.split_at(2);
         self.objects().join(shard).join(rest)
     }
+    pub(crate) fn works(&self) -> PathBuf {
+        self.root.join("work")
+    }
     pub(crate) fn work(&self, key: &Key) -> PathBuf {
-        self.root.join("work").join(key.to_string())
+        self.works().join(key.to_string())
     }
     pub(crate) fn temporary(&self) -> PathBuf {
         self.root.join("tmp")
     }
-    /// Held shared by all who use the store, exclusively by who clears it up.
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+    /// Held shared by all who use the store; who gets it exclusively is alone and sweeps up.
     pub(crate) fn store_lock(&self) -> PathBuf {
-        self.root.join("locks").join("store")
+        self.locks().join("store")
     }
     pub(crate) fn index_lock(&self) -> PathBuf {
-        self.root.join("locks").join("index")
+        self.locks().join("index")
+    }
+    /// See live.rs.
+    pub(crate) fn gate_lock(&self) -> PathBuf {
+        self.locks().join("gate")
+    }
+    /// Held by who collects: one at a time.
+    pub(crate) fn collection_lock(&self) -> PathBuf {
+        self.locks().join("collection")
     }
     pub(crate) fn key_lock(&self, key: &Key) -> PathBuf {
-        self.root.join("locks").join(key.to_string())
+        self.locks().join(key.to_string())
     }
     /// A free name in quarantine, after what goes there.
     pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let folder = self.root.join("quarantine");
+        let folder = self.quarantine();
         fs::create_dir_all(&folder).map_err(StoreError::write(&folder))?;
         Ok(folder.join(format!("{name}.{:016x}", random())))
     }
@@ -88,6 +108,8 @@ pub struct Store {
     pub(crate) publishing: Mutex<()>,
     /// Objects that this process has found to have the right bytes, as they were then.
     pub(crate) verified: Mutex<HashMap<Digest, Fingerprint>>,
+    /// The runs that began in this store and have not ended, with their locked files.
+    pub(crate) live: Mutex<Vec<(u64, File)>>,
     notices: Mutex<Vec<String>>,
     next_temporary: AtomicU64,
     temporary_prefix: String,
@@ -147,6 +169,7 @@ impl Store {
             unsynced: Mutex::default(),
             publishing: Mutex::default(),
             verified: Mutex::default(),
+            live: Mutex::default(),
             notices: Mutex::new(notices),
             next_temporary: AtomicU64::new(0),
             temporary_prefix: format!("{}-{:016x}", std::process::id(), random()),
