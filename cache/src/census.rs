@@ -94,18 +94,24 @@ impl History {
     /// The runs that are kept: live ones, and the newest of each pipeline.
     pub(crate) fn kept(&self, newest: usize) -> Vec<&Run> {
         let mut seen: HashMap<&str, usize> = HashMap::new();
-        let keep = |run: &&Run| {
+        let mut kept = Vec::new();
+        for run in &self.runs {
             let seen = seen.entry(&run.pipeline).or_default();
             *seen += 1;
-            *seen <= newest || self.is_live(run.id)
-        };
-        self.runs.iter().filter(keep).collect()
+            if *seen <= newest || self.is_live(run.id) {
+                kept.push(run);
+            }
+        }
+        kept
     }
 }
 
 impl Census {
     pub(crate) fn take(store: &Store, stages_of: StagesOf<'_>) -> Result<Census, StoreError> {
-        let pins = store.pins()?;
+        Census::take_with(store, stages_of, store.pins()?)
+    }
+
+    pub(crate) fn take_with(store: &Store, stages_of: StagesOf<'_>, pins: Vec<Pin>) -> Result<Census, StoreError> {
         let (records, history) =
             store.with_index(|index| Ok((entries(index)?, History::read(index, store.layout())?)))?;
         let (objects, strays) = objects(store.layout())?;

@@ -19,7 +19,6 @@ use rusqlite::TransactionBehavior;
 use crate::census::{Census, History, Node, Reach, StagesOf, files_in, found, nodes_of};
 use crate::live::{drop_reliances, sweep_locks};
 use crate::record::remove_row;
-use crate::store::lock;
 use crate::{Digest, Key, Pin, Run, Store, StoreError};
 
 /// How far clocks may be apart: the system's and that of its files, the coarsest of which is FAT's.
@@ -70,7 +69,8 @@ pub struct Collection {
 }
 
 impl Part {
-    pub(crate) fn add(&mut self, other: &Part) {
+    /// Adds another to this one.
+    pub fn add(&mut self, other: &Part) {
         self.count += other.count;
         self.bytes += other.bytes;
         self.seconds += other.seconds;
@@ -78,6 +78,37 @@ impl Part {
 }
 
 impl Collection {
+    /// Adds a record or an unnamed object, and what nothing else names then.
+    fn add(&mut self, census: &Census, node: Node, pipeline: &str, named: &mut HashMap<Digest, usize>) {
+        let mut part = |role: &str, part: Part| {
+            self.stays = self.stays.saturating_sub(part.bytes);
+            self.parts.entry((pipeline.to_owned(), role.to_owned())).or_default().add(&part);
+        };
+        let freed = |digest: &Digest| Part { count: 1, bytes: census.length(digest), seconds: 0.0 };
+        match node {
+            Node::Record(at) => {
+                let entry = &census.records[at];
+                for output in entry.outputs() {
+                    let Some(left) = named.get_mut(&output.digest) else { continue };
+                    *left = left.saturating_sub(1);
+                    if *left == 0 && census.objects.contains_key(&output.digest) {
+                        part(&output.role, freed(&output.digest));
+                        self.objects.push(output.digest);
+                    }
+                }
+                if let Some(first) = entry.outputs().first() {
+                    part(&first.role, Part { seconds: entry.seconds, ..Part::default() });
+                }
+                self.records.push(at);
+            }
+            Node::Object(digest) => {
+                part("", freed(&digest));
+                self.objects.push(digest);
+            }
+            Node::Stage(_) | Node::List(_) => {}
+        }
+    }
+
     /// All of it together.
     pub fn total(&self) -> Part {
         let mut total = Part::default();
@@ -121,14 +152,6 @@ impl Store {
         let collection = self.plan_collection(&census, limits, stages_of)?;
         self.clear(&census, &collection, limits, stages_of)?;
         Ok(collection)
-    }
-
-    /// Refuses if what the store holds is not known.
-    pub(crate) fn indexed(&self) -> Result<(), StoreError> {
-        match lock(&self.index).is_in_memory() {
-            true => Err(StoreError::NoIndex { path: self.layout().index() }),
-            false => Ok(()),
-        }
     }
 
     fn plan_collection(
@@ -180,37 +203,9 @@ impl Store {
             census.naming.iter().map(|(digest, naming)| (*digest, naming.len())).collect();
         for (Reverse(source), _, node) in order {
             let (source, fits) = (&sources[source], limits.max_size.is_none_or(|most| collection.stays <= most));
-            if fits && !old(source.last_use) {
-                continue;
+            if !fits || old(source.last_use) {
+                collection.add(census, node, &source.pipeline, &mut named);
             }
-            let mut part = |role: &str| collection.parts.entry((source.pipeline.clone(), role.to_owned())).or_default();
-            let mut freed = 0;
-            match node {
-                Node::Record(at) => {
-                    collection.records.push(at);
-                    let entry = &census.records[at];
-                    for output in entry.outputs() {
-                        let Some(left) = named.get_mut(&output.digest) else { continue };
-                        *left = left.saturating_sub(1);
-                        if *left == 0 && census.objects.contains_key(&output.digest) {
-                            let length = census.length(&output.digest);
-                            part(&output.role).add(&Part { count: 1, bytes: length, seconds: 0.0 });
-                            freed += length;
-                            collection.objects.push(output.digest);
-                        }
-                    }
-                    if let Some(first) = entry.outputs().first() {
-                        part(&first.role).seconds += entry.seconds;
-                    }
-                }
-                Node::Object(digest) => {
-                    freed = census.length(&digest);
-                    part("").add(&Part { count: 1, bytes: freed, seconds: 0.0 });
-                    collection.objects.push(digest);
-                }
-                Node::Stage(_) | Node::List(_) => {}
-            }
-            collection.stays -= freed;
         }
         collection.too_large = limits.max_size.is_some_and(|most| collection.stays > most);
         Ok(collection)

@@ -21,6 +21,7 @@ mod stat;
 mod store;
 mod usage;
 mod value;
+mod verify;
 
 pub use census::StagesOf;
 pub use digest::{Digest, DigestError};
@@ -35,3 +36,4 @@ pub use runs::Run;
 pub use stat::{FileDigests, Fingerprint};
 pub use store::Store;
 pub use usage::{Needs, Usage};
+pub use verify::{Fault, Reading, Verified};

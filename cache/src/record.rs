@@ -184,6 +184,21 @@ pub(crate) fn remove_row(transaction: &Connection, id: i64) -> rusqlite::Result<
     Ok(transaction.prepare_cached("DELETE FROM records WHERE id = ?1")?.execute([id])? > 0)
 }
 
+/// Writes anew which objects the records name.
+pub(crate) fn name_all(transaction: &Connection) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM named", [])?;
+    let mut name = transaction.prepare_cached("INSERT OR IGNORE INTO named VALUES (?1, ?2)")?;
+    let mut statement = transaction.prepare("SELECT id, outputs, key FROM records")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id: i64 = row.get(0)?;
+        for output in outputs_in(row, 1, &Key::from_bytes(row.get(2)?)).unwrap_or_default() {
+            name.execute(params![output.digest.as_bytes(), id])?;
+        }
+    }
+    Ok(())
+}
+
 /// Sees that what was just written is found. In a tree whose order is damaged, SQLite may put a row where it does not
 /// look for it; the record would then be made again at every run. Such an index is as good as none.
 fn read_back(transaction: &Connection, key: &Key, id: i64, sealed: &[u8], outputs: &[Output]) -> rusqlite::Result<()> {

@@ -254,6 +254,19 @@ impl Store {
         }
     }
 
+    /// Refuses if what the store holds is not known.
+    pub(crate) fn indexed(&self) -> Result<(), StoreError> {
+        match lock(&self.index).is_in_memory() {
+            true => Err(StoreError::NoIndex { path: self.layout.index() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts an empty index in the place of one that is damaged.
+    pub(crate) fn abandon_index(&self) -> Result<(), StoreError> {
+        self.heal(&mut lock(&self.index))
+    }
+
     /// Goes back to an index on disk, if there was only one in memory and the damaged file is free by now.
     pub(crate) fn leave_memory(&self) {
         lock(&self.index).leave_memory(&self.layout);

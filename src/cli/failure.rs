@@ -3,7 +3,7 @@
 use super::diagnostics;
 use crate::{pipeline::Diagnostics, plan::PlanError, run::RunError};
 use sd3pipe_cache::StoreError;
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub enum Failure {
     },
     /// The store can't be used: exit code 3.
     Store(Box<StoreError>),
+    /// Something in a store is damaged, and nothing was done about it: exit code 1.
+    Damaged(PathBuf),
     /// The run ended badly: exit code 1, 3, 5 or 130.
     Run(Box<RunError>),
 }
@@ -60,6 +62,10 @@ impl Failure {
             Self::Plan { error, .. } if matches!(*error, PlanError::Store(_)) => (error.to_string(), 3),
             Self::Plan { stage, error } => (format!("{stage}: {error}"), 1),
             Self::Store(error) => (error.to_string(), 3),
+            Self::Damaged(store) => {
+                let message = format!("{} is damaged\nhint: `sd3pipe verify --repair` mends it", store.display());
+                (message, 1)
+            }
             Self::Run(error) => {
                 let code = match &*error {
                     RunError::Changed { .. } => 5,

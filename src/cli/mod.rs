@@ -2,15 +2,19 @@
 
 mod diagnostics;
 mod failure;
+mod gc;
 mod graph;
 mod init;
+mod pin;
 mod plan;
 mod progress;
 mod run;
 mod runs;
 mod show;
 mod status;
+mod store;
 mod text;
+mod verify;
 mod why;
 
 pub use failure::Failure;
@@ -25,7 +29,7 @@ use sd3pipe_cache::{Key, Store};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -55,6 +59,16 @@ enum Verb {
     Runs(runs::Runs),
     /// Shows one run.
     Show(show::Show),
+    /// Says what takes how much room in a store, and which pipeline needs it.
+    Store(store::Usage),
+    /// Removes from a store what no pin, no run that is under way and none of the last runs needs.
+    Gc(gc::Gc),
+    /// Keeps the results of a run whatever `gc` is asked to remove.
+    Pin(pin::Pin),
+    /// Takes a pin off a run.
+    Unpin(pin::Unpin),
+    /// Reads everything in a store and says what is damaged.
+    Verify(verify::Verify),
 }
 
 /// Which pipeline, with which settings, on which store.
@@ -78,13 +92,52 @@ struct StorePlace {
 }
 
 impl StorePlace {
-    fn folder(&self, beside: &std::path::Path) -> PathBuf {
+    fn folder(&self, beside: &Path) -> PathBuf {
         let chosen = self
             .store
             .clone()
             .or_else(|| std::env::var_os("SD3PIPE_STORE").filter(|value| !value.is_empty()).map(PathBuf::from));
         chosen.unwrap_or_else(|| beside.join(".sd3pipe"))
     }
+}
+
+/// The store beside a pipeline, or the one that was named.
+#[derive(Debug, Args)]
+struct Location {
+    /// A pipeline file, or the folder that it lies in: its store is meant.
+    #[arg(default_value = ".")]
+    pipeline: PathBuf,
+    #[command(flatten)]
+    place: StorePlace,
+}
+
+impl Location {
+    fn folder(&self) -> PathBuf {
+        let beside =
+            if self.pipeline.is_dir() { &self.pipeline } else { self.pipeline.parent().unwrap_or(Path::new("")) };
+        self.place.folder(beside)
+    }
+
+    /// Opens the store for reading, and says what there is to say of it.
+    fn read(&self) -> Result<Store, Failure> {
+        let folder = self.folder();
+        let store = Store::open_read_only(&folder)?.ok_or_else(|| {
+            let hint = "name the pipeline file, or the store with --store";
+            Failure::Usage(format!("there is no store at {}\nhint: {hint}", folder.display()))
+        })?;
+        Ok(store)
+    }
+
+    /// Opens the store, which must be there, for writing.
+    fn write(&self) -> Result<Store, Failure> {
+        drop(self.read()?);
+        Ok(Store::open(&self.folder())?)
+    }
+}
+
+/// What the store has to tell its user.
+fn say_notices(store: &Store) {
+    store.notices().iter().for_each(|notice| eprintln!("note: {notice}"));
 }
 
 impl Target {
@@ -108,6 +161,11 @@ pub fn main() -> ExitCode {
         Verb::Graph(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
+        Verb::Store(verb) => verb.run(),
+        Verb::Gc(verb) => verb.run(),
+        Verb::Pin(verb) => verb.run(),
+        Verb::Unpin(verb) => verb.run(),
+        Verb::Verify(verb) => verb.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

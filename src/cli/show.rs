@@ -1,19 +1,16 @@
 //! `sd3pipe show`: what one run did.
 
-use super::{Failure, StorePlace, print, runs, text};
+use super::{Failure, Location, print, runs, text};
 use crate::run::Journal;
 use clap::Args;
-use std::{fmt::Write, path::PathBuf};
+use std::fmt::Write;
 
 #[derive(Debug, Args)]
 pub(super) struct Show {
     /// The run's number, or `last`.
     run: String,
-    /// A pipeline file, or the folder that it lies in.
-    #[arg(default_value = ".")]
-    pipeline: PathBuf,
     #[command(flatten)]
-    place: StorePlace,
+    location: Location,
     /// Prints JSON for programs.
     #[arg(long)]
     json: bool,
@@ -21,20 +18,8 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let store = runs::open(&self.place, &self.pipeline)?;
-        let run = match self.run.trim_start_matches('#').parse() {
-            Ok(id) => store.run(id)?,
-            Err(_) if self.run == "last" => store.runs(1)?.into_iter().next(),
-            Err(_) => {
-                return Err(Failure::Usage(format!(
-                    "`{}` is not the number of a run\nhint: `sd3pipe runs` lists them",
-                    self.run
-                )));
-            }
-        };
-        let Some(run) = run else {
-            return Err(Failure::Usage(format!("there is no run {}\nhint: `sd3pipe runs` lists them", self.run)));
-        };
+        let store = self.location.read()?;
+        let run = runs::find(&store, &self.run)?;
         if self.json {
             return print(&format!(
                 "{:#}\n",

@@ -1,4 +1,6 @@
-//! Numbers, times and columns as people read them.
+//! Numbers, times and columns as people read them, and sizes and ages as they write them.
+
+use std::time::Duration;
 
 /// `1,234,567`.
 pub fn count(number: usize) -> String {
@@ -22,6 +24,47 @@ pub fn duration(seconds: f64) -> String {
         120..7200 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3600, whole / 60 % 60),
     }
+}
+
+/// `0 bytes`, `1023 bytes`, `1.5 KiB`, `12 GiB`.
+pub fn size(bytes: u64) -> String {
+    let mut amount = bytes as f64;
+    for unit in ["bytes", "KiB", "MiB", "GiB"] {
+        if amount < 1023.5 {
+            return if unit == "bytes" || amount >= 9.95 {
+                format!("{amount:.0} {unit}")
+            } else {
+                format!("{amount:.1} {unit}")
+            };
+        }
+        amount /= 1024.0;
+    }
+    format!("{amount:.1} TiB")
+}
+
+/// Reads what [`size`] writes, and `50GB`, `1.5TiB`, `4096`.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let units = [("B", 0), ("KB", 3), ("MB", 6), ("GB", 9), ("TB", 12)].map(|(unit, zeros)| (unit, 10_f64.powi(zeros)));
+    let binary = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)].map(|(unit, bits)| (unit, 2_f64.powi(bits)));
+    let all = [("", 1.0), ("bytes", 1.0)].into_iter().chain(units).chain(binary);
+    amount(text, all)
+        .map(|bytes| bytes as u64)
+        .ok_or_else(|| format!("`{text}` is no size: give one as `50GiB` or `800MB`"))
+}
+
+/// Reads an age: `90s`, `45min`, `12h`, `30d`, `2w`.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1.0), ("min", 60.0), ("h", 3600.0), ("d", 86_400.0), ("w", 604_800.0)];
+    let age = amount(text, units.into_iter()).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    age.ok_or_else(|| format!("`{text}` is no age: give one as `30d`, `12h` or `2w`"))
+}
+
+/// A number that is not negative, times what its unit stands for.
+fn amount<'u>(text: &str, mut units: impl Iterator<Item = (&'u str, f64)>) -> Option<f64> {
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let (_, factor) = units.find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()))?;
+    Some(number.parse::<f64>().ok()? * factor)
 }
 
 const WIDEST: usize = 100;
@@ -62,6 +105,29 @@ mod tests {
         assert_eq!(duration(200.0), "3 min 20 s");
         assert_eq!(duration(18_720.0), "5 h 12 min");
         assert_eq!([units(1, "epochs"), units(2, "epochs")], ["1 epoch", "2 epochs"]);
+    }
+
+    #[test]
+    fn sizes_and_ages_are_written_and_read() {
+        assert_eq!(
+            [size(0), size(1023), size(1536), size(12 << 30), size(3 << 40)].join(", "),
+            "0 bytes, 1023 bytes, 1.5 KiB, 12 GiB, 3.0 TiB"
+        );
+        for bytes in [0, 7, 1536, 12 << 30, 3 << 40] {
+            assert_eq!(parse_size(&size(bytes)), Ok(bytes));
+        }
+        assert_eq!(
+            [parse_size("50GB"), parse_size("1.5kib"), parse_size("4096")],
+            [Ok(50_000_000_000), Ok(1536), Ok(4096)]
+        );
+        for wrong in ["", "GiB", "-1GiB", "5 apples", "1.2.3MB"] {
+            assert!(parse_size(wrong).unwrap_err().contains("50GiB"), "{wrong}");
+        }
+        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_age("1.5h"), Ok(Duration::from_secs(5400)));
+        for wrong in ["30", "d", "-3d", "99999999999999999999w"] {
+            assert!(parse_age(wrong).unwrap_err().contains("30d"), "{wrong}");
+        }
     }
 
     #[test]

@@ -81,10 +81,17 @@ impl Data {
         preimage.read("files", &Digest::of(&listing))?;
         let images = scan.found.len();
         let files = fingerprints(&scan);
-        let kept = match store {
-            Some(store) => store.outputs(&preimage.key())?.unwrap_or_default(),
-            None => Vec::new(),
+        let key = preimage.key();
+        let look_up = || match store {
+            Some(store) => store.outputs(&key).map(Option::unwrap_or_default),
+            None => Ok(Vec::new()),
         };
+        let mut kept = look_up()?;
+        if let Some(store) = store.filter(|_| !kept.is_empty() && previous != Some(&key)) {
+            // As for every stage: see `Planner::kept`.
+            store.rely(&key, &[])?;
+            kept = look_up()?;
+        }
         if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
             return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });

@@ -185,12 +185,15 @@ impl<'p> Planner<'p> {
             return Ok(Examined { preimage, state: State::Waiting { on } });
         }
         if let Some(store) = self.store.filter(|_| !self.is_forced(index))
-            && let Some(outputs) = self.whole(store.outputs(&preimage.key())?)
-            && let Some(output) = outputs.first()
+            && let Some(digest) = self.kept(store, &stage.name, &preimage.key())?
         {
-            return Ok(Examined { preimage, state: State::Kept { result: StageResult::stored(output.digest) } });
+            return Ok(Examined { preimage, state: State::Kept { result: StageResult::stored(digest) } });
         }
         let job = self.job(stage, index, results)?;
+        if let Some(store) = self.store {
+            // Before they are looked up: what is found from here on stays.
+            store.rely(&preimage.key(), &job.keys()?)?;
+        }
         let outputs = if self.is_forced(index) { vec![None; job.actions().len()] } else { self.outputs(&job)? };
         let missing: Vec<usize> = (0..outputs.len()).filter(|index| outputs[*index].is_none()).collect();
         let state = if missing.is_empty() {
@@ -203,6 +206,20 @@ impl<'p> Planner<'p> {
             State::Run { job: Box::new(job), missing }
         };
         Ok(Examined { preimage, state })
+    }
+
+    /// A stage's result, if the store has it. What the last run had is kept for this one too; anything else is written down
+    /// and looked up again, since a collection beside this run may have been faster.
+    fn kept(&self, store: &Store, name: &str, key: &Key) -> Result<Option<Digest>, PlanError> {
+        let look_up = || -> Result<Option<Digest>, PlanError> {
+            Ok(self.whole(store.outputs(key)?).and_then(|outputs| Some(outputs.first()?.digest)))
+        };
+        let found = look_up()?;
+        if found.is_none() || self.previous.get(name) == Some(key) {
+            return Ok(found);
+        }
+        store.rely(key, &[])?;
+        look_up()
     }
 
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.

@@ -1,7 +1,7 @@
 //! What a run did, as the store keeps it: `runs`, `show`, `why` and the next run read it.
 
 use crate::{pipeline::Resolved, plan::PlanError};
-use sd3pipe_cache::{Digest, Key, Store};
+use sd3pipe_cache::{Digest, Key, Run, RunStage, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -41,7 +41,9 @@ pub struct StageEntry {
 impl Journal {
     /// A journal in which nothing happened yet.
     pub fn new(resolved: &Resolved, previous: &BTreeMap<String, Key>) -> Self {
-        let keys = previous.iter().map(|(name, key)| (name.clone(), key.to_string())).collect();
+        // Not of stages that the pipeline no longer has: what they made need not be kept for it.
+        let there = previous.iter().filter(|(name, _)| resolved.index(name).is_some());
+        let keys = there.map(|(name, key)| (name.clone(), key.to_string())).collect();
         Self { pipeline: resolved.to_ron().unwrap_or_default(), keys, ..Self::default() }
     }
 
@@ -64,6 +66,23 @@ impl Journal {
     pub fn did_something(&self) -> bool {
         self.stages.iter().any(|stage| !stage.executed.is_empty())
     }
+}
+
+/// The stages that a run leads to: those that it came to, and for the others what the runs before it made.
+pub fn stages_of(run: &Run) -> Vec<RunStage> {
+    let Ok(journal) = serde_json::from_value::<Journal>(run.document.clone()) else { return Vec::new() };
+    let came_to = journal.stages.iter().map(|stage| (&stage.name, &stage.key, stage.result));
+    let known = journal.keys.iter().map(|(name, key)| (name, key, None));
+    let parsed = came_to
+        .chain(known)
+        .filter_map(|(name, key, result)| Some(RunStage { name: name.clone(), key: key.parse().ok()?, result }));
+    let mut stages: Vec<RunStage> = Vec::new();
+    for stage in parsed {
+        if !stages.iter().any(|other| other.key == stage.key) {
+            stages.push(stage);
+        }
+    }
+    stages
 }
 
 /// The keys of the stages at the last run of this pipeline.

@@ -7,4 +7,4 @@ mod journal;
 mod tests;
 
 pub use executor::{Engine, Networks, Options, RunError, Runner};
-pub use journal::{Journal, StageEntry, previous_keys};
+pub use journal::{Journal, StageEntry, previous_keys, stages_of};

@@ -10,7 +10,7 @@ use crate::{
     train::TrainJob,
     work::Work,
 };
-use sd3pipe_cache::Output;
+use sd3pipe_cache::{Key, Output};
 
 /// A stage with its actions.
 #[derive(Clone, Debug)]
@@ -37,6 +37,15 @@ impl Job {
             Self::Export(job) => &job.actions,
             Self::Sample(job) => &job.actions,
         }
+    }
+
+    /// The keys of all that is looked up to do it: its actions', and those of what they have encoded on the way.
+    pub fn keys(&self) -> Result<Vec<Key>, StageError> {
+        let mut keys: Vec<Key> = self.actions().iter().map(|action| action.key).collect();
+        if let Self::Sample(job) = self {
+            keys.extend(job.texts()?.actions.iter().map(|action| action.key));
+        }
+        Ok(keys)
     }
 
     /// What an action makes, in the plural.

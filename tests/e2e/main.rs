@@ -1,5 +1,7 @@
 //! The program as its users meet it: files in, command, files out.
 
+mod collect;
+mod damage;
 mod edits;
 mod inputs;
 mod interrupted;

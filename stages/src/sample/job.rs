@@ -7,8 +7,9 @@ use crate::{
     export::TRANSFORMER_FILE,
     facts::Facts,
     sample::{REVISION, parameters::Sample},
+    text::{TextJob, parameters::EncodeText},
 };
-use sd3pipe_cache::{Digest, Output, Preimage};
+use sd3pipe_cache::{Digest, KeyError, Output, Preimage};
 
 /// The images of some checkpoints.
 #[derive(Clone, Debug)]
@@ -109,6 +110,17 @@ impl SampleJob {
         preimage.read("text_encoders", &self.facts.text_encoders())?;
         preimage.read("model", &self.facts.digests(&[Component::VaeDecoder]))?;
         Ok(Action::new(format!("{}, prompt {}, seed {}", row.name, shot.prompt + 1, shot.seed), preimage))
+    }
+
+    /// The prompts, as texts to encode: they are kept like those of captions.
+    pub fn texts(&self) -> Result<TextJob, KeyError> {
+        let parameters = EncodeText {
+            t5_tokens: self.parameters.t5_tokens,
+            precision: self.parameters.precision,
+            ..EncodeText::default()
+        };
+        let texts = self.parameters.prompts.iter().chain([&self.parameters.negative]);
+        TextJob::new(&parameters, &self.facts, texts.map(|text| (text.as_str(), text.as_str())))
     }
 
     /// The sheet reads the images, and so it's keyed by their keys: its own bytes follow from theirs.
