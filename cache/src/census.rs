@@ -169,7 +169,7 @@ fn objects(layout: &Layout) -> Result<(HashMap<Digest, Found>, Vec<std::path::Pa
             let digest = entry.file_name().to_str().and_then(|rest| format!("{prefix}{rest}").parse::<Digest>().ok());
             match (digest, found(&entry)) {
                 (Some(digest), Some(found)) if layout.object(&digest) == entry.path() => {
-                    drop(objects.insert(digest, found));
+                    objects.insert(digest, found);
                 }
                 // It was there a moment ago: somebody moved it to quarantine.
                 (Some(_), None) => {}

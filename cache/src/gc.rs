@@ -165,11 +165,11 @@ impl Store {
         sources.extend(other_sources(census, stages_of));
         let reliances = &census.history.reliances;
         let mut reach = Reach::new(census);
-        let mut working = HashSet::new();
-        for (index, source) in sources.iter_mut().enumerate() {
-            if index == kept {
-                working = reach.actions(reliances);
-            }
+        for (index, source) in sources[..kept].iter_mut().enumerate() {
+            reach.from(index, std::mem::take(&mut source.nodes), reliances);
+        }
+        let working = reach.actions(reliances);
+        for (index, source) in sources.iter_mut().enumerate().skip(kept) {
             reach.from(index, std::mem::take(&mut source.nodes), reliances);
         }
 
@@ -328,8 +328,9 @@ fn index_size(path: PathBuf) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
+/// The journal knows whole seconds: it is the end of that second, so that nothing that a run made is later.
 fn end_of(run: &Run) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(run.finished.unwrap_or(run.started))
+    SystemTime::UNIX_EPOCH + Duration::from_secs(run.finished.unwrap_or(run.started).saturating_add(1))
 }
 
 /// What is a root for as long as it is one: runs, pins, and what live runs made that nothing leads to yet.

@@ -154,7 +154,7 @@ fn parse(row: &Row<'_>) -> Option<(u64, Key, Vec<Key>)> {
     let run: i64 = row.get(0).ok()?;
     let stage = Key::from_bytes(row.get(1).ok()?);
     let sealed = row.get_ref(2).ok()?.as_blob().ok()?;
-    let (keys, []) = unseal(&[&run.to_le_bytes(), stage.as_bytes()], sealed)?.as_chunks() else { return None };
+    let (keys, []) = unseal(&[&run.to_le_bytes(), stage.as_bytes()], sealed)?.as_chunks::<32>() else { return None };
     Some((run.unsigned_abs(), stage, keys.iter().map(|key| Key::from_bytes(*key)).collect()))
 }
 

@@ -63,6 +63,8 @@ impl Store {
         let pin = Pin { run: run.id, pipeline: run.pipeline.clone(), started: run.started, pinned, note, stages };
         let folder = self.layout().pins();
         let path = folder.join(pin.file_name());
+        // Not beside a collection that has looked at the pins and is about to remove.
+        let _gate = self.gate()?;
         let write = || {
             let temporary = self.temporary_path();
             let mut file = File::create_new(&temporary)?;

@@ -276,7 +276,9 @@ impl Store {
                     Ok(_) => done.1.push(**digest),
                     // Collected, or moved to quarantine by a run, a moment ago: what that leaves is looked at below.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(reason) => drop(done.2.get_or_insert(StoreError::Read { path, reason })),
+                    Err(reason) => {
+                        done.2.get_or_insert(StoreError::Read { path, reason });
+                    }
                 }
                 done.0 += length;
                 reading(done.0, verified.bytes);

@@ -165,7 +165,7 @@ fn a_store_of_the_first_program_is_collected_and_used_on() {
     run(&store, "one", &["b"]);
     drop(store);
     let index = rusqlite::Connection::open(folder.path().join("index.sqlite")).unwrap();
-    index.execute_batch("DROP TABLE reliances; PRAGMA journal_mode = delete").unwrap();
+    index.execute_batch("DROP TABLE reliances").unwrap();
     drop(index);
     fs::remove_dir(folder.path().join("pins")).unwrap();
     let reader = Store::open_read_only(folder.path()).unwrap().unwrap();

@@ -43,7 +43,7 @@ impl Gc {
         // Several roles may be one kind of thing to a person.
         let mut parts: BTreeMap<(&str, &str), Part> = BTreeMap::new();
         for ((pipeline, role), part) in &collection.parts {
-            parts.entry((pipeline, kind(role))).or_default().add(part);
+            parts.entry((pipeline.as_str(), kind(role))).or_default().add(part);
         }
         let beside = [
             ("in quarantine", &collection.quarantine),

@@ -118,14 +118,13 @@ impl Location {
         self.place.folder(beside)
     }
 
-    /// Opens the store for reading, and says what there is to say of it.
+    /// Opens the store for reading.
     fn read(&self) -> Result<Store, Failure> {
         let folder = self.folder();
-        let store = Store::open_read_only(&folder)?.ok_or_else(|| {
+        Store::open_read_only(&folder)?.ok_or_else(|| {
             let hint = "name the pipeline file, or the store with --store";
             Failure::Usage(format!("there is no store at {}\nhint: {hint}", folder.display()))
-        })?;
-        Ok(store)
+        })
     }
 
     /// Opens the store, which must be there, for writing.

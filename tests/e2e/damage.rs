@@ -1,7 +1,12 @@
 //! Whatever is damaged in a store is found, named in a line, and made again: just that, to the same bytes.
 
 use crate::space::TestSpace;
-use std::{collections::BTreeMap, fs, path::Path, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 /// Reads texts, latents, the optimizer's state and, as `out/` is gone, whatever is delivered.
 const LONGER: [&str; 2] = ["--set", "train.epochs=3"];
@@ -151,7 +156,7 @@ fn an_index_damaged_anywhere_is_told_by_verify_and_costs_time_only() {
 #[test]
 fn a_damaged_journal_of_the_index_costs_time_only() {
     let space = TestSpace::demo();
-    let mut child = space.command(&["run", "test.ron"]).spawn().unwrap();
+    let mut child = space.command(&["run", "test.ron"]).stderr(Stdio::null()).spawn().unwrap();
     let journal = space.path(".sd3pipe/index.sqlite-wal");
     while fs::metadata(&journal).map_or(0, |metadata| metadata.len()) < 40_000 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(std::time::Duration::from_millis(2));
