@@ -111,7 +111,7 @@ impl Store {
     /// As [`Store::read`].
     pub fn file(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
         let path = self.layout().object(digest);
-        match self.verify(digest, &path)? {
+        match self.is_sound(digest, &path)? {
             true => Ok(path),
             false => Err(self.damaged(digest)),
         }
@@ -145,7 +145,7 @@ impl Store {
     /// collection takes it away before it is published. A damaged one goes to quarantine.
     fn keep(&self, object: &Object) -> Result<bool, StoreError> {
         let path = self.layout().object(&object.digest);
-        match self.verify(&object.digest, &path) {
+        match self.is_sound(&object.digest, &path) {
             Ok(true) => {
                 // One that was collected since it was verified is written again, as is one of another user's.
                 let young = self.renew(&object.digest, &path)?;
@@ -214,7 +214,7 @@ impl Store {
     }
 
     /// Whether the file at `path` has the bytes that `digest` names.
-    fn verify(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
+    fn is_sound(&self, digest: &Digest, path: &Path) -> Result<bool, StoreError> {
         let unreadable = |reason| missing_or_unreadable(path, digest, reason);
         let file = File::open(path).map_err(unreadable)?;
         let fingerprint = Fingerprint::of(&file.metadata().map_err(unreadable)?);
@@ -244,7 +244,7 @@ impl Store {
         lock(&self.verified).remove(digest);
         let path = self.layout().object(digest);
         // Another thread or process may have moved it away and made it again since it was looked at.
-        if let Ok(true) = self.verify(digest, &path) {
+        if let Ok(true) = self.is_sound(digest, &path) {
             return Ok(());
         }
         match fs::rename(&path, self.layout().quarantine_path(&digest.to_string())?) {
