@@ -78,6 +78,8 @@ const PROBES: [&str; 4] = [
 const BUSY: Duration = Duration::from_secs(60);
 /// How long to wait until nobody else has a damaged index open.
 const ALONE: Duration = Duration::from_secs(5);
+/// How often a reader begins again when the journal comes or goes under its hands.
+const ATTEMPTS: u32 = 50;
 /// What a reader of a damaged index tells its user.
 pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
 
@@ -312,6 +314,17 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
 /// at the journal's index, the `-shm` file, for reading only, and makes one in memory where nobody keeps it current.
 /// Nothing if the file is damaged.
 fn open_file_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    for _ in 0..ATTEMPTS {
+        match try_read_only(path) {
+            // The last one to write has closed the index, and removed its journal, since it was looked for.
+            Err(error) if code(&error) == Some(ErrorCode::CannotOpen) => thread::sleep(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
+    try_read_only(path)
+}
+
+fn try_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
     let journal = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0);
     let mut uri = String::from("file:");
     for &byte in path.as_os_str().as_bytes() {

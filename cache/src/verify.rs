@@ -1,7 +1,6 @@
 //! Looks at everything in a store, byte by byte, and mends what is wrong with it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -16,103 +15,7 @@ use crate::index::{is_damage, unseal};
 use crate::pin::{pin_files, read};
 use crate::record::{name_all, remove_row};
 use crate::store::lock;
-use crate::{Digest, Preimage, Store, StoreError};
-
-/// Something that is wrong in a store. Displayed as one line: what it is, what is wrong with it, and what a repair does.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// An object's bytes are not those of its name.
-    Damaged {
-        /// The object.
-        digest: Digest,
-        /// What it is for, as far as a record says that: `latents of wall-clock.jpg`.
-        of: String,
-    },
-    /// An object is not there that a record, or a stage's list, promises.
-    Missing {
-        /// The object.
-        digest: Digest,
-        /// What it is for.
-        of: String,
-    },
-    /// An object is whole and yet not what its record says: of another length, or no list where that should be one.
-    Unfit {
-        /// The object.
-        digest: Digest,
-        /// What it is for.
-        of: String,
-    },
-    /// A record whose row is damaged, or whose preimage is not that of its key.
-    Record {
-        /// The row's number.
-        id: i64,
-        /// The record's label.
-        label: String,
-    },
-    /// Rows of the index that say what no record does, or lack what one does.
-    Names {
-        /// How many.
-        count: usize,
-    },
-    /// Remembered digests of input files that are damaged.
-    Files {
-        /// How many.
-        count: usize,
-    },
-    /// Runs in the journal that are damaged.
-    Runs {
-        /// Their numbers.
-        runs: Vec<i64>,
-    },
-    /// The index is damaged as a database.
-    Index {
-        /// What SQLite says.
-        reason: String,
-    },
-    /// A pin that cannot be understood.
-    Pin {
-        /// Its file.
-        path: PathBuf,
-    },
-    /// A file among the objects that is none.
-    Stray {
-        /// The file.
-        path: PathBuf,
-    },
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Damaged { digest, of } => {
-                write!(formatter, "object {} ({of}) is damaged: to quarantine, and made again", digest.short())
-            }
-            Fault::Missing { digest, of } => {
-                write!(formatter, "object {} ({of}) is missing: made again", digest.short())
-            }
-            Fault::Unfit { digest, of } => {
-                write!(formatter, "object {} ({of}) is not what its record says: made again", digest.short())
-            }
-            Fault::Record { label, .. } => {
-                write!(formatter, "the record of `{label}` is damaged: dropped, and what it knew is made again")
-            }
-            Fault::Names { count } => {
-                write!(formatter, "{count} names of objects do not agree with the records: written anew")
-            }
-            Fault::Files { count } => {
-                write!(formatter, "{count} remembered digests of files are damaged: dropped, the files are read again")
-            }
-            Fault::Runs { runs } => write!(formatter, "{} runs in the journal are damaged: dropped", runs.len()),
-            Fault::Index { reason } => {
-                write!(formatter, "the index is damaged ({reason}): to quarantine; all that it knew is made again")
-            }
-            Fault::Pin { path } => {
-                write!(formatter, "the pin {} cannot be read: to quarantine; pin its run again", path.display())
-            }
-            Fault::Stray { path } => write!(formatter, "{} is no object: to quarantine", path.display()),
-        }
-    }
-}
+use crate::{Digest, Fault, Preimage, Store, StoreError};
 
 /// What was found by looking at everything.
 #[derive(Debug, Default)]
@@ -159,6 +62,11 @@ impl Store {
         let census = Census::take_with(self, stages_of, pins)?;
         verified.records = census.records.len();
         let rows = self.with_index(|index| rows(index, &census))?;
+        if self.indexed().is_err() {
+            // It came out only now, and a reader has gone on with an empty index.
+            verified.faults.push(Fault::Index { reason: "its rows are of other types than its columns".to_owned() });
+            return Ok(verified);
+        }
         verified.faults.extend(rows);
 
         let bad = self.read_all(&census, &mut verified, reading)?;
@@ -170,25 +78,19 @@ impl Store {
             }
         }
         // Whatever promises a bad object, directly or in a list, goes.
-        let mut dropped: BTreeSet<usize> = BTreeSet::new();
-        for (at, entry) in census.records.iter().enumerate() {
+        let wrong: HashSet<i64> = verified.faults.iter().filter_map(Fault::record).collect();
+        for entry in &census.records {
             let listed = entry
                 .outputs()
                 .iter()
                 .filter(|_| entry.is_list())
                 .flat_map(|output| census.lists.get(&output.digest).into_iter().flatten());
             let promises = entry.outputs().iter().chain(listed).any(|output| bad.contains(&output.digest));
-            let wrong =
-                verified.faults.iter().any(|fault| matches!(fault, Fault::Record { id, .. } if *id == entry.id));
-            if promises || wrong {
-                dropped.insert(at);
-            }
-        }
-        for at in &dropped {
-            let entry = &census.records[*at];
-            verified.drop.push(entry.id);
-            if !entry.is_list() {
-                verified.again.push((entry.label.clone(), entry.seconds));
+            if promises || wrong.contains(&entry.id) {
+                verified.drop.push(entry.id);
+                if !entry.is_list() {
+                    verified.again.push((entry.label.clone(), entry.seconds));
+                }
             }
         }
         Ok(verified)
@@ -276,9 +178,11 @@ impl Store {
                     Ok(_) => done.1.push(**digest),
                     // Collected, or moved to quarantine by a run, a moment ago: what that leaves is looked at below.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(reason) => {
+                    Err(reason) if reason.kind() == std::io::ErrorKind::PermissionDenied => {
                         done.2.get_or_insert(StoreError::Read { path, reason });
                     }
+                    // What the disk does not give back is as good as damaged.
+                    Err(_) => done.1.push(**digest),
                 }
                 done.0 += length;
                 reading(done.0, verified.bytes);

@@ -1,6 +1,6 @@
 //! Whatever is damaged in a store is found, named in a line, and made again: just that, to the same bytes.
 
-use crate::space::TestSpace;
+use crate::{layouts, space::TestSpace};
 use std::{
     collections::BTreeMap,
     fs,
@@ -110,22 +110,18 @@ fn each_object_that_is_damaged_is_made_again_and_nothing_else() {
         ["artifact", "checkpoint", "image", "items", "latents", "losses", "memo", "sheet", "state", "text", "weights"]
     );
     for (role, made) in seen {
-        assert_eq!(made > 0, maker(&role).is_some(), "{role}");
+        // The longer run draws another sheet.
+        assert_eq!(made > 0, maker(&role).is_some() && role != "sheet", "{role}");
     }
 }
 
 #[test]
 fn each_file_of_a_folder_that_is_damaged_is_written_again() {
-    let space = TestSpace::demo();
-    space.edit("test.ron", "\"export\": Export()", "\"export\": Export(layout: Diffusers, epochs: Last)");
-    space.edit(
-        "test.ron",
-        "        \"sample\": Sample(prompts: [\"a cat\"], size: (64, 64), steps: 2, t5_tokens: 16, precision: F32),\n",
-        "",
-    );
+    let space = layouts::space("Export(layout: Diffusers, epochs: Last)");
     space.edit("test.ron", "epochs: 2", "epochs: 1");
+    // Changes nothing: what is read is what is delivered.
     let seen = each_object_is_mended(&space, &["--set", "latents.batch=3"]);
-    assert!(seen["file"] > 5, "{seen:?}");
+    assert!(seen["file"] > 5 && seen["sheet"] == 1 && seen["image"] == 2, "{seen:?}");
 }
 
 #[test]

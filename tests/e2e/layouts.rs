@@ -6,7 +6,7 @@ use sd3pipe_stages::checkpoint::{Component, expected_names};
 use std::collections::BTreeMap;
 
 /// The test model with another VAE: all widths are 16, because diffusers' norms have as many groups everywhere.
-fn space(export: &str) -> TestSpace {
+pub fn space(export: &str) -> TestSpace {
     let space = TestSpace::demo();
     write_vae(&space);
     space.edit("test.ron", "clip_l:", "vae: \"model/vae.safetensors\", clip_l:");
