@@ -7,6 +7,9 @@
 mod digest;
 mod encoding;
 mod error;
+#[cfg(feature = "faults")]
+mod faults;
+pub mod files;
 mod index;
 mod key;
 mod lock;

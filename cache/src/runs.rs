@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::Value;
 
+use crate::files::index_step;
 use crate::{Store, StoreError};
 
 /// The outcome of a run of which nothing else is known yet.
@@ -36,8 +37,10 @@ impl Store {
         self.writable()?;
         let (now, document) = (now(), document.to_string());
         let insert = "INSERT INTO runs (pipeline, started, outcome, document) VALUES (?1, ?2, ?3, ?4)";
-        let id =
-            self.with_index(|index| index.prepare_cached(insert)?.insert(params![pipeline, now, RUNNING, document]))?;
+        let id = self.with_index(|index| {
+            let mut insert = index.prepare_cached(insert)?;
+            index_step("journal.begin", || insert.insert(params![pipeline, now, RUNNING, document]))
+        })?;
         Ok(id.unsigned_abs())
     }
 
@@ -52,7 +55,8 @@ impl Store {
         let document = document.to_string();
         let update = "UPDATE runs SET outcome = ?2, document = ?3, finished = ?4 WHERE id = ?1";
         self.with_index(|index| {
-            index.prepare_cached(update)?.execute(params![signed(id), outcome, document, finished]).map(drop)
+            let mut update = index.prepare_cached(update)?;
+            index_step("journal.update", || update.execute(params![signed(id), outcome, document, finished]).map(drop))
         })
     }
 
