@@ -164,7 +164,9 @@ fn remedy_for_writing(reason: &io::Error) -> String {
             format!("make room on the disk and run again, what was finished is kept; or {ELSEWHERE}")
         }
         io::ErrorKind::FileTooLarge => {
-            format!("raise the limit on the size of files (ulimit -f) and run again, what was finished is kept; or {ELSEWHERE}")
+            format!(
+                "raise the limit on the size of files (ulimit -f) and run again, what was finished is kept; or {ELSEWHERE}"
+            )
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("let this user write there, or {ELSEWHERE}")

@@ -2,8 +2,8 @@
 //!
 //! `SD3PIPE_FAULT=KIND@STEP:N` has its effect at the Nth passage of a step, from 1, and `…:N+` from the Nth on; `*` stands for
 //! any step. The kinds are `kill` (SIGKILL right before), `kill-after` (right after), `torn` (half of the bytes are written,
-//! then SIGKILL; where nothing is written, `kill`), and the errors `ENOSPC`, `EIO` and `EACCES`. `SD3PIPE_FAULT_LOG=FILE`
-//! gets the name of each step that is passed, a line each.
+//! then SIGKILL; where nothing is written, `kill`), `stall` (it comes to no end), and the errors `ENOSPC`, `EIO` and
+//! `EACCES`. `SD3PIPE_FAULT_LOG=FILE` gets the name of each step that is passed, a line each.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,6 +17,7 @@ enum Kind {
     Kill,
     KillAfter,
     Torn,
+    Stall,
     Error(Failure),
 }
 
@@ -65,6 +66,7 @@ impl Fault {
             "kill" => Kind::Kill,
             "kill-after" => Kind::KillAfter,
             "torn" => Kind::Torn,
+            "stall" => Kind::Stall,
             "ENOSPC" => Kind::Error(Failure::Full),
             "EIO" => Kind::Error(Failure::Broken),
             "EACCES" => Kind::Error(Failure::Denied),
@@ -116,6 +118,9 @@ pub(crate) fn pass(step: &'static str) -> Result<Passage, Failure> {
     match fault().filter(|fault| fault.kind != Kind::Torn || !step.ends_with(".write")) {
         Some(fault) if fault.strikes(step) => match fault.kind {
             Kind::Kill | Kind::Torn => kill(),
+            Kind::Stall => loop {
+                std::thread::park();
+            },
             Kind::KillAfter => Ok(Passage { kill: true }),
             Kind::Error(failure) => Err(failure),
         },

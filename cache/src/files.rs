@@ -24,10 +24,7 @@ pub fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> io::R
 }
 
 /// [`step`] for what SQLite writes.
-pub(crate) fn index_step<T>(
-    name: &'static str,
-    act: impl FnOnce() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+pub(crate) fn index_step<T>(name: &'static str, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     #[cfg(feature = "faults")]
     let _passage = faults::pass(name).map_err(faults::Failure::sqlite)?;
     #[cfg(not(feature = "faults"))]

@@ -31,11 +31,7 @@ impl Store {
     ///
     /// # Errors
     /// A lock file that cannot be written or locked, or a store opened for reading.
-    pub fn claim(
-        &self,
-        key: &Key,
-        wait: &mut dyn FnMut(&str) -> ControlFlow<()>,
-    ) -> Result<Option<Claim>, StoreError> {
+    pub fn claim(&self, key: &Key, wait: &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<Option<Claim>, StoreError> {
         self.writable()?;
         let path = self.layout().key_lock(key);
         let mut pause = SHORTEST_PAUSE;

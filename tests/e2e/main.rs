@@ -1,8 +1,11 @@
 //! The program as its users meet it: files in, command, files out.
 
+mod denied;
 mod edits;
 mod inputs;
 mod interrupted;
+mod killed;
+mod lab;
 mod layouts;
 mod pipeline_files;
 mod reuse;
