@@ -45,7 +45,7 @@ fn kills(lab: &Lab, scenario: Scenario) -> Vec<(Scenario, Kills)> {
 /// Promise 7, at every step towards the disk.
 #[test]
 fn a_run_that_is_killed_at_any_step_goes_on_to_the_same_bytes_and_repeats_nothing() {
-    let lab = Lab::new();
+    let lab = Lab::new(&Scenario::ALL);
     let mut cases: Vec<(Scenario, Kills)> =
         Scenario::ALL.into_iter().flat_map(|scenario| kills(&lab, scenario)).collect();
     let whole_run = lab.steps(Scenario::Fresh).len();
@@ -83,7 +83,7 @@ fn a_run_that_is_killed_at_any_step_goes_on_to_the_same_bytes_and_repeats_nothin
 /// Promise 7, from outside and at random moments. The moments are drawn from a fixed seed; what they hit differs.
 #[test]
 fn a_run_that_is_killed_at_a_random_moment_goes_on_to_the_same_bytes() {
-    let lab = Lab::new();
+    let lab = Lab::new(&[Scenario::Edited, Scenario::Fresh, Scenario::Leftovers, Scenario::NoIndex]);
     let mut state = 42_u64;
     let mut moments = |count: usize| {
         std::iter::repeat_with(|| {
@@ -156,7 +156,7 @@ fn one_holds_and_one_waits(space: &TestSpace) -> (Child, Child) {
 
 #[test]
 fn who_waits_for_a_run_that_is_killed_takes_over() {
-    let lab = Lab::new();
+    let lab = Lab::new(&[Scenario::Fresh]);
     lab.each(&[(Scenario::Fresh, ())], |space, scenario, ()| {
         let (mut holder, mut waiting) = one_holds_and_one_waits(space);
         holder.kill().expect("a signal is sent");
@@ -169,7 +169,7 @@ fn who_waits_for_a_run_that_is_killed_takes_over() {
 /// The second is killed at steps all over the part that it gets to; the first, with its claims, is only slower.
 #[test]
 fn a_run_killed_beside_another_harms_neither() {
-    let lab = Lab::new();
+    let lab = Lab::new(&[Scenario::Edited, Scenario::Fresh]);
     let cases: Vec<_> = spread(lab.steps(Scenario::Edited).len(), 16)
         .into_iter()
         .flat_map(|n| [Scenario::Fresh, Scenario::Edited].map(|scenario| (scenario, format!("kill@*:{n}"))))
@@ -191,7 +191,7 @@ fn a_run_killed_beside_another_harms_neither() {
 
 #[test]
 fn one_interrupt_ends_the_waiting_for_another() {
-    let lab = Lab::new();
+    let lab = Lab::new(&[Scenario::Fresh]);
     lab.each(&[(Scenario::Fresh, ())], |space, scenario, ()| {
         let (mut holder, mut waiting) = one_holds_and_one_waits(space);
         signal(&waiting, "-INT");
@@ -206,7 +206,7 @@ fn one_interrupt_ends_the_waiting_for_another() {
 /// The first interrupt waits for a good moment, and here none comes: the disk hangs.
 #[test]
 fn a_second_interrupt_leaves_at_once() {
-    let lab = Lab::new();
+    let lab = Lab::new(&[Scenario::Fresh]);
     let cases =
         ["stall@object.sync:3", "stall@state.sync:2", "stall@record.commit:2"].map(|stall| (Scenario::Fresh, stall));
     lab.each(&cases, |space, scenario, stall| {

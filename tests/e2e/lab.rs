@@ -75,7 +75,7 @@ const PIPELINE: &str = r#"Pipeline(
         "text": EncodeText(t5_tokens: 16, precision: F32),
         "latents": EncodeImages(resolution: 64, buckets: (step: 16)),
         "train": Train(epochs: 2, learning_rate: 1e-3, schedule: Constant(), precision: F32, save_every: 1),
-        "export": Export(LAYOUT),
+        "export": Export(),
         "sample": Sample(prompts: ["a cat"], size: (64, 64), steps: 1, t5_tokens: 16, precision: F32),
     },
 )
@@ -88,8 +88,8 @@ pub enum Scenario {
     Fresh,
     /// All is made, and one caption was edited since.
     Edited,
-    /// All is made, and the checkpoints are to be folders now.
-    Folders,
+    /// All is made, and there is to be one more epoch.
+    Extended,
     /// All is made; a caption was edited, and a latent that the training reads is damaged.
     Damaged,
     /// All is made, but the index is garbage.
@@ -100,7 +100,7 @@ pub enum Scenario {
 
 impl Scenario {
     pub const ALL: [Scenario; 6] =
-        [Self::Fresh, Self::Edited, Self::Folders, Self::Damaged, Self::NoIndex, Self::Leftovers];
+        [Self::Fresh, Self::Edited, Self::Extended, Self::Damaged, Self::NoIndex, Self::Leftovers];
 
     /// How many records a run replaces though they were there: those that promise a damaged object.
     fn replaced(self) -> usize {
@@ -108,7 +108,7 @@ impl Scenario {
     }
 }
 
-/// The states, and what undisturbed runs make of them.
+/// States, and what undisturbed runs make of them.
 pub struct Lab {
     states: BTreeMap<Scenario, State>,
 }
@@ -125,17 +125,17 @@ struct State {
 const PARTS: [&str; 4] = ["photos", "out", ".sd3pipe", "test.ron"];
 
 impl Lab {
-    pub fn new() -> Self {
+    pub fn new(scenarios: &[Scenario]) -> Self {
         let done = TestSpace::empty();
-        begin(&done, "");
+        begin(&done);
         let empty = copy_of(&done);
         done.run().succeeds();
-        let states = Scenario::ALL.map(|scenario| {
+        let states = scenarios.iter().map(|&scenario| {
             let space = copy_of(if scenario == Scenario::Fresh { &empty } else { &done });
             match scenario {
                 Scenario::Fresh => {}
                 Scenario::Edited => space.write("photos/coffee-cup.txt", "a cup, edited"),
-                Scenario::Folders => begin(&space, "layout: Diffusers"),
+                Scenario::Extended => space.edit("test.ron", "epochs: 2", "epochs: 3"),
                 Scenario::Damaged => {
                     space.write("photos/coffee-cup.txt", "a cup, edited");
                     damage(&latents_of(&space, "wall-clock.jpg"));
@@ -150,7 +150,7 @@ impl Lab {
             let steps = String::from_utf8(trial.read("steps")).expect("a text").lines().map(str::to_owned).collect();
             (scenario, State { space, expected: trial.files("out"), steps })
         });
-        Self { states: states.into() }
+        Self { states: states.collect() }
     }
 
     /// The steps of an undisturbed run in their order.
@@ -258,13 +258,13 @@ pub fn spread(count: usize, most: usize) -> BTreeSet<usize> {
     (0..most.min(count)).map(|index| 1 + index * (count - 1) / (most.min(count) - 1).max(1)).collect()
 }
 
-fn begin(space: &TestSpace, layout: &str) {
+fn begin(space: &TestSpace) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let model = root.join("model");
     for name in ["coffee-cup.png", "coffee-cup.txt", "wall-clock.jpg", "wall-clock.txt"] {
         space.write(&format!("photos/{name}"), fs::read(root.join("photos").join(name)).expect("a photograph"));
     }
-    space.write("test.ron", PIPELINE.replace("MODEL", &model.to_string_lossy()).replace("LAYOUT", layout));
+    space.write("test.ron", PIPELINE.replace("MODEL", &model.to_string_lossy()));
 }
 
 /// What is in the way of the next run after several were killed.
