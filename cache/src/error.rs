@@ -161,7 +161,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StoreError {
+    /// The error of a write to `path` below the store's root.
+    pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> StoreError {
         move |reason| StoreError::Write { path: path.into(), reason }
     }
 
@@ -179,7 +180,15 @@ fn remedy_for_writing(reason: &io::Error) -> String {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             format!("make room on the disk and run again, what was finished is kept; or {ELSEWHERE}")
         }
-        _ => ELSEWHERE.to_owned(),
+        io::ErrorKind::FileTooLarge => {
+            format!(
+                "raise the limit on the size of files (ulimit -f) and run again, what was finished is kept; or {ELSEWHERE}"
+            )
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            format!("let this user write there, or {ELSEWHERE}")
+        }
+        _ => format!("check the disk, or {ELSEWHERE}"),
     }
 }
 
@@ -204,7 +213,7 @@ mod tests {
         let refused = StoreError::write("/store/tmp")(io::ErrorKind::PermissionDenied.into());
         assert_eq!(
             refused.to_string(),
-            "cannot write /store/tmp: permission denied; choose another store with --store or SD3PIPE_STORE"
+            "cannot write /store/tmp: permission denied; let this user write there, or choose another store with --store or SD3PIPE_STORE"
         );
         let full = StoreError::write("/store/tmp")(io::ErrorKind::StorageFull.into());
         assert!(full.to_string().contains("make room on the disk"), "{full}");

@@ -11,11 +11,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirEntry};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::TransactionBehavior;
 
+use crate::files::{index_step, step};
 use crate::census::{Census, History, Node, Reach, StagesOf, files_in, found, nodes_of};
 use crate::live::{drop_reliances, sweep_locks};
 use crate::record::remove_row;
@@ -147,7 +149,13 @@ impl Store {
     ) -> Result<Collection, StoreError> {
         self.writable()?;
         self.indexed()?;
-        let _alone = self.claim_file(self.layout().collection_lock(), on_wait)?;
+        let mut said = false;
+        let _alone = self.claim_file(self.layout().collection_lock(), &mut |holder| {
+            if !std::mem::replace(&mut said, true) {
+                on_wait(holder);
+            }
+            ControlFlow::Continue(())
+        })?;
         let census = Census::take(self, stages_of)?;
         let collection = self.plan_collection(&census, limits, stages_of)?;
         self.clear(&census, &collection, limits, stages_of)?;
@@ -250,8 +258,8 @@ impl Store {
         stages_of: StagesOf<'_>,
     ) -> Result<(), StoreError> {
         let trash = self.temporary_path();
-        fs::create_dir(&trash).map_err(StoreError::write(&trash))?;
-        let away = |path: &Path, name: &str| match fs::rename(path, trash.join(name)) {
+        step("gc.trash", || fs::create_dir(&trash)).map_err(StoreError::write(&trash))?;
+        let away = |path: &Path, name: &str| match step("gc.away", || fs::rename(path, trash.join(name))) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(StoreError::write(path)),
         };
@@ -285,7 +293,7 @@ impl Store {
                     let _ = away(path, &format!("work-{key}"));
                 }
             }
-            transaction.commit()?;
+            index_step("gc.commit", || transaction.commit())?;
             Ok((free, history))
         })?;
         let young = youngest_to_go(&history);
@@ -302,7 +310,7 @@ impl Store {
         drop(gate);
         for path in planned.paths.iter().chain([&trash]) {
             // What somebody else removed, or what cannot be removed, is left at that.
-            let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+            let _ = step("gc.unlink", || fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)));
         }
         Ok(())
     }

@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::StoreError;
+use crate::files::{index_step, step, sync_folder};
 use crate::lock::open_lock_file;
-use crate::store::Layout;
+use crate::store::{Layout, random};
 
 /// The version of the schema. A schema that older programs cannot use comes with a new FORMAT of the store, so within
 /// one FORMAT any other number here is damage.
@@ -74,6 +75,8 @@ const PROBES: [&str; 4] = [
     "SELECT id, pipeline, started, finished, outcome, document FROM runs",
 ];
 
+/// What SQLite appends to the file's name for files beside it.
+const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// How long one process waits for another's transaction.
 const BUSY: Duration = Duration::from_secs(60);
 /// How long to wait until nobody else has a damaged index open.
@@ -160,8 +163,7 @@ impl Index {
                         );
                     }
                     if let Opened::Absent = open()? {
-                        create(&index_path).map_err(failed(&index_path))?;
-                        sync_folder(layout.root()).map_err(StoreError::write(layout.root()))?;
+                        create(layout)?;
                     }
                 }
                 Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
@@ -269,15 +271,6 @@ fn checksum(name: &[&[u8]], content: &[u8]) -> [u8; 8] {
     checksum
 }
 
-/// Makes the entries of a folder durable.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
-    match File::open(path)?.sync_all() {
-        // Some network file systems know no such thing; there is nothing better to do on those.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        result => result,
-    }
-}
-
 fn identity(path: &Path) -> Option<FileIdentity> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -346,16 +339,30 @@ fn try_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
     }
 }
 
-fn create(path: &Path) -> rusqlite::Result<()> {
-    let mut connection = Connection::open(path)?;
-    configure(&connection)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
-    // One transaction, so that a kill leaves no half of a schema.
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.execute_batch(LATER)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.commit()
+/// Makes an empty index and then gives it its name, so that a kill leaves none that looks damaged. Only for who holds
+/// `locks/index` exclusively.
+fn create(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.index();
+    let temporary = layout.temporary().join(format!("index-{:016x}", random()));
+    let filled = index_step("index.create", || {
+        let mut connection = Connection::open(&temporary)?;
+        configure(&connection)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(SCHEMA)?;
+        transaction.execute_batch(LATER)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()?;
+        // Takes the journal into the file, and syncs that.
+        connection.close().map_err(|(_, error)| error)
+    });
+    filled.map_err(failed(&path))?;
+    // The journal of a file that is gone would be taken for this one's.
+    for suffix in SIDE_FILES {
+        let _ = fs::remove_file(with_suffix(&path, suffix));
+    }
+    step("index.rename", || fs::rename(&temporary, &path)).map_err(StoreError::write(&path))?;
+    sync_folder("index.folder", layout.root()).map_err(StoreError::write(layout.root()))
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
@@ -399,9 +406,9 @@ fn complete(connection: &Connection) -> rusqlite::Result<bool> {
 fn quarantine(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.index();
     let target = layout.quarantine_path("index.sqlite")?;
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in [""].into_iter().chain(SIDE_FILES) {
         let from = with_suffix(&path, suffix);
-        match fs::rename(&from, with_suffix(&target, suffix)) {
+        match step("quarantine.index", || fs::rename(&from, with_suffix(&target, suffix))) {
             Ok(()) => {}
             Err(reason) if reason.kind() == io::ErrorKind::NotFound => {}
             Err(reason) => return Err(StoreError::Write { path: from, reason }),

@@ -9,6 +9,9 @@ mod digest;
 mod encoding;
 mod error;
 mod fault;
+#[cfg(feature = "faults")]
+mod faults;
+pub mod files;
 mod gc;
 mod index;
 mod key;

@@ -3,12 +3,12 @@
 //! An object is written under `tmp/`, synced, and renamed to its name; so whatever has a name is whole, unless the disk
 //! damages it later. The folder entry becomes durable when a record that may name the object is published.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::index::sync_folder;
+use crate::files::{NewFile, Steps, of_bytes, step, sync_folder, write_new};
 use crate::store::lock;
 use crate::{Digest, Fingerprint, Store, StoreError};
 
@@ -21,12 +21,14 @@ pub struct Object {
     pub length: u64,
 }
 
+const STEPS: Steps = Steps { create: "object.create", write: "object.write" };
+
 /// Writes one object. Dropped unfinished, it leaves nothing behind.
 #[derive(Debug)]
 pub struct ObjectWriter<'s> {
     store: &'s Store,
     path: PathBuf,
-    file: BufWriter<File>,
+    file: BufWriter<NewFile>,
     hasher: blake3::Hasher,
     finished: bool,
 }
@@ -43,9 +45,9 @@ impl Store {
             return Ok(object);
         }
         let path = self.temporary_path();
-        let written = create(&path).and_then(|mut file| {
+        let written = write_new(STEPS, &path, object.length, |file| {
             file.write_all(bytes)?;
-            file.sync_data()
+            file.sync("object.sync")
         });
         let placed = written.map_err(StoreError::write(&path)).and_then(|()| self.place(&path, &object));
         self.tidy(&path, placed)?;
@@ -59,12 +61,13 @@ impl Store {
     pub fn writer(&self) -> Result<ObjectWriter<'_>, StoreError> {
         self.writable()?;
         let path = self.temporary_path();
-        let file = BufWriter::with_capacity(1 << 17, create(&path).map_err(StoreError::write(&path))?);
+        let file = step(STEPS.create, || File::create_new(&path)).map_err(StoreError::write(&path))?;
+        let file = BufWriter::with_capacity(1 << 17, NewFile::new(file, STEPS.write));
         Ok(ObjectWriter { store: self, path, file, hasher: blake3::Hasher::new(), finished: false })
     }
 
     /// Takes over a finished file at a path that [`Store::temporary_path`] gave: hashes it, syncs it and gives it its
-    /// name. The path is free afterwards. No mapping and no open handle may write to the file any more.
+    /// name. The path is free afterwards, unless the file is none to adopt. No mapping and no open handle may write to the file any more.
     ///
     /// # Errors
     /// A file that lies elsewhere or is still being written; a store that cannot be written.
@@ -76,17 +79,18 @@ impl Store {
         let file = File::open(path).map_err(StoreError::read(path))?;
         let before = file.metadata().map_err(StoreError::read(path))?;
         let (digest, length) = Digest::of_reader(&file).map_err(StoreError::read(path))?;
-        file.sync_data().map_err(StoreError::write(path))?;
+        let synced = step("object.sync", || file.sync_data()).map_err(of_bytes(length));
+        self.tidy(path, synced.map_err(StoreError::write(path)))?;
         let after = file.metadata().map_err(StoreError::read(path))?;
         if Fingerprint::of(&before) != Fingerprint::of(&after) || length != after.len() {
             return Err(StoreError::Unfinished { path: path.to_owned() });
         }
         let object = Object { digest, length };
-        let placed = match self.keep(&object)? {
-            true => fs::remove_file(path).map_err(StoreError::write(path)),
+        let placed = self.keep(&object).and_then(|kept| match kept {
+            true => step("object.remove", || fs::remove_file(path)).map_err(StoreError::write(path)),
             false => self.place(path, &object),
-        };
-        placed?;
+        });
+        self.tidy(path, placed)?;
         Ok(object)
     }
 
@@ -133,7 +137,7 @@ impl Store {
             .iter()
             .map(|&shard| layout.shard(shard))
             .chain([layout.objects()])
-            .try_for_each(|folder| sync_folder(&folder).map_err(StoreError::write(folder)));
+            .try_for_each(|folder| sync_folder("object.folder", &folder).map_err(StoreError::write(folder)));
         if synced.is_err() {
             lock(&self.unsynced).extend(shards);
         }
@@ -190,10 +194,10 @@ impl Store {
         fs::set_permissions(temporary, permissions).map_err(StoreError::write(temporary))?;
         // A collection that has looked at a file of this name would take away the one that takes its place.
         let _gate = self.gate()?;
-        match fs::rename(temporary, &path) {
+        match step("object.rename", || fs::rename(temporary, &path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&shard).map_err(StoreError::write(&shard))?;
-                fs::rename(temporary, &path).map_err(StoreError::write(&path))?;
+                step("object.make", || fs::create_dir_all(&shard)).map_err(StoreError::write(&shard))?;
+                step("object.rename", || fs::rename(temporary, &path)).map_err(StoreError::write(&path))?;
             }
             result => result.map_err(StoreError::write(&path))?,
         }
@@ -247,7 +251,8 @@ impl Store {
         if let Ok(true) = self.is_sound(digest, &path) {
             return Ok(());
         }
-        match fs::rename(&path, self.layout().quarantine_path(&digest.to_string())?) {
+        let target = self.layout().quarantine_path(&digest.to_string())?;
+        match step("quarantine.rename", || fs::rename(&path, target)) {
             Ok(()) => {
                 let short = digest.short();
                 self.notice(format!("object {short} was damaged: moved to quarantine, it will be made again"));
@@ -277,7 +282,7 @@ impl ObjectWriter<'_> {
         if self.store.keep(&object)? {
             return Ok(object);
         }
-        self.file.get_ref().sync_data().map_err(StoreError::write(&self.path))?;
+        self.file.get_ref().sync("object.sync").map_err(StoreError::write(&self.path))?;
         self.store.place(&self.path, &object)?;
         self.finished = true;
         Ok(object)
@@ -302,10 +307,6 @@ impl Drop for ObjectWriter<'_> {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
 }
 
 fn missing_or_unreadable(path: &Path, digest: &Digest, reason: io::Error) -> StoreError {

@@ -2,13 +2,13 @@
 //!
 //! A pin is a file of its own, so that it outlives the index, and with it the results that it names.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::index::sync_folder;
+use crate::files::{Steps, step, sync_folder, write_new};
 use crate::runs::now;
 use crate::{Digest, Key, Run, Store, StoreError};
 
@@ -67,11 +67,14 @@ impl Store {
         let _gate = self.gate()?;
         let write = || {
             let temporary = self.temporary_path();
-            let mut file = File::create_new(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(&pin)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            sync_folder(&folder)
+            let bytes = serde_json::to_vec_pretty(&pin)?;
+            let steps = Steps { create: "pin.create", write: "pin.write" };
+            write_new(steps, &temporary, bytes.len() as u64, |file| {
+                file.write_all(&bytes)?;
+                file.sync("pin.sync")
+            })?;
+            step("pin.rename", || fs::rename(&temporary, &path))?;
+            sync_folder("pin.folder", &folder)
         };
         write().map_err(StoreError::write(&path))?;
         Ok(pin)
@@ -85,7 +88,8 @@ impl Store {
         self.writable()?;
         let folder = self.layout().pins();
         let path = folder.join(pin.file_name());
-        match fs::remove_file(&path).and_then(|()| sync_folder(&folder)) {
+        let removed = step("pin.remove", || fs::remove_file(&path));
+        match removed.and_then(|()| sync_folder("pin.folder", &folder)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(reason) => Err(StoreError::Write { path, reason }),

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
+use crate::files::index_step;
 use crate::index::{corrupt, seal, unseal};
 use crate::store::lock;
 use crate::{Digest, Key, Preimage, Store, StoreError};
@@ -118,7 +119,7 @@ impl Store {
                 }
                 read_back(&transaction, key, id, outputs, &record.outputs)?;
             }
-            transaction.commit()
+            index_step("record.commit", || transaction.commit())
         })
     }
 
@@ -139,7 +140,7 @@ impl Store {
             for id in ids {
                 removed += usize::from(remove_row(&transaction, id)?);
             }
-            transaction.commit()?;
+            index_step("record.forget", || transaction.commit())?;
             Ok(removed)
         })
     }
@@ -153,7 +154,7 @@ impl Store {
         self.with_index(|index| {
             let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let removed = remove(&transaction, key)?;
-            transaction.commit()?;
+            index_step("record.forget", || transaction.commit())?;
             Ok(removed)
         })
     }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 
+use crate::files::index_step;
 use crate::{Store, StoreError};
 
 /// The outcome of a run of which nothing else is known yet.
@@ -37,11 +38,12 @@ impl Store {
         let (now, document) = (now(), document.to_string());
         let insert = "INSERT INTO runs (pipeline, started, outcome, document) VALUES (?1, ?2, ?3, ?4)";
         let _gate = self.gate()?;
-        let id = self
-            .with_index(|index| index.prepare_cached(insert)?.insert(params![pipeline, now, RUNNING, document]))?
-            .unsigned_abs();
-        self.begin_live(id)?;
-        Ok(id)
+        let id = self.with_index(|index| {
+            let mut insert = index.prepare_cached(insert)?;
+            index_step("journal.begin", || insert.insert(params![pipeline, now, RUNNING, document]))
+        })?;
+        self.begin_live(id.unsigned_abs())?;
+        Ok(id.unsigned_abs())
     }
 
     /// Writes down what has become of a run. Any outcome but `running` ends it now. A run that the index has lost
@@ -55,7 +57,8 @@ impl Store {
         let document = document.to_string();
         let update = "UPDATE runs SET outcome = ?2, document = ?3, finished = ?4 WHERE id = ?1";
         self.with_index(|index| {
-            index.prepare_cached(update)?.execute(params![signed(id), outcome, document, finished]).map(drop)
+            let mut update = index.prepare_cached(update)?;
+            index_step("journal.update", || update.execute(params![signed(id), outcome, document, finished]).map(drop))
         })?;
         if finished.is_some() {
             self.end_live(id);

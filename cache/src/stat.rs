@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{TransactionBehavior, params};
 
+use crate::files::index_step;
 use crate::index::{seal, unseal};
 use crate::{Digest, Store, StoreError};
 
@@ -192,7 +193,7 @@ impl FileDigests<'_> {
                     delete.execute(params![aspect, path])?;
                 }
             }
-            transaction.commit()
+            index_step("digests.commit", || transaction.commit())
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::index::{Index, UNKNOWN, is_damage, sync_folder};
+use crate::files::{Steps, step, sync_folder, write_new};
+use crate::index::{Index, UNKNOWN, is_damage};
 use crate::lock::open_lock_file;
 use crate::{Digest, Fingerprint, Key, StoreError};
 
@@ -92,7 +93,7 @@ impl Layout {
     /// A free name in quarantine, after what goes there.
     pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
         let folder = self.quarantine();
-        fs::create_dir_all(&folder).map_err(StoreError::write(&folder))?;
+        step("store.make", || fs::create_dir_all(&folder)).map_err(StoreError::write(&folder))?;
         Ok(folder.join(format!("{name}.{:016x}", random())))
     }
 }
@@ -131,17 +132,29 @@ impl Store {
         let missing: Vec<PathBuf> =
             Layout::FOLDERS.iter().map(|folder| layout.root.join(folder)).filter(|path| !path.is_dir()).collect();
         for path in &missing {
-            fs::create_dir_all(path).map_err(StoreError::write(path))?;
+            step("store.make", || fs::create_dir_all(path)).map_err(StoreError::write(path))?;
         }
         if !missing.is_empty() {
-            sync_folder(layout.root()).map_err(StoreError::write(layout.root()))?;
+            sync_folder("store.folder", layout.root()).map_err(StoreError::write(layout.root()))?;
         }
-        let lock = lock_shared(&layout)?;
+        let path = layout.store_lock();
+        let lock = open_lock_file(&path)?;
+        // Who comes first sweeps out what killed processes left.
+        let alone = lock.try_lock().is_ok();
+        if !alone {
+            lock.lock_shared().map_err(StoreError::lock(&path))?;
+        }
         if format.is_none() {
             write_format(&layout)?;
         }
         let index = Index::open(&layout, &mut notices)?;
-        Ok(Store::new(layout, false, index, notices, Some(lock)))
+        let mut store = Store::new(layout, false, index, notices, None);
+        store.sweep(alone);
+        if alone {
+            lock.unlock().and_then(|()| lock.lock_shared()).map_err(StoreError::lock(&path))?;
+        }
+        store._lock = Some(lock);
+        Ok(store)
     }
 
     /// Opens the store at `root` to read only, or gives nothing if there is none. Nothing is ever written anywhere, not
@@ -200,7 +213,11 @@ impl Store {
     pub fn work_dir(&self, key: &Key) -> Result<PathBuf, StoreError> {
         self.writable()?;
         let path = self.layout.work(key);
-        fs::create_dir_all(&path).map_err(StoreError::write(&path))?;
+        if !path.is_dir() {
+            let folder = path.parent().unwrap_or(self.root());
+            step("work.make", || fs::create_dir_all(&path)).map_err(StoreError::write(&path))?;
+            sync_folder("work.folder", folder).map_err(StoreError::write(folder))?;
+        }
         Ok(path)
     }
 
@@ -211,9 +228,34 @@ impl Store {
     pub fn remove_work_dir(&self, key: &Key) -> Result<(), StoreError> {
         self.writable()?;
         let path = self.layout.work(key);
-        match fs::remove_dir_all(&path) {
+        match step("work.remove", || fs::remove_dir_all(&path)) {
             Err(reason) if reason.kind() != io::ErrorKind::NotFound => Err(StoreError::Write { path, reason }),
             _ => Ok(()),
+        }
+    }
+
+    /// Removes what killed processes left: half written files, and, if nobody else uses the store, the marks of claims and
+    /// the working folders of actions that have their record. What cannot be removed is only in the way.
+    fn sweep(&self, alone: bool) {
+        let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+        for entry in entries(self.layout.temporary()) {
+            let age = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            if alone || age.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > ABANDONED) {
+                let path = entry.path();
+                let _ = step("sweep.remove", || fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)));
+            }
+        }
+        if !alone {
+            return;
+        }
+        let key = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse::<Key>().ok());
+        for key in entries(self.layout.locks()).filter_map(|entry| key(&entry)) {
+            let _ = step("sweep.remove", || fs::remove_file(self.layout.key_lock(&key)));
+        }
+        for key in entries(self.layout.root.join("work")).filter_map(|entry| key(&entry)) {
+            if self.outputs(&key).is_ok_and(|outputs| outputs.is_some()) {
+                let _ = step("sweep.remove", || fs::remove_dir_all(self.layout.work(&key)));
+            }
         }
     }
 
@@ -299,7 +341,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A number that no other process draws: for names of temporary files, never for a result.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
@@ -327,13 +369,16 @@ fn read_format(layout: &Layout) -> Result<Option<u64>, StoreError> {
 fn write_format(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.format();
     let temporary = layout.temporary().join(format!("FORMAT-{:016x}", random()));
-    let written = OpenOptions::new().write(true).create_new(true).open(&temporary).and_then(|mut file| {
-        file.write_all(format!("{}{}\n", FORMAT.0, FORMAT.1).as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        sync_folder(layout.root())
+    let steps = Steps { create: "format.create", write: "format.write" };
+    let text = format!("{}{}\n", FORMAT.0, FORMAT.1);
+    let written = write_new(steps, &temporary, text.len() as u64, |file| {
+        file.write_all(text.as_bytes())?;
+        file.sync("format.sync")
     });
-    written.map_err(StoreError::write(&path))
+    written
+        .and_then(|()| step("format.rename", || fs::rename(&temporary, &path)))
+        .and_then(|()| sync_folder("format.folder", layout.root()))
+        .map_err(StoreError::write(&path))
 }
 
 /// A folder without FORMAT becomes a store only if there is nothing in it that a store would not have: never write
@@ -352,31 +397,6 @@ fn refuse_other_folders(layout: &Layout) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// Takes the store's lock together with all others who use it. Who comes first sweeps out what was left half written.
-fn lock_shared(layout: &Layout) -> Result<File, StoreError> {
-    let path = layout.store_lock();
-    let lock = open_lock_file(&path)?;
-    let alone = lock.try_lock().is_ok();
-    sweep(layout, alone);
-    if alone {
-        lock.unlock().map_err(StoreError::lock(&path))?;
-    }
-    lock.lock_shared().map_err(StoreError::lock(&path))?;
-    Ok(lock)
-}
-
-/// Removes what killed processes left in the temporary folder: everything if nobody else uses the store, else what is
-/// too old to be in use. What cannot be removed is only in the way.
-fn sweep(layout: &Layout, alone: bool) {
-    for entry in fs::read_dir(layout.temporary()).into_iter().flatten().flatten() {
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
-        if alone || age.is_some_and(|age| age > ABANDONED) {
-            let path = entry.path();
-            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
-        }
-    }
 }
 
 #[cfg(test)]

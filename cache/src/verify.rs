@@ -9,6 +9,7 @@ use std::thread;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
+use crate::files::step;
 use crate::census::{Census, Entry, StagesOf, files_in, found};
 use crate::gc::Part;
 use crate::index::{is_damage, unseal};
@@ -105,7 +106,8 @@ impl Store {
         self.writable()?;
         let aside = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match fs::rename(path, self.layout().quarantine_path(&name)?) {
+            let target = self.layout().quarantine_path(&name)?;
+            match step("quarantine.rename", || fs::rename(path, target)) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 result => result.map_err(StoreError::write(path)),
             }

@@ -65,10 +65,15 @@ impl Run {
             Err(crate::run::RunError::Changed { .. }) => "inputs changed",
             Err(_) => "failed",
         };
-        store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default())?;
+        let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
         store.notices().iter().for_each(|notice| eprintln!("note: {notice}"));
         print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
-        Ok(result?)
+        // How the run ended comes first: what the journal lacks may have the same cause.
+        if let (Err(_), Err(error)) = (&result, &noted) {
+            eprintln!("note: the journal does not know how this run ended: {error}");
+        }
+        result?;
+        Ok(noted?)
     }
 }
 

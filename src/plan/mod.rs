@@ -43,6 +43,17 @@ pub enum PlanError {
     /// A parameter can't be written as JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// A result can't be put into `out/`.
+    #[error(
+        "cannot write {path}: {source}; make room there or let this user write there, and run again: what was made is kept",
+        path = path.display()
+    )]
+    Deliver {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// An input can't be read.
     #[error("{path}: {source}", path = path.display())]
     File {

@@ -1,12 +1,20 @@
 //! Puts what a person wants to see into `out/`, under plain names.
 
 use crate::{pipeline::Resolved, plan::PlanError};
-use sd3pipe_cache::{Digest, Store};
+use sd3pipe_cache::{
+    Digest, Store,
+    files::{of_bytes, step},
+};
 use sd3pipe_stages::{action::Artifact, stage::Kind};
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
+
+/// What the names of unfinished copies begin with; the number of the process follows.
+const UNFINISHED: &str = ".sd3pipe-copy-";
 
 /// The folder of a pipeline's results.
 pub fn folder(resolved: &Resolved) -> PathBuf {
@@ -29,7 +37,7 @@ pub fn deliver(
     let checkpoint =
         |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
     // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
-    let mut wanted: Vec<(PathBuf, Digest, PathBuf)> = Vec::new();
+    let mut wanted: Vec<(PathBuf, Digest, u64, PathBuf)> = Vec::new();
     for entry in &artifact.entries {
         let mut shown = None;
         let path = match (kind, entry.role.as_str()) {
@@ -43,20 +51,38 @@ pub fn deliver(
             _ => continue,
         };
         let shown = shown.unwrap_or_else(|| path.clone());
-        wanted.push((path, entry.digest, shown));
+        wanted.push((path, entry.digest, entry.length, shown));
     }
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    std::fs::create_dir_all(&root).map_err(|source| PlanError::File { path: root.clone(), source })?;
+    let fault = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PlanError::Deliver { path, source }
+    };
+    step("deliver.make", || fs::create_dir_all(&root)).map_err(fault(&root))?;
     let mut digests = store.digests("bytes", &root)?;
     let mut written: Vec<PathBuf> = Vec::new();
-    let all: Vec<PathBuf> = wanted.iter().map(|(_, _, shown)| shown.clone()).collect();
-    for (path, digest, shown) in wanted {
-        let there = path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
-        if !there {
-            copy(&store.file(&digest)?, &path).map_err(|source| PlanError::File { path: path.clone(), source })?;
-            if let Ok(metadata) = std::fs::metadata(&path) {
+    let all: Vec<PathBuf> = wanted.iter().map(|(.., shown)| shown.clone()).collect();
+    // Beside another run that delivers here, its unfinished copies could be taken for those of a killed one.
+    let mut alone = None;
+    for (path, digest, length, shown) in wanted {
+        let mut there = || path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
+        if there() {
+            continue;
+        }
+        if alone.is_none() {
+            alone = File::open(&root).and_then(|root| root.lock().map(|()| root)).ok();
+        }
+        // The other run may have put it there meanwhile.
+        if !there() {
+            let folder = path.parent().unwrap_or(&root);
+            step("deliver.make", || fs::create_dir_all(folder)).map_err(fault(folder))?;
+            if alone.is_some() {
+                sweep(folder);
+            }
+            copy(&store.file(&digest)?, folder, &path, length).map_err(fault(&path))?;
+            if let Ok(metadata) = fs::metadata(&path) {
                 digests.remember(&path, &metadata, digest);
             }
             if written.last() != Some(&shown) {
@@ -94,7 +120,7 @@ fn by_folder(paths: &[PathBuf]) -> BTreeMap<&Path, Vec<&Path>> {
 
 /// The names in a folder that are not among `wanted`, sorted.
 fn others(folder: &Path, wanted: &[PathBuf]) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let names = entries
         .filter(|entry| !wanted.contains(&entry.path()))
         .filter_map(|entry| entry.file_name().into_string().ok());
@@ -103,22 +129,32 @@ fn others(folder: &Path, wanted: &[PathBuf]) -> Vec<String> {
     names
 }
 
-/// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy. Renamed into place whole.
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
-    let folder = to.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
-    let result = reflink_copy::reflink_or_copy(from, &unfinished).and_then(|_| {
-        let mut permissions = std::fs::metadata(&unfinished)?.permissions();
-        // Objects are read-only; what lies in `out/` is the user's to change.
-        #[allow(clippy::permissions_set_readonly_false)]
-        permissions.set_readonly(false);
-        std::fs::set_permissions(&unfinished, permissions)?;
-        std::fs::rename(&unfinished, to)
-    });
+/// Removes the copies that killed runs left unfinished. What can't be removed is only in the way.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            drop(step("deliver.sweep", || fs::remove_file(entry.path())));
+        }
+    }
+}
+
+/// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy. Synced, because the stat
+/// cache will trust it, and renamed into place whole.
+fn copy(from: &Path, folder: &Path, to: &Path, length: u64) -> io::Result<()> {
+    let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
+    let result = step("deliver.copy", || reflink_copy::reflink_or_copy(from, &unfinished))
+        .and_then(|_| {
+            let mut permissions = fs::metadata(&unfinished)?.permissions();
+            // Objects are read-only; what lies in `out/` is the user's to change.
+            #[allow(clippy::permissions_set_readonly_false)]
+            permissions.set_readonly(false);
+            fs::set_permissions(&unfinished, permissions)?;
+            step("deliver.sync", || File::open(&unfinished)?.sync_data())
+        })
+        .map_err(of_bytes(length))
+        .and_then(|()| step("deliver.rename", || fs::rename(&unfinished, to)));
     if result.is_err() {
-        drop(std::fs::remove_file(&unfinished));
+        drop(fs::remove_file(&unfinished));
     }
     result
 }

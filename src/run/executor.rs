@@ -213,25 +213,22 @@ impl Runner<'_> {
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
             }
             State::Run { job, missing } => {
-                let waiting = |holder: &str| {
-                    self.progress.line(&format!("{}: waiting for {holder}, which makes the same", stage.name))
-                };
-                let _claim = self
-                    .store
-                    .claim(&examined.preimage.key(), &mut { waiting })
-                    .map_err(|error| failed(error.into()))?;
+                let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
+                let waiting = |holder: &str| format!("{}: waiting for {holder}, which makes the same", stage.name);
+                let (_claim, _) = work.claim(&examined.preimage.key(), waiting).map_err(|error| match error {
+                    StageError::Interrupted => RunError::Interrupted,
+                    error => failed(error),
+                })?;
                 let missing =
                     if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
-                let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
                 let done = if missing.is_empty() { Ok(()) } else { self.engine.run(&job, &missing, &mut work) };
                 let done = done.and_then(|()| work.flush());
-                let (executed, changed) = (std::mem::take(&mut work.executed), std::mem::take(&mut work.changed));
+                // What was finished is kept even if the rest fails, and the journal says it.
+                let (executed, changed) = (work.take_executed(), std::mem::take(&mut work.changed));
                 let done = done.and_then(|()| {
                     if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) }
                 });
                 if let Err(error) = done {
-                    // What was finished is kept even so, and the journal says it.
-                    drop(work.flush());
                     self.note_unfinished(journal, index, &examined.preimage.key().to_string(), executed);
                     return Err(match error {
                         StageError::Interrupted => RunError::Interrupted,

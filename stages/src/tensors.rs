@@ -6,10 +6,10 @@ use safetensors::{
     Dtype, SafeTensors, View,
     tensor::{Metadata, TensorInfo},
 };
+use sd3pipe_cache::{StoreError, files};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs::File,
     io::{self, BufWriter, Write},
     path::Path,
 };
@@ -70,10 +70,16 @@ pub(crate) fn from_f8_e4m3(value: u8) -> f16 {
 /// Writes a safetensors file, tensor by tensor: equal bytes for equal tensors and notes. (The library would put the notes in
 /// the order of a hash map, which differs from run to run.)
 pub fn write<V: View>(
-    mut out: impl Write,
+    out: impl Write,
     mut tensors: Vec<(String, V)>,
     notes: &BTreeMap<String, String>,
 ) -> io::Result<()> {
+    let (head, _) = lay_out(&mut tensors, notes)?;
+    write_laid_out(out, &head, &tensors)
+}
+
+/// Puts tensors in the order of their bytes in a file; gives what stands before them, and the length of the file.
+fn lay_out<V: View>(tensors: &mut [(String, V)], notes: &BTreeMap<String, String>) -> io::Result<(Vec<u8>, u64)> {
     // Wide types first, so that each tensor is aligned to its own type.
     tensors.sort_by(|(left_name, left), (right_name, right)| {
         right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name))
@@ -93,23 +99,33 @@ pub fn write<V: View>(
     while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
-    for (_, tensor) in &tensors {
+    let head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let length = (head.len() + end) as u64;
+    Ok((head, length))
+}
+
+fn write_laid_out<V: View>(mut out: impl Write, head: &[u8], tensors: &[(String, V)]) -> io::Result<()> {
+    out.write_all(head)?;
+    for (_, tensor) in tensors {
         out.write_all(&tensor.data())?;
     }
     out.flush()
 }
 
-/// [`write`] to a new file.
+/// [`write`] to a new file in the store, of which nothing is left if that fails.
 pub fn write_file<V: View>(
     path: &Path,
-    tensors: Vec<(String, V)>,
+    mut tensors: Vec<(String, V)>,
     notes: &BTreeMap<String, String>,
 ) -> Result<(), StageError> {
-    File::create(path)
-        .and_then(|file| write(BufWriter::with_capacity(1 << 20, file), tensors, notes))
-        .map_err(|source| StageError::File { path: path.to_owned(), source })
+    let steps = files::Steps { create: "tensors.create", write: "tensors.write" };
+    lay_out(&mut tensors, notes)
+        .and_then(|(head, length)| {
+            files::write_new(steps, path, length, |file| {
+                write_laid_out(BufWriter::with_capacity(1 << 20, file), &head, &tensors)
+            })
+        })
+        .map_err(|reason| StoreError::write(path)(reason).into())
 }
 
 /// Arrays as one safetensors file with at most one note.

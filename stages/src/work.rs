@@ -1,8 +1,9 @@
 //! What a stage is given to work with: the store, a way to tell how far it is, and a way to be stopped.
 
 use crate::{action::Action, device::Device, error::StageError};
-use sd3pipe_cache::{Output, Record, Store};
+use sd3pipe_cache::{Claim, Key, Output, Record, Store};
 use std::{
+    ops::ControlFlow,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -56,6 +57,9 @@ impl Interrupt {
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 128;
 
+/// How often a line says again for whom this waits.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
 /// The surroundings of a stage that runs.
 pub struct Work<'w> {
     /// Where objects and records go.
@@ -70,6 +74,8 @@ pub struct Work<'w> {
     pub executed: Vec<String>,
     /// Inputs that were found changed.
     pub changed: Vec<PathBuf>,
+    /// How many of `executed` have a durable record.
+    durable: usize,
     waiting: Vec<Record>,
     oldest: Instant,
 }
@@ -84,6 +90,7 @@ impl<'w> Work<'w> {
             device,
             executed: Vec::new(),
             changed: Vec::new(),
+            durable: 0,
             waiting: Vec::new(),
             oldest: Instant::now(),
         }
@@ -109,8 +116,32 @@ impl<'w> Work<'w> {
         if !self.waiting.is_empty() {
             self.store.publish(&self.waiting)?;
             self.waiting.clear();
+            self.durable = self.executed.len();
         }
         Ok(())
+    }
+
+    /// Makes durable what can be, and takes the labels of what is: what could not be recorded will be done again.
+    pub fn take_executed(&mut self) -> Vec<String> {
+        if self.flush().is_err() {
+            self.executed.truncate(self.durable);
+        }
+        self.durable = 0;
+        std::mem::take(&mut self.executed)
+    }
+
+    /// Claims `key`, and tells whether it had to wait: whoever had it has then made some of what was missing. `waiting` makes
+    /// the line that says for whom. Who asks to stop need not wait any longer.
+    pub fn claim(&self, key: &Key, waiting: impl Fn(&str) -> String) -> Result<(Claim, bool), StageError> {
+        let mut said: Option<(String, Instant)> = None;
+        let claim = self.store.claim(key, &mut |holder| {
+            if said.as_ref().is_none_or(|(whom, when)| whom != holder || when.elapsed() > SAY_AGAIN) {
+                self.progress.line(&waiting(holder));
+                said = Some((holder.to_owned(), Instant::now()));
+            }
+            if self.interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok((claim.ok_or(StageError::Interrupted)?, said.is_some()))
     }
 
     /// An error if somebody asked to stop; what is done so far is durable then.

@@ -2,9 +2,12 @@
 
 mod collect;
 mod damage;
+mod denied;
 mod edits;
 mod inputs;
 mod interrupted;
+mod killed;
+mod lab;
 mod layouts;
 mod pipeline_files;
 mod reuse;

@@ -83,6 +83,11 @@ impl TestSpace {
         fs::write(self.path(name), content).expect("written");
     }
 
+    /// A new file, for what a program says.
+    pub fn file(&self, name: &str) -> fs::File {
+        fs::File::create(self.path(name)).expect("created")
+    }
+
     pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }

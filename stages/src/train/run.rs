@@ -21,12 +21,8 @@ use std::time::Instant;
 /// Trains the missing epochs. Epochs in between whose results are kept are trained again when no state leads past them.
 pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
     // Trainings that start alike share their first epochs: one at a time makes them.
-    let progress = work.progress;
-    let mut waited = false;
-    let _claim = work.store.claim(&job.actions[0].key, &mut |holder| {
-        waited = true;
-        progress.line(&format!("waiting for {holder}, whose training starts the same"));
-    })?;
+    let (_claim, waited) =
+        work.claim(&job.actions[0].key, |holder| format!("waiting for {holder}, whose training starts the same"))?;
     let mut missing = missing.to_vec();
     if waited {
         // The other one has made some of them meanwhile.
@@ -140,6 +136,9 @@ fn finish_epoch(
         let path = work.store.temporary_path();
         state.save(&path)?;
         outputs.push(output("state", name, work.store.adopt(&path)?));
+    } else {
+        // Before this epoch counts as done: nothing else leads from it to the next.
+        state::save_unfinished(state, &work.store.work_dir(&job.actions[epoch + 1].key)?)?;
     }
     work.publish(&job.actions[epoch], outputs, start.elapsed().as_secs_f64())?;
     work.flush()?;

@@ -9,9 +9,14 @@ use crate::{
     train::optimizer::Moments,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use sd3pipe_cache::{
+    StoreError,
+    files::{step, sync_folder},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -117,9 +122,13 @@ pub fn unfinished(folder: &Path) -> PathBuf {
 /// Writes the state of an unfinished epoch in the place of an older one, so that at each moment one of them is whole.
 pub fn save_unfinished(state: &State, folder: &Path) -> Result<(), StageError> {
     let (next, path) = (folder.join("state.next"), unfinished(folder));
-    let fault = |source| StageError::File { path: path.clone(), source };
     state.save(&next)?;
-    std::fs::File::open(&next).and_then(|file| file.sync_all()).map_err(fault)?;
-    std::fs::rename(&next, &path).map_err(fault)?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)
+    let placed = step("state.sync", || File::open(&next)?.sync_all())
+        .and_then(|()| step("state.rename", || fs::rename(&next, &path)))
+        .and_then(|()| sync_folder("state.folder", folder));
+    if placed.is_err() {
+        // The first error is the one to tell, and room may be what is lacking.
+        drop(fs::remove_file(&next));
+    }
+    placed.map_err(|reason| StoreError::write(path)(reason).into())
 }
