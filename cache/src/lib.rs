@@ -20,7 +20,7 @@ mod value;
 pub use digest::{Digest, DigestError};
 pub use error::{KeyError, StoreError};
 pub use key::{Change, Key, Preimage, diff};
-pub use lock::Claim;
+pub use lock::Making;
 pub use object::{Object, ObjectWriter};
 pub use record::{Output, Record};
 pub use runs::Run;

@@ -66,8 +66,12 @@ impl Layout {
     pub(crate) fn index_lock(&self) -> PathBuf {
         self.root.join("locks").join("index")
     }
-    pub(crate) fn key_lock(&self, key: &Key) -> PathBuf {
-        self.root.join("locks").join(key.to_string())
+    /// Held while the lists of who makes what are read and written.
+    pub(crate) fn making_lock(&self) -> PathBuf {
+        self.locks().join("making")
+    }
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.root.join("locks")
     }
     /// A free name in quarantine, after what goes there.
     pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
@@ -170,7 +174,8 @@ impl Store {
         self.layout.temporary().join(format!("{}-{number}", self.temporary_prefix))
     }
 
-    /// The folder for the unfinished state of the action `key`, made if need be. Only for who has the claim on the key.
+    /// The folder for the unfinished state of the action `key`, made if need be. Only for who has the right to
+    /// work on it, see [`Store::making`].
     ///
     /// # Errors
     /// A folder that cannot be made, or a store opened for reading.
@@ -354,6 +359,6 @@ mod tests {
         shared::<StoreError>();
         shared::<crate::FileDigests<'_>>();
         shared::<crate::ObjectWriter<'_>>();
-        shared::<crate::Claim>();
+        shared::<crate::Making>();
     }
 }

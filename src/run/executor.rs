@@ -213,18 +213,10 @@ impl Runner<'_> {
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
             }
             State::Run { job, missing } => {
-                let waiting = |holder: &str| {
-                    self.progress.line(&format!("{}: waiting for {holder}, which makes the same", stage.name))
-                };
-                let _claim = self
-                    .store
-                    .claim(&examined.preimage.key(), &mut { waiting })
-                    .map_err(|error| failed(error.into()))?;
-                let missing =
-                    if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
                 let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
-                let done = if missing.is_empty() { Ok(()) } else { self.engine.run(&job, &missing, &mut work) };
-                let done = done.and_then(|()| work.flush());
+                let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
+                    self.engine.run(&job, mine, work)
+                });
                 let (executed, changed) = (std::mem::take(&mut work.executed), std::mem::take(&mut work.changed));
                 let done = done.and_then(|()| {
                     if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) }
@@ -248,11 +240,6 @@ impl Runner<'_> {
             }
             State::Waiting { .. } => Err(failed(StageError::Unfit("it was reached before what it reads".to_owned()))),
         }
-    }
-
-    fn still_missing(&self, planner: &Planner<'_>, job: &Job) -> Result<Vec<usize>, PlanError> {
-        let outputs = planner.outputs(job)?;
-        Ok((0..outputs.len()).filter(|index| outputs[*index].is_none()).collect())
     }
 
     fn note_unfinished(&self, journal: &mut Journal, index: usize, key: &str, executed: Vec<String>) {
