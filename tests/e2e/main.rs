@@ -1,10 +1,13 @@
 //! The program as its users meet it: files in, command, files out.
 
+mod beside;
 mod edits;
 mod inputs;
 mod interrupted;
 mod layouts;
 mod pipeline_files;
+mod property;
 mod reuse;
 mod space;
+mod traps;
 mod verbs;
