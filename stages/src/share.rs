@@ -4,8 +4,8 @@ use crate::{action::Action, error::StageError, work::Work};
 use sd3pipe_cache::Key;
 use std::{collections::BTreeSet, thread, time::Duration};
 
-/// How long to wait before looking again at what others have made.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait before looking again at what others have made: at first, and at most after waiting in vain.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 /// How the actions of a job are shared.
 #[derive(Clone, Copy, Debug)]
@@ -34,29 +34,31 @@ pub fn share(
     run: &mut dyn FnMut(&[usize], &mut Work<'_>) -> Result<(), StageError>,
 ) -> Result<(), StageError> {
     let key = |index: usize| -> Key { actions[if sharing.chained { 0 } else { index }].key };
-    let mut told = BTreeSet::new();
+    let (mut told, mut pause) = (BTreeSet::new(), PAUSES[0]);
     loop {
         let making = work.store.making(pending.iter().map(|index| key(*index)))?;
         if !sharing.anew {
             // After the right to make them was taken: until then another may have been at it.
-            let mut missing = Vec::new();
+            let (pending_before, mut missing) = (pending.len(), Vec::new());
             for index in pending {
                 if work.store.outputs(&actions[index].key)?.is_none() {
                     missing.push(index);
                 }
             }
+            if missing.len() < pending_before {
+                pause = PAUSES[0];
+            }
             pending = missing;
         }
-        let (mut mine, theirs): (Vec<usize>, Vec<usize>) =
-            pending.iter().copied().partition(|index| making.keys.contains(&key(*index)));
-        if !theirs.is_empty() {
-            mine.retain(|index| sharing.last != Some(*index));
-        }
+        let granted = |index: &usize| making.keys.contains(&key(*index));
+        let all = pending.iter().all(granted);
+        let (mine, rest): (Vec<usize>, Vec<usize>) =
+            pending.into_iter().partition(|index| granted(index) && (all || sharing.last != Some(*index)));
         if !mine.is_empty() {
             run(&mine, work)?;
             work.flush()?;
-            pending.retain(|index| !mine.contains(index));
         }
+        pending = rest;
         let others = making.others.clone();
         drop(making);
         if pending.is_empty() {
@@ -68,7 +70,8 @@ pub fn share(
         }
         work.check_interrupt()?;
         if mine.is_empty() {
-            thread::sleep(PAUSE);
+            thread::sleep(pause);
+            pause = PAUSES[1].min(pause * 2);
         }
     }
 }
