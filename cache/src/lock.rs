@@ -1,108 +1,56 @@
-//! Who makes what: processes on one store tell each other the keys that they are working on, so that no two make the same.
-//!
-//! Each has a file of its own below `locks/` that lists its keys, and keeps it locked for as long as it works on them. A
-//! file that nobody has locked is that of a process that was killed, and counts for nothing. One lock for each key would
-//! be simpler, but a process may have only so many files open, and a stage works on thousands of keys at once.
+//! Locks between processes: a claim is the sole right to work on one key.
 
-use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::{Key, Store, StoreError};
 
-/// What the names of the lists begin with.
-const PREFIX: &str = "making-";
-
-/// The sole right to work on some keys, among all processes and threads; given back when dropped, or when the process ends
+/// The sole right to work on a key, among all processes and threads; given back when dropped, or when the process ends
 /// in whichever way.
 #[derive(Debug)]
-pub struct Making {
-    /// Those of the keys asked for that nobody else works on.
-    pub keys: HashSet<Key>,
-    /// Who works on the others, as in "process 4711: sd3pipe run lighthouses.ron".
-    pub others: BTreeSet<String>,
-    /// The list; none when it would be empty.
-    list: Option<(PathBuf, File)>,
+pub struct Claim {
+    path: PathBuf,
+    _file: File,
 }
 
 impl Store {
-    /// Takes the right to work on those of the keys that nobody else works on, and tells who works on the others.
+    /// Claims `key`: waits until nobody else has it. `on_wait` is told once for each wait who that is, as in "process
+    /// 4711: sd3pipe run lighthouses.ron".
     ///
-    /// Look up each key that was granted before working on it: another may have made its result just before. Never wait for
-    /// others while holding this: they may be waiting too.
+    /// Who waited should look the key up again: the other has probably made the result.
     ///
     /// # Errors
     /// A lock file that cannot be written or locked, or a store opened for reading.
-    pub fn making(&self, wanted: impl IntoIterator<Item = Key>) -> Result<Making, StoreError> {
+    pub fn claim(&self, key: &Key, on_wait: &mut dyn FnMut(&str)) -> Result<Claim, StoreError> {
         self.writable()?;
-        let mut making = Making { keys: wanted.into_iter().collect(), others: BTreeSet::new(), list: None };
-        // Held only while lists are read and written, so that each is read whole.
-        let lock_path = self.layout().making_lock();
-        let lock = open_lock_file(&lock_path)?;
-        lock.lock().map_err(StoreError::lock(&lock_path))?;
-        for path in lists(&self.layout().locks())? {
-            let Some(text) = read_if_held(&path)? else { continue };
-            let mut lines = text.lines();
-            let holder = lines.next().unwrap_or_default();
-            let before = making.keys.len();
-            for key in lines.filter_map(|line| line.parse().ok()) {
-                making.keys.remove(&key);
-            }
-            if making.keys.len() < before {
-                making.others.insert(format!("process {holder}"));
-            }
-        }
-        if !making.keys.is_empty() {
-            let temporary = self.temporary_path();
-            let name = temporary.file_name().unwrap_or_default().to_string_lossy();
-            let path = self.layout().locks().join(format!("{PREFIX}{name}"));
+        let path = self.layout().key_lock(key);
+        loop {
             let mut file = open_lock_file(&path)?;
-            file.try_lock().map_err(|error| StoreError::Lock { path: path.clone(), reason: error.into() })?;
-            let keys: String = making.keys.iter().map(|key| format!("{key}\n")).collect();
-            let text = format!("{}: {}\n{keys}", std::process::id(), command());
-            file.write_all(text.as_bytes()).map_err(StoreError::write(&path))?;
-            making.list = Some((path, file));
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    on_wait(&holder(&mut file));
+                    file.lock().map_err(StoreError::lock(&path))?;
+                }
+                Err(TryLockError::Error(reason)) => return Err(StoreError::Lock { path, reason }),
+            }
+            // The last holder removed its file before it let go. Who waited on that one holds a lock on nothing.
+            if !is_at(&file, &path).map_err(StoreError::lock(&path))? {
+                continue;
+            }
+            let own = format!("{}: {}", std::process::id(), command());
+            file.set_len(0).and_then(|()| file.write_all(own.as_bytes())).map_err(StoreError::write(&path))?;
+            return Ok(Claim { path, _file: file });
         }
-        Ok(making)
     }
 }
 
-impl Drop for Making {
+impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some((path, _locked)) = &self.list {
-            // While it is locked. One that stays does no harm.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Every process's list.
-fn lists(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let entries = fs::read_dir(folder).map_err(StoreError::read(folder))?;
-    let ours = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX).then(|| entry.path());
-    Ok(entries.filter_map(Result::ok).filter_map(ours).collect())
-}
-
-/// A list, if the process that wrote it is still at it; else it is removed. Only for who holds the lock on all lists.
-fn read_if_held(path: &Path) -> Result<Option<String>, StoreError> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        // Its owner was done since the folder was listed.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(reason) => return Err(StoreError::Read { path: path.to_owned(), reason }),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => {
-            let _ = fs::remove_file(path);
-            Ok(None)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text).map_err(StoreError::read(path))?;
-            Ok(Some(text))
-        }
-        Err(TryLockError::Error(reason)) => Err(StoreError::Lock { path: path.to_owned(), reason }),
+        // While it is locked, so that the file that goes is this one. One that stays does no harm.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -113,8 +61,26 @@ pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
     options.open(path).map_err(StoreError::write(path))
 }
 
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok(there.dev() == own.dev() && there.ino() == own.ino()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    match file.read_to_string(&mut text) {
+        Ok(length) if length > 0 => format!("process {text}"),
+        // It has locked the file and not yet signed it.
+        _ => "another process".to_owned(),
+    }
+}
+
 /// What the user typed, in one line, with the program by its name alone.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let mut words = std::env::args_os();
     let program = words.next().map(PathBuf::from).unwrap_or_default();
     let mut line = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -130,65 +96,48 @@ mod tests {
     use super::*;
     use crate::Preimage;
     use std::sync::atomic::{AtomicU32, Ordering};
-
-    fn keys(numbers: std::ops::Range<u32>) -> Vec<Key> {
-        numbers.map(|number| Preimage::new("text", number).key()).collect()
-    }
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     #[test]
-    fn what_one_makes_another_is_not_granted_and_hears_by_whom() {
+    fn one_waits_for_another_and_is_told_for_whom() {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (Store::open(folder.path()).unwrap(), Store::open(folder.path()).unwrap());
-        let first = one.making(keys(0..3000)).unwrap();
-        assert_eq!((first.keys.len(), first.others.len()), (3000, 0));
-        let second = other.making(keys(2999..3001)).unwrap();
-        assert_eq!(second.keys, keys(3000..3001).into_iter().collect());
-        let holder = second.others.first().unwrap();
-        assert!(holder.starts_with(&format!("process {}: sd3pipe_cache", std::process::id())), "{holder}");
-        drop(first);
-        assert_eq!(other.making(keys(0..3000)).unwrap().keys.len(), 3000);
-        drop(second);
-        assert_eq!(lists(&one.layout().locks()).unwrap(), Vec::<PathBuf>::new());
-    }
-
-    #[test]
-    fn the_list_of_a_process_that_was_killed_counts_for_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let left = store.layout().locks().join("making-4711");
-        fs::write(&left, format!("4711: sd3pipe run x.ron\n{}\n", keys(0..1)[0])).unwrap();
-        assert_eq!(store.making(keys(0..1)).unwrap().keys.len(), 1);
-        assert!(!left.exists());
+        let key = Preimage::new("train", 1).key();
+        let claim = one.claim(&key, &mut |_| panic!("nobody else is there")).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let claimed = other.claim(&key, &mut |holder| sender.send(holder.to_owned()).unwrap()).unwrap();
+                drop(claimed);
+            });
+            let holder = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert!(holder.starts_with(&format!("process {}: sd3pipe_cache", std::process::id())), "{holder}");
+            assert!(!waiting.is_finished());
+            drop(claim);
+        });
+        assert!(!one.layout().key_lock(&key).exists());
     }
 
     #[test]
     fn never_two_hold_one_key() {
         let folder = tempfile::tempdir().unwrap();
         let stores = [Store::open(folder.path()).unwrap(), Store::open(folder.path()).unwrap()];
-        let inside: [AtomicU32; 3] = Default::default();
-        let held = AtomicU32::new(0);
+        let key = Preimage::new("train", 1).key();
+        let inside = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for worker in 0..6 {
-                let (store, inside, held) = (&stores[worker % 2], &inside, &held);
+                let (store, key, inside) = (&stores[worker % 2], &key, &inside);
                 scope.spawn(move || {
-                    for round in 0..50 {
-                        // Each wants two of three keys.
-                        let wanted = [(worker + round) % 3, (worker + round + 1) % 3];
-                        let key = |number: usize| keys(number as u32..number as u32 + 1)[0];
-                        let making = store.making(wanted.map(key)).unwrap();
-                        let granted = || wanted.iter().filter(|number| making.keys.contains(&key(**number)));
-                        for number in granted() {
-                            assert_eq!(inside[*number].fetch_add(1, Ordering::SeqCst), 0);
-                            held.fetch_add(1, Ordering::SeqCst);
-                        }
+                    for _ in 0..50 {
+                        let claim = store.claim(key, &mut |_| {}).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         std::thread::yield_now();
-                        for number in granted() {
-                            inside[*number].fetch_sub(1, Ordering::SeqCst);
-                        }
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(claim);
                     }
                 });
             }
         });
-        assert!(held.into_inner() > 50);
     }
 }

@@ -66,12 +66,12 @@ impl Layout {
     pub(crate) fn index_lock(&self) -> PathBuf {
         self.root.join("locks").join("index")
     }
-    /// Held while the lists of who makes what are read and written.
-    pub(crate) fn making_lock(&self) -> PathBuf {
-        self.locks().join("making")
+    pub(crate) fn key_lock(&self, key: &Key) -> PathBuf {
+        self.root.join("locks").join(key.to_string())
     }
-    pub(crate) fn locks(&self) -> PathBuf {
-        self.root.join("locks")
+    /// Held while the lists of who makes what are read and written; they lie beside it.
+    pub(crate) fn making_lock(&self) -> PathBuf {
+        self.root.join("locks").join("making")
     }
     /// A free name in quarantine, after what goes there.
     pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
@@ -359,6 +359,7 @@ mod tests {
         shared::<StoreError>();
         shared::<crate::FileDigests<'_>>();
         shared::<crate::ObjectWriter<'_>>();
+        shared::<crate::Claim>();
         shared::<crate::Making>();
     }
 }
