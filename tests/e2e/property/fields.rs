@@ -87,7 +87,7 @@ const FIELDS: &[Field] = &[
     moves("export", "export.train", &["export.train=\"train2\""]),
     moves("export", "export.epochs", &["export.epochs=Last"]),
     moves("export", "export.precision", &["export.precision=F32"]),
-    moves("export", "export.layout", &["export.layout=Diffusers", "model.vae=\"model/vae.safetensors\""]),
+    moves("export", "export.layout", &["export.layout=Diffusers"]),
     moves("export", "export.text_encoders", &["export.text_encoders=true"]),
     moves("sample", "sample.export", &["sample.export=\"export2\""]),
     moves("sample", "sample.prompts", &["sample.prompts=[\"a hut\", \"an owl\"]"]),
@@ -203,9 +203,8 @@ fn each_field_moves_the_key_of_its_stage_or_changes_no_byte() {
     for field in FIELDS {
         let settings: Vec<&str> = field.settings.iter().flat_map(|setting| ["--set", *setting]).collect();
         match field.moves {
-            Some("export") if field.path == "export.layout" => {
-                // Needs another VAE than the tiny one; the unit test of its key is in `stages`.
-            }
+            // The tiny VAE has no diffusers layout, and so no plan; the key of such an export has a test beside it.
+            Some(_) if field.path == "export.layout" => {}
             Some(stage) => assert_ne!(key(&space, stage, &settings), keys[stage], "{} moved nothing", field.path),
             None => {
                 std::fs::remove_dir_all(space.path("out")).expect("the last results");
