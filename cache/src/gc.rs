@@ -11,7 +11,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirEntry};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +19,7 @@ use rusqlite::TransactionBehavior;
 use crate::files::{index_step, step};
 use crate::census::{Census, History, Node, Reach, StagesOf, files_in, found, nodes_of};
 use crate::live::{drop_reliances, sweep_locks};
+use crate::lock::lock_alone;
 use crate::record::remove_row;
 use crate::{Digest, Key, Pin, Run, Store, StoreError};
 
@@ -149,13 +149,7 @@ impl Store {
     ) -> Result<Collection, StoreError> {
         self.writable()?;
         self.indexed()?;
-        let mut said = false;
-        let _alone = self.claim_file(self.layout().collection_lock(), &mut |holder| {
-            if !std::mem::replace(&mut said, true) {
-                on_wait(holder);
-            }
-            ControlFlow::Continue(())
-        })?;
+        let _alone = lock_alone(&self.layout().collection_lock(), on_wait)?;
         let census = Census::take(self, stages_of)?;
         let collection = self.plan_collection(&census, limits, stages_of)?;
         self.clear(&census, &collection, limits, stages_of)?;

@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use crate::files::{Steps, step, sync_folder, write_new};
 use crate::index::{Index, UNKNOWN, is_damage};
 use crate::lock::open_lock_file;
+use crate::making::sweep_lists;
 use crate::{Digest, Fingerprint, Key, StoreError};
 
 /// What FORMAT says before the number, and the number that this program writes and the highest that it reads.
@@ -87,8 +88,9 @@ impl Layout {
     pub(crate) fn collection_lock(&self) -> PathBuf {
         self.locks().join("collection")
     }
-    pub(crate) fn key_lock(&self, key: &Key) -> PathBuf {
-        self.locks().join(key.to_string())
+    /// Held while the lists of who makes what are read and written; they lie beside it.
+    pub(crate) fn making_lock(&self) -> PathBuf {
+        self.locks().join("making")
     }
     /// A free name in quarantine, after what goes there.
     pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
@@ -206,7 +208,8 @@ impl Store {
         self.layout.temporary().join(format!("{}-{number}", self.temporary_prefix))
     }
 
-    /// The folder for the unfinished state of the action `key`, made if need be. Only for who has the claim on the key.
+    /// The folder for the unfinished state of the action `key`, made if need be. Only for who has the right to
+    /// work on it, see [`Store::making`].
     ///
     /// # Errors
     /// A folder that cannot be made, or a store opened for reading.
@@ -234,8 +237,8 @@ impl Store {
         }
     }
 
-    /// Removes what killed processes left: half written files, and, if nobody else uses the store, the marks of claims and
-    /// the working folders of actions that have their record. What cannot be removed is only in the way.
+    /// Removes what killed processes left: half written files, and, if nobody else uses the store, the lists of
+    /// what they were making and the working folders of actions that have their record. What cannot be removed is only in the way.
     fn sweep(&self, alone: bool) {
         let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
         for entry in entries(self.layout.temporary()) {
@@ -248,10 +251,8 @@ impl Store {
         if !alone {
             return;
         }
+        sweep_lists(&self.layout);
         let key = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse::<Key>().ok());
-        for key in entries(self.layout.locks()).filter_map(|entry| key(&entry)) {
-            let _ = step("sweep.remove", || fs::remove_file(self.layout.key_lock(&key)));
-        }
         for key in entries(self.layout.root.join("work")).filter_map(|entry| key(&entry)) {
             if self.outputs(&key).is_ok_and(|outputs| outputs.is_some()) {
                 let _ = step("sweep.remove", || fs::remove_dir_all(self.layout.work(&key)));
@@ -410,6 +411,7 @@ mod tests {
         shared::<StoreError>();
         shared::<crate::FileDigests<'_>>();
         shared::<crate::ObjectWriter<'_>>();
-        shared::<crate::Claim>();
+        shared::<crate::Making>();
+        shared::<crate::Making>();
     }
 }

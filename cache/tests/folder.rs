@@ -80,7 +80,7 @@ fn read_only(root: &Path, found: bool) -> Vec<String> {
     assert!(matches!(store.adopt(&store.temporary_path()), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(store.publish(&[]), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(store.forget_key(&key), Err(StoreError::ReadOnly { .. })));
-    assert!(matches!(store.claim(&key, &mut |_| ControlFlow::Continue(())), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(store.making([key]), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(store.work_dir(&key), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(store.remove_work_dir(&key), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(store.begin_run("x", &serde_json::json!(null)), Err(StoreError::ReadOnly { .. })));

@@ -131,7 +131,11 @@ impl<'p> Planner<'p> {
                 }
             }
         }
-        let digests = |facts: &Facts| facts.components.values().map(|located| located.digest).collect::<Vec<_>>();
+        let digests = |facts: &Facts| {
+            let tokenizers =
+                facts.t5_tokenizer.iter().chain([&facts.clip_tokenizer]).map(|tokenizer| tokenizer.identity);
+            facts.components.values().map(|located| located.digest).chain(tokenizers).collect::<Vec<_>>()
+        };
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
     }
 

@@ -6,9 +6,9 @@ use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
     export,
-    facts::{Facts, Located, TokenizerFacts, component_fingerprints},
+    facts::{Facts, Located, TokenizerFacts, component_fingerprints, fingerprint},
     stage::Stage,
-    text::tokenizer::{ClipTokenizer, T5Tokenizer},
+    text::tokenizer::{ClipFiles, ClipTokenizer, T5Tokenizer},
 };
 use std::{
     collections::BTreeMap,
@@ -47,15 +47,26 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
     let path = &model.checkpoint;
     let geometry = geometry
         .ok_or_else(|| PlanError::File { path: path.clone(), source: std::io::ErrorKind::InvalidData.into() })?;
+    // Files are looked at before they are read: an edit in between then shows as one during the run.
     let clip_tokenizer = match model.clip_tokenizer() {
         Some(path) => {
-            TokenizerFacts { identity: Digest::of(&ClipTokenizer::open(&path)?.identity()), path: Some(path) }
+            let files = match ClipFiles::at(&path)? {
+                ClipFiles::Pair { vocab, merges } => vec![fingerprint(vocab)?, fingerprint(merges)?],
+                ClipFiles::Json(json) => vec![fingerprint(json)?],
+            };
+            let identity = Digest::of(&ClipTokenizer::open(&path)?.identity());
+            TokenizerFacts { identity, path: Some(path), files }
         }
-        None => TokenizerFacts { path: None, identity: Digest::of(&ClipTokenizer::built_in_identity()) },
+        None => {
+            let identity = Digest::of(&ClipTokenizer::built_in_identity());
+            TokenizerFacts { path: None, identity, files: Vec::new() }
+        }
     };
     let t5_tokenizer = match model.t5_tokenizer() {
         Some(path) => {
-            Some(TokenizerFacts { identity: Digest::of(&T5Tokenizer::open(&path)?.identity()), path: Some(path) })
+            let files = vec![fingerprint(T5Tokenizer::file(&path)?)?];
+            let identity = Digest::of(&T5Tokenizer::open(&path)?.identity());
+            Some(TokenizerFacts { identity, path: Some(path), files })
         }
         None => None,
     };

@@ -214,15 +214,9 @@ impl Runner<'_> {
             }
             State::Run { job, missing } => {
                 let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
-                let waiting = |holder: &str| format!("{}: waiting for {holder}, which makes the same", stage.name);
-                let (_claim, _) = work.claim(&examined.preimage.key(), waiting).map_err(|error| match error {
-                    StageError::Interrupted => RunError::Interrupted,
-                    error => failed(error),
-                })?;
-                let missing =
-                    if planner.is_forced(index) { missing } else { self.still_missing(planner, &job).map_err(plan)? };
-                let done = if missing.is_empty() { Ok(()) } else { self.engine.run(&job, &missing, &mut work) };
-                let done = done.and_then(|()| work.flush());
+                let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
+                    self.engine.run(&job, mine, work)
+                });
                 // What was finished is kept even if the rest fails, and the journal says it.
                 let (executed, changed) = (work.take_executed(), std::mem::take(&mut work.changed));
                 let done = done.and_then(|()| {
@@ -245,11 +239,6 @@ impl Runner<'_> {
             }
             State::Waiting { .. } => Err(failed(StageError::Unfit("it was reached before what it reads".to_owned()))),
         }
-    }
-
-    fn still_missing(&self, planner: &Planner<'_>, job: &Job) -> Result<Vec<usize>, PlanError> {
-        let outputs = planner.outputs(job)?;
-        Ok((0..outputs.len()).filter(|index| outputs[*index].is_none()).collect())
     }
 
     fn note_unfinished(&self, journal: &mut Journal, index: usize, key: &str, executed: Vec<String>) {

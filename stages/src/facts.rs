@@ -31,11 +31,18 @@ pub fn component_fingerprints(
     path: &Path,
     component: Component,
 ) -> Result<Vec<(PathBuf, Fingerprint)>, CheckpointError> {
-    let fingerprint = |path: PathBuf| match std::fs::metadata(&path) {
+    component_files(path, component)?.into_iter().map(fingerprint).collect()
+}
+
+/// A file of a model, as it is now.
+///
+/// # Errors
+/// When it can't be looked at.
+pub fn fingerprint(path: PathBuf) -> Result<(PathBuf, Fingerprint), CheckpointError> {
+    match std::fs::metadata(&path) {
         Ok(metadata) => Ok((path, Fingerprint::of(&metadata))),
         Err(source) => Err(CheckpointError::Unreadable { path, source }),
-    };
-    component_files(path, component)?.into_iter().map(fingerprint).collect()
+    }
 }
 
 /// A tokenizer's file, or the built-in vocabulary.
@@ -45,6 +52,21 @@ pub struct TokenizerFacts {
     pub path: Option<PathBuf>,
     /// The digest of what determines its ids.
     pub identity: Digest,
+    /// The files that it was read from, as they were.
+    pub files: Vec<(PathBuf, Fingerprint)>,
+}
+
+impl TokenizerFacts {
+    /// Makes sure that a tokenizer that was opened anew is still what the key says.
+    ///
+    /// # Errors
+    /// When it's another.
+    pub fn check(&self, identity: &[u8]) -> Result<(), StageError> {
+        match Digest::of(identity) == self.identity {
+            true => Ok(()),
+            false => Err(StageError::Changed { paths: self.path.iter().cloned().collect() }),
+        }
+    }
 }
 
 /// All of it.
@@ -123,9 +145,8 @@ impl Facts {
 
     /// Every file of the model, with its state when the digests were taken.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
-        self.components
-            .values()
-            .flat_map(|located| &located.files)
-            .map(|(path, fingerprint)| (path.as_path(), fingerprint))
+        let tokenizers = self.t5_tokenizer.iter().chain([&self.clip_tokenizer]).flat_map(|tokenizer| &tokenizer.files);
+        let networks = self.components.values().flat_map(|located| &located.files);
+        networks.chain(tokenizers).map(|(path, fingerprint)| (path.as_path(), fingerprint))
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     export::{self, ExportJob},
     images::ImagesJob,
     sample::SampleJob,
+    share::{Sharing, share},
     text::TextJob,
     train::TrainJob,
     work::Work,
@@ -68,6 +69,26 @@ impl Job {
             Self::Export(job) => job.artifact(outputs),
             Self::Sample(job) => job.artifact(outputs),
         }
+    }
+
+    /// Carries out some of the actions, given by their indices: which ones another run makes is found out meanwhile.
+    ///
+    /// # Errors
+    /// Those of `run`, which carries out what nobody else does, and of [`share`].
+    pub fn share(
+        &self,
+        stage: &str,
+        missing: Vec<usize>,
+        anew: bool,
+        work: &mut Work<'_>,
+        run: &mut dyn FnMut(&[usize], &mut Work<'_>) -> Result<(), StageError>,
+    ) -> Result<(), StageError> {
+        let last = match self {
+            Self::Sample(job) => Some(job.sheet()),
+            _ => None,
+        };
+        let sharing = Sharing { stage, chained: matches!(self, Self::Train(_)), last, anew };
+        share(self.actions(), missing, sharing, work, run)
     }
 
     /// Carries out some of the actions, given by their indices.

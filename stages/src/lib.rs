@@ -20,6 +20,7 @@ pub mod precision;
 pub mod problem;
 pub mod random;
 pub mod sample;
+pub mod share;
 pub mod stage;
 pub mod tensors;
 pub mod text;

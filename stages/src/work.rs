@@ -1,9 +1,8 @@
 //! What a stage is given to work with: the store, a way to tell how far it is, and a way to be stopped.
 
 use crate::{action::Action, device::Device, error::StageError};
-use sd3pipe_cache::{Claim, Key, Output, Record, Store};
+use sd3pipe_cache::{Output, Record, Store};
 use std::{
-    ops::ControlFlow,
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -56,9 +55,6 @@ impl Interrupt {
 /// Records wait so long or so many before they are made durable together: a kill loses no more than that.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 128;
-
-/// How often a line says again for whom this waits.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The surroundings of a stage that runs.
 pub struct Work<'w> {
@@ -128,20 +124,6 @@ impl<'w> Work<'w> {
         }
         self.durable = 0;
         std::mem::take(&mut self.executed)
-    }
-
-    /// Claims `key`, and tells whether it had to wait: whoever had it has then made some of what was missing. `waiting` makes
-    /// the line that says for whom. Who asks to stop need not wait any longer.
-    pub fn claim(&self, key: &Key, waiting: impl Fn(&str) -> String) -> Result<(Claim, bool), StageError> {
-        let mut said: Option<(String, Instant)> = None;
-        let claim = self.store.claim(key, &mut |holder| {
-            if said.as_ref().is_none_or(|(whom, when)| whom != holder || when.elapsed() > SAY_AGAIN) {
-                self.progress.line(&waiting(holder));
-                said = Some((holder.to_owned(), Instant::now()));
-            }
-            if self.interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok((claim.ok_or(StageError::Interrupted)?, said.is_some()))
     }
 
     /// An error if somebody asked to stop; what is done so far is durable then.

@@ -120,8 +120,12 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     Facts {
         components: components.collect(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
-        clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(&ClipTokenizer::built_in_identity()) },
-        t5_tokenizer: Some(TokenizerFacts { path: Some(tokenizer), identity }),
+        clip_tokenizer: TokenizerFacts {
+            path: None,
+            identity: Digest::of(&ClipTokenizer::built_in_identity()),
+            files: vec![],
+        },
+        t5_tokenizer: Some(TokenizerFacts { path: Some(tokenizer), identity, files: vec![] }),
         device: DeviceKind::Cpu,
     }
 }

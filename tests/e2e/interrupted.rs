@@ -1,11 +1,7 @@
 //! Stopped, killed, or edited while it runs: nothing is lost, and nothing wrong is kept.
 
-use crate::space::{Outcome, TestSpace};
-use std::{
-    process::{Child, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use crate::space::{Outcome, TestSpace, wait_until};
+use std::process::{Child, Stdio};
 
 /// Long enough to be caught in the middle of training.
 const LONG: [&str; 2] = ["--set", "train.epochs=40"];
@@ -13,14 +9,6 @@ const LONG: [&str; 2] = ["--set", "train.epochs=40"];
 fn start(space: &TestSpace) -> Child {
     let arguments = [&["run", "test.ron", "--until", "train"][..], &LONG].concat();
     space.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
-}
-
-fn wait_until(what: &str, there: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !there() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what} never came");
-        sleep(Duration::from_millis(5));
-    }
 }
 
 fn training_has_begun(space: &TestSpace) -> bool {

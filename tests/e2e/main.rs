@@ -1,5 +1,6 @@
 //! The program as its users meet it: files in, command, files out.
 
+mod beside;
 mod collect;
 mod damage;
 mod denied;
@@ -10,6 +11,8 @@ mod killed;
 mod lab;
 mod layouts;
 mod pipeline_files;
+mod property;
 mod reuse;
 mod space;
+mod traps;
 mod verbs;

@@ -4,8 +4,10 @@ use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 /// Six of the test photographs: landscape, portrait, square, a PNG, one with an EXIF orientation.
@@ -40,6 +42,24 @@ pub const PIPELINE: &str = r#"Pipeline(
 )
 "#;
 
+/// The program to test. A long test can be given a copy, which building does not replace underneath it.
+pub fn program() -> PathBuf {
+    std::env::var_os("SD3PIPE_TEST_PROGRAM").map_or(env!("CARGO_BIN_EXE_sd3pipe").into(), PathBuf::from)
+}
+
+fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// Waits for something that another process does.
+pub fn wait_until(what: &str, there: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !there() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} never came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A folder of a test, gone with it.
 pub struct TestSpace {
     folder: tempfile::TempDir,
@@ -54,21 +74,41 @@ impl TestSpace {
     /// The tiny model, six photographs with captions, and [`PIPELINE`] as `test.ron`.
     pub fn demo() -> Self {
         let space = Self::empty();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        space.copy(&root.join("tests/model"), "model", |_| true);
+        space.copy(&repository().join("tests/model"), "model", |_| true);
         let chosen =
             |name: &str| PHOTOS.iter().any(|photo| Path::new(photo).file_stem() == Path::new(name).file_stem());
-        space.copy(&root.join("tests/photos"), "photos", chosen);
+        space.copy(&repository().join("tests/photos"), "photos", chosen);
         space.write("test.ron", PIPELINE);
         space
     }
 
-    fn copy(&self, from: &Path, to: &str, chosen: impl Fn(&str) -> bool) {
+    /// The tiny model and three small pictures with captions, and [`PIPELINE`] with one epoch: a whole run in a third of a second.
+    pub fn small() -> Self {
+        let space = Self::empty();
+        space.copy(&repository().join("tests/model"), "model", |_| true);
+        for (number, (name, caption)) in [("fig", "a fig"), ("hut", "a hut"), ("owl", "an owl")].into_iter().enumerate()
+        {
+            space.picture(&format!("photos/{name}.png"), (96 - 16 * (number as u32 % 2), 64), number as u8);
+            space.write(&format!("photos/{name}.txt"), caption);
+        }
+        space.write("test.ron", PIPELINE.replace("epochs: 2", "epochs: 1"));
+        space
+    }
+
+    /// Draws a picture that is another for each `shade`.
+    pub fn picture(&self, name: &str, (width, height): (u32, u32), shade: u8) {
+        let pixel = |x: u32, y: u32| image::Rgb([(x * 2) as u8, (y * 3) as u8, shade.wrapping_mul(37)]);
+        fs::create_dir_all(self.path(name).parent().expect("a folder")).expect("a folder");
+        image::RgbImage::from_fn(width, height, pixel).save(self.path(name)).expect("saved");
+    }
+
+    /// Copies the files right in a folder.
+    pub fn copy(&self, from: &Path, to: &str, chosen: impl Fn(&str) -> bool) {
         fs::create_dir_all(self.path(to)).expect("a folder");
         for entry in fs::read_dir(from).expect("the folder is in the repository") {
             let entry = entry.expect("an entry");
             let name = entry.file_name().into_string().expect("a plain name");
-            if chosen(&name) {
+            if entry.path().is_file() && chosen(&name) {
                 fs::copy(entry.path(), self.path(to).join(name)).expect("a copy");
             }
         }
@@ -107,9 +147,19 @@ impl TestSpace {
         self.write(name, text.replace(from, to));
     }
 
+    /// Changes the last value of a tensor a little, in place; the same once more puts it back.
+    pub fn change_tensor(&self, file: &str, name: &str) {
+        let bytes = self.read(file);
+        let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).expect("a model");
+        let (_, end) = metadata.info(name).expect("the tensor").data_offsets;
+        let place = 8 + header + end - 2;
+        let opened = fs::File::options().write(true).open(self.path(file)).expect("a model");
+        opened.write_all_at(&[bytes[place] ^ 1], place as u64).expect("written");
+    }
+
     /// The program with these arguments, in the folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sd3pipe"));
+        let mut command = Command::new(program());
         command.args(arguments).current_dir(self.folder.path()).env_remove("SD3PIPE_STORE").env("NO_COLOR", "1");
         command
     }

@@ -3,10 +3,9 @@
 use super::config;
 use crate::{
     error::StageError,
-    facts::{Facts, TokenizerFacts},
-    text::tokenizer::{CLIP_LENGTH, ClipFiles, ClipTokenizer, T5Tokenizer, TokenizerError},
+    facts::Facts,
+    text::tokenizer::{CLIP_LENGTH, ClipFiles, ClipTokenizer, T5Tokenizer},
 };
-use sd3pipe_cache::Digest;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -29,32 +28,18 @@ pub(super) struct Tokenizer {
 pub(super) fn all(facts: &Facts) -> Result<Vec<Tokenizer>, StageError> {
     let mut all = Vec::new();
     if let Some(path) = &facts.clip_tokenizer.path {
-        let identity = |path: &Path| Ok(ClipTokenizer::open(path)?.identity());
         let read = clip(path)?;
-        check(&facts.clip_tokenizer, path, identity)?;
+        facts.clip_tokenizer.check(&ClipTokenizer::open(path)?.identity())?;
         all.extend(read);
     }
     if let Some(tokenizer) = &facts.t5_tokenizer
         && let Some(path) = &tokenizer.path
     {
-        let identity = |path: &Path| Ok(T5Tokenizer::open(path)?.identity());
         let read = t5(path)?;
-        check(tokenizer, path, identity)?;
+        tokenizer.check(&T5Tokenizer::open(path)?.identity())?;
         all.push(read);
     }
     Ok(all)
-}
-
-/// Makes sure that a tokenizer is still what the key says.
-fn check(
-    facts: &TokenizerFacts,
-    path: &Path,
-    identity: impl Fn(&Path) -> Result<Vec<u8>, TokenizerError>,
-) -> Result<(), StageError> {
-    match Digest::of(&identity(path)?) == facts.identity {
-        true => Ok(()),
-        false => Err(StageError::Changed { paths: vec![path.to_owned()] }),
-    }
 }
 
 /// Both CLIPs read the same ids; what follows a text's end differs.

@@ -14,6 +14,7 @@ use crate::{
         png, sheet,
         sigmas::sigmas,
     },
+    share::{Sharing, share},
     text::{self, Conditioning, Dropped, Encoded},
     work::Work,
 };
@@ -70,7 +71,8 @@ fn encode_prompts(job: &SampleJob, work: &mut Work<'_>) -> Result<BTreeMap<Strin
         }
     }
     if !missing.is_empty() {
-        text::encode(&texts, &missing, work, true)?;
+        let sharing = Sharing { stage: "prompts", chained: false, last: None, anew: false };
+        share(&texts.actions, missing, sharing, work, &mut |mine, work| text::encode(&texts, mine, work, true))?;
     }
     let mut encoded = BTreeMap::new();
     for (text, action) in texts.texts.iter().zip(&texts.actions) {
@@ -190,7 +192,9 @@ fn make_sheet(job: &SampleJob, work: &mut Work<'_>) -> Result<Vec<u8>, StageErro
     let mut images = Vec::new();
     for action in &job.actions[..job.shots.len()] {
         let outputs = work.store.outputs(&action.key)?.unwrap_or_default();
-        let Some(output) = outputs.first() else { continue };
+        // A sheet with a gap would be kept for good.
+        let lost = || StageError::Unfit(format!("{} was made and is not there any more; run again", action.label));
+        let output = outputs.first().ok_or_else(lost)?;
         let bytes = work.store.read(&output.digest)?;
         let image = image::load_from_memory_with_format(&bytes, image::ImageFormat::Png);
         let reason =

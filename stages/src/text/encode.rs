@@ -108,20 +108,24 @@ impl Encoder {
                 Some(path) => ClipTokenizer::open(path)?,
                 None => ClipTokenizer::built_in(),
             };
+            facts.clip_tokenizer.check(&tokenizer.identity())?;
             Ok(Self::Clip { network: Box::new(network), tokenizer, pad })
         };
         Ok(Some(match component {
             Component::ClipL => clip(Clip::new(&scope, ClipKind::L)?, ClipPad::EndOfText)?,
             Component::ClipG => clip(Clip::new(&scope, ClipKind::G)?, ClipPad::Zero)?,
             _ => {
-                let path = facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_ref());
-                let Some(path) = path else {
+                let named = facts.t5_tokenizer.as_ref();
+                let Some((named, path)) = named.and_then(|tokenizer| Some((tokenizer, tokenizer.path.as_ref()?)))
+                else {
                     return Err(StageError::Unfit(
                         "the model has a T5 encoder and no T5 tokenizer; set model.tokenizers.t5".to_owned(),
                     ));
                 };
                 let tokens = job.parameters.t5_tokens as usize;
-                Self::T5 { network: Box::new(T5::new(&scope)?), tokenizer: T5Tokenizer::open(path)?, tokens }
+                let tokenizer = T5Tokenizer::open(path)?;
+                named.check(&tokenizer.identity())?;
+                Self::T5 { network: Box::new(T5::new(&scope)?), tokenizer, tokens }
             }
         }))
     }

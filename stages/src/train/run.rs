@@ -18,22 +18,8 @@ use crate::{
 use burn::tensor::{DType, Device};
 use std::time::Instant;
 
-/// Trains the missing epochs. Epochs in between whose results are kept are trained again when no state leads past them.
+/// Trains the missing epochs, which nobody else may be training. Epochs in between whose results are kept are trained again when no state leads past them.
 pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
-    // Trainings that start alike share their first epochs: one at a time makes them.
-    let (_claim, waited) =
-        work.claim(&job.actions[0].key, |holder| format!("waiting for {holder}, whose training starts the same"))?;
-    let mut missing = missing.to_vec();
-    if waited {
-        // The other one has made some of them meanwhile.
-        let mut still_missing = Vec::new();
-        for index in missing {
-            if work.store.outputs(&job.actions[index].key)?.is_none() {
-                still_missing.push(index);
-            }
-        }
-        missing = still_missing;
-    }
     let (Some(&first), Some(&last)) = (missing.iter().min(), missing.iter().max()) else { return Ok(()) };
 
     let device = work.device.open();
