@@ -7,6 +7,8 @@
 mod digest;
 mod encoding;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod index;
 mod key;
 mod lock;

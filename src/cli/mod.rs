@@ -1,6 +1,6 @@
 //! The command line: one file a verb; nothing else in the program talks to the terminal.
 
-mod diagnostics;
+pub mod diagnostics;
 mod failure;
 mod graph;
 mod init;
@@ -115,9 +115,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output. Whoever stopped listening, `head` for one, is no error.
+/// Prints to standard output, with nothing in it that a terminal would obey. Whoever stopped listening, `head` for one, is no error.
 fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match io::stdout().lock().write_all(text::safe(text).as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Usage(format!("cannot write to standard output: {error}")))
         }

@@ -2,10 +2,10 @@
 
 use crate::{pipeline::Resolved, plan::PlanError};
 use sd3pipe_cache::{Digest, Store};
-use sd3pipe_stages::{action::Artifact, stage::Kind};
+use sd3pipe_stages::{action::Artifact, error::StageError, stage::Kind};
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// The folder of a pipeline's results.
@@ -31,6 +31,7 @@ pub fn deliver(
     // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
     let mut wanted: Vec<(PathBuf, Digest, PathBuf)> = Vec::new();
     for entry in &artifact.entries {
+        check_inside(&entry.item)?;
         let mut shown = None;
         let path = match (kind, entry.role.as_str()) {
             (Kind::Export, "checkpoint") => checkpoint(&entry.item).with_extension("safetensors"),
@@ -84,6 +85,16 @@ pub fn deliver(
     Ok(lines)
 }
 
+/// Refuses a name out of the store that would lead out of the folder: no stage makes one, so somebody else did.
+fn check_inside(item: &str) -> Result<(), PlanError> {
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    if !item.is_empty() && !item.contains('\0') && Path::new(item).components().all(plain) {
+        return Ok(());
+    }
+    let reason = format!("it has a file {item:?}, which does not lie in the folder of the results");
+    Err(StageError::Unreadable { what: "list of files".to_owned(), reason }.into())
+}
+
 fn by_folder(paths: &[PathBuf]) -> BTreeMap<&Path, Vec<&Path>> {
     let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
     for path in paths {
@@ -121,4 +132,20 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
         drop(std::fs::remove_file(&unfinished));
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_out_of_the_store_stay_in_the_folder() {
+        for item in ["1", "1/vae/config.json", "epoch-1-prompt-1-seed-2.png", "1/..a"] {
+            assert!(check_inside(item).is_ok(), "{item}");
+        }
+        for item in ["", "/", "/etc/passwd", "..", "../x", "1/../../x", "1/..", "./x", "a\0b"] {
+            let error = check_inside(item).unwrap_err().to_string();
+            assert!(error.contains(&format!("{item:?}")) && error.contains("--force"), "{item}: {error}");
+        }
+    }
 }

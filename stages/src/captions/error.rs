@@ -87,6 +87,12 @@ pub enum ScanFault {
         /// The file or folder, shown with replacement characters.
         path: PathBuf,
     },
+    /// A name that would give orders to a terminal or break a line in two.
+    #[error("{:?}: the name has a control character in it, such as the end of a line", path.display().to_string())]
+    ControlInName {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A dataset without a single image.
     #[error("{}: there is no image in it (png, jpg, jpeg, webp, bmp)", path.display())]
     NoImage {
@@ -120,7 +126,7 @@ impl ScanFault {
             Self::MissingFolder { .. } => "relative paths start from the folder of the pipeline file",
             Self::NotAFolder { .. } => "name the folder that the images are in",
             Self::Unreadable { .. } => "make it readable, or move it out of the folder",
-            Self::NotUtf8Name { .. } => "rename it",
+            Self::NotUtf8Name { .. } | Self::ControlInName { .. } => "rename it",
             Self::NoImage { .. } => "put images into it, or leave it out of `data`",
             Self::FolderRepeats { .. } => {
                 "rename it, or list it in `data` with `repeats`: the name of a listed folder is not read"

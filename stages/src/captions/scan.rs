@@ -106,6 +106,9 @@ fn walk_dataset(
     for file in list(&folder, unused, &name, faults) {
         let (stem, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
+            if file.relative.contains(char::is_control) {
+                faults.push(ScanFault::ControlInName { path: file.path.clone() });
+            }
             images.push(file);
         } else if let Some(place) = parameters.extensions.iter().position(|known| known.eq_ignore_ascii_case(extension))
         {

@@ -186,6 +186,17 @@ fn links_are_followed_and_broken_or_circular_ones_named() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_name_with_a_control_character_is_an_error_that_shows_it() {
+    let space = Space::new(&["p/a.png", "p/b\nerror: c.png", "p/d\u{1b}[2J/e.png", "p/Icon\r"]);
+    let faults = space.faults(&[dataset("p")]);
+    let mut shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    shown.sort();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown[0].contains(r"p/b\nerror: c.png") && shown[1].contains(r"p/d\u{1b}[2J/e.png"), "{shown:?}");
+    assert!(faults.iter().all(|fault| fault.remedy() == "rename it"));
+}
+
+#[test]
 fn a_name_that_is_not_utf8_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
     let space = Space::new(&["p/a.png"]);

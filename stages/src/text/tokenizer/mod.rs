@@ -5,6 +5,7 @@ mod clip;
 mod error;
 mod file;
 mod sentencepiece;
+mod shape;
 mod t5;
 
 pub use clip::{CLIP_LENGTH, ClipFiles, ClipPad, ClipTokenizer, ClipTokens};
