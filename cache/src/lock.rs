@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::store::is_link;
 use crate::{Key, Store, StoreError};
 
 /// The sole right to work on a key, among all processes and threads; given back when dropped, or when the process ends
@@ -56,6 +57,10 @@ impl Drop for Claim {
 
 /// Opens a file to lock, without changing what is in it.
 pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
+    // Its holder is written into it, which must not go into somebody's file.
+    if is_link(path) {
+        fs::remove_file(path).map_err(StoreError::write(path))?;
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     options.open(path).map_err(StoreError::write(path))

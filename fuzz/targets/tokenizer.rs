@@ -3,18 +3,22 @@
 
 use libfuzzer_sys::fuzz_target;
 use sd3pipe_fuzz::{file, parts};
-use sd3pipe_stages::text::tokenizer::{CLIP_LENGTH, ClipPad, ClipTokenizer, T5Tokenizer};
+use sd3pipe_stages::text::tokenizer::{CLIP_LENGTH, ClipPad, ClipTokenizer, T5Tokenizer, panics_are_caught};
 
 const TEXTS: [&str; 4] =
     ["", "a  photo of sks dog's, 灯台 ｆull <|endoftext|></s>", "aaaaaaaaaaaaaaaabababab   ", "\u{0}é\u{301}<pad>"];
 
-/// Panics of the tokenizers' library are caught by the program and made errors. All others still end the target, for who calls
-/// it catches them too and aborts.
-fn keep_panics_quiet() {
-    std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+/// As the program does: panics of the tokenizers' library become errors. All others end the target.
+fn keep_caught_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panics_are_caught() {
+            usual(panic);
+        }
+    }));
 }
 
-fuzz_target!(init: keep_panics_quiet(), |data: &[u8]| {
+fuzz_target!(init: keep_caught_panics(), |data: &[u8]| {
     let Some((kind, data)) = data.split_first() else { return };
     let start = String::from_utf8_lossy(&data[..data.len().min(48)]).into_owned();
     let texts = TEXTS.into_iter().chain([start.as_str()]);

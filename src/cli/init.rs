@@ -27,8 +27,9 @@ impl Init {
     pub(super) fn run(self) -> Result<(), Failure> {
         if !pipeline::is_plain_name(&self.name) {
             return Err(Failure::Usage(format!(
-                "`{}` can't name a pipeline\nhint: letters, digits, `-` and `_`, and not too many",
-                self.name
+                "`{}` can't name a pipeline\nhint: {}",
+                self.name,
+                pipeline::PLAIN_NAME
             )));
         }
         let entries = std::fs::read_dir(&self.data).map_err(|error| {

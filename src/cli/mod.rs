@@ -22,9 +22,11 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand};
 use sd3pipe_cache::{Key, Store};
+use sd3pipe_stages::text::tokenizer::panics_are_caught;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
+    panic,
     path::PathBuf,
     process::ExitCode,
 };
@@ -99,6 +101,13 @@ impl Target {
 
 /// Parses the command line, carries it out and turns what came of it into an exit code.
 pub fn main() -> ExitCode {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // Others are the program's own mistakes, and are told.
+        if !panics_are_caught() {
+            usual(panic);
+        }
+    }));
     let outcome = match CommandLine::parse().verb {
         Verb::Init(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),

@@ -116,6 +116,9 @@ impl Faults<'_> {
 /// Bytes of a name at most: file systems end at 255, and files of `out/` have more than the pipeline's name in theirs.
 const LONGEST_NAME: usize = 100;
 
+/// What a plain name is, in words.
+pub(crate) const PLAIN_NAME: &str = "letters, digits, `-` and `_`, at most 100 bytes";
+
 /// Stages of a pipeline at most: what is found out about them takes time by their number's square.
 const MOST_STAGES: usize = 1000;
 
@@ -127,7 +130,7 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
 fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if !is_plain_name(&pipeline.name) {
         let message = format!("`{}` can't name a folder everywhere", pipeline.name);
-        faults.add("name", message, format!("letters, digits, `-` and `_`, at most {LONGEST_NAME} bytes"));
+        faults.add("name", message, PLAIN_NAME.to_owned());
     }
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
@@ -138,11 +141,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
         .filter(|name| !is_plain_name(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
     {
         let message = format!("`{name}` can't name a stage");
-        faults.add(
-            &format!("stages.{name}"),
-            message,
-            format!("letters, digits, `-` and `_`, at most {LONGEST_NAME} bytes, and no field of the pipeline"),
-        );
+        faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
     }
 }
 

@@ -120,6 +120,8 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let name = to.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = folder.join(format!(".{name}.{}", std::process::id()));
+    // Never into what lies there already: it may be a link to somebody's file.
+    drop(std::fs::remove_file(&unfinished));
     let result = reflink_copy::reflink_or_copy(from, &unfinished).and_then(|_| {
         let mut permissions = std::fs::metadata(&unfinished)?.permissions();
         // Objects are read-only; what lies in `out/` is the user's to change.

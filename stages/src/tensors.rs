@@ -107,7 +107,9 @@ pub fn write_file<V: View>(
     tensors: Vec<(String, V)>,
     notes: &BTreeMap<String, String>,
 ) -> Result<(), StageError> {
-    File::create(path)
+    // Never into what lies there already: it may be a link to somebody's file.
+    drop(std::fs::remove_file(path));
+    File::create_new(path)
         .and_then(|file| write(BufWriter::with_capacity(1 << 20, file), tensors, notes))
         .map_err(|source| StageError::File { path: path.to_owned(), source })
 }

@@ -186,3 +186,15 @@ fn links_to_files_are_followed_and_what_they_name_is_never_written() {
     symlink(space.path("photos"), space.path("photos/loop")).unwrap();
     space.run().fails(1, &["photos/loop", "a link to a folder that it lies in"]);
 }
+
+/// The library that reads tokenizers panics on some that contradict themselves; that is an error like any other.
+#[test]
+fn a_tokenizer_that_contradicts_itself_is_an_error_without_a_panic() {
+    let space = TestSpace::demo();
+    // A trie of one unit: looking a letter up reads far behind it.
+    let normalizer = r#""normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAA="}, "ignored":"#;
+    let json = String::from_utf8(space.read("model/t5_tokenizer.json")).unwrap();
+    space.write("model/t5_tokenizer.json", json.replacen("\"normalizer\":", normalizer, 1));
+    let said = space.run().fails(1, &["t5_tokenizer.json cannot encode", "get a fresh copy"]);
+    assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
+}

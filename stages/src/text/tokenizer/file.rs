@@ -1,5 +1,6 @@
 //! A tokenizer that was read from a file, with what it must not do kept out.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -66,10 +67,13 @@ impl FileTokenizer {
         make: impl FnOnce() -> tokenizers::Result<Tokenizer>,
     ) -> Result<Self, TokenizerError> {
         let tokenizer = guarded(make).map_err(|reason| malformed(path, reason))?;
-        if let ModelWrapper::BPE(model) = tokenizer.get_model()
-            && model.dropout.is_some_and(|probability| probability > 0.0)
-        {
-            return Err(TokenizerError::Random { path: path.to_owned() });
+        match tokenizer.get_model() {
+            ModelWrapper::BPE(model) if model.dropout.is_some_and(|probability| probability > 0.0) => {
+                return Err(TokenizerError::Random { path: path.to_owned() });
+            }
+            ModelWrapper::BPE(_) | ModelWrapper::Unigram(_) => {}
+            // WordPiece takes time by the square of a word's length.
+            _ => return Err(malformed(path, "its model is neither BPE, as CLIP's, nor Unigram, as T5's")),
         }
         Ok(Self { tokenizer, path: path.to_owned() })
     }
@@ -98,10 +102,22 @@ impl FileTokenizer {
     }
 }
 
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of this thread, right now, is one of the `tokenizers` crate that becomes an error: a hook need not tell of it.
+pub fn panics_are_caught() -> bool {
+    GUARDED.get()
+}
+
 /// Does what the `tokenizers` crate does with a file that was not checked: it indexes and unwraps by what the file
 /// says (a `Precompiled` normalizer, a prefix longer than its token), so a damaged file makes it panic.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    let outer = GUARDED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(outer);
+    match done {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("its tables contradict one another".to_owned()),
@@ -136,7 +152,7 @@ mod tests {
     fn the_post_processor_is_not_used() {
         let json = |template: &str| {
             format!(
-                r#"{{"version": "1.0", "model": {{"type": "WordLevel", "unk_token": "a", "vocab": {{"a": 0}}}},
+                r#"{{"version": "1.0", "model": {{"type": "BPE", "vocab": {{"a": 0}}, "merges": []}},
                     "post_processor": {{"type": "TemplateProcessing", "single": [{template}], "pair": [], "special_tokens": {{}}}}}}"#
             )
         };
@@ -156,6 +172,14 @@ mod tests {
         let json = r#"{"version": "1.0", "model": {"type": "BPE", "dropout": 0.1, "vocab": {"a": 0}, "merges": []}}"#;
         let error = FileTokenizer::from_json(Path::new("bad.json"), json.as_bytes()).err().unwrap();
         assert!(matches!(error, TokenizerError::Random { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_model_of_another_kind_is_refused() {
+        let json = r#"{"version": "1.0", "model": {"type": "WordPiece", "unk_token": "a", "vocab": {"a": 0},
+            "continuing_subword_prefix": "", "max_input_chars_per_word": 1000000000}}"#;
+        let error = FileTokenizer::from_json(Path::new("bad.json"), json.as_bytes()).err().unwrap();
+        assert!(error.to_string().contains("neither BPE"), "{error}");
     }
 
     #[test]

@@ -100,8 +100,9 @@ fn growth(step: &Value) -> Result<usize, Fault> {
     }
     // Byte-level steps write every byte as a character of one or two bytes. Old files leave out what kind a step is.
     let bytes = step["type"] == "ByteLevel" || !step["trim_offsets"].is_null();
-    let fields = ["content", "prepend", "replacement"].map(length);
-    Ok(fields.into_iter().max().unwrap_or_default().max(if bytes { 2 } else { 1 }))
+    // A pattern may match nothing between any two characters.
+    let inserted = ["content", "prepend", "replacement"].map(length).into_iter().max().unwrap_or_default();
+    Ok(1 + inserted.max(usize::from(bytes)))
 }
 
 #[cfg(test)]
