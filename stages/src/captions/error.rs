@@ -93,6 +93,14 @@ pub enum ScanFault {
         /// The file or folder.
         path: PathBuf,
     },
+    /// More files and folders than any data set has.
+    #[error("{}: there are more than {most} files and folders in it", path.display())]
+    TooMany {
+        /// The dataset's folder.
+        path: PathBuf,
+        /// The most that are looked at.
+        most: usize,
+    },
     /// A dataset without a single image.
     #[error("{}: there is no image in it (png, jpg, jpeg, webp, bmp)", path.display())]
     NoImage {
@@ -127,6 +135,9 @@ impl ScanFault {
             Self::NotAFolder { .. } => "name the folder that the images are in",
             Self::Unreadable { .. } => "make it readable, or move it out of the folder",
             Self::NotUtf8Name { .. } | Self::ControlInName { .. } => "rename it",
+            Self::TooMany { .. } => {
+                "name the folder that the images are in, and look whether links lead to the same folders over and over"
+            }
             Self::NoImage { .. } => "put images into it, or leave it out of `data`",
             Self::FolderRepeats { .. } => {
                 "rename it, or list it in `data` with `repeats`: the name of a listed folder is not read"
