@@ -52,7 +52,9 @@ pub fn write_new<T>(
     length: u64,
     write: impl FnOnce(&mut NewFile) -> io::Result<T>,
 ) -> io::Result<T> {
-    let file = step(steps.create, || File::create(path)).map_err(of_bytes(length))?;
+    // Never into what lies there already: it may be a link to somebody's file.
+    let _ = fs::remove_file(path);
+    let file = step(steps.create, || File::create_new(path)).map_err(of_bytes(length))?;
     let written = write(&mut NewFile { file, step: steps.write });
     if written.is_err() {
         // The first error is the one to tell, and room may be what is lacking.

@@ -12,6 +12,8 @@ mod fault;
 #[cfg(feature = "faults")]
 mod faults;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gc;
 mod index;
 mod key;

@@ -1,14 +1,19 @@
 //! Locks between processes: files that somebody holds, signed by who does.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::StoreError;
 use crate::files::step;
+use crate::store::is_link;
 
 /// Opens a file to lock, without changing what is in it.
 pub(crate) fn open_lock_file(path: &Path) -> Result<File, StoreError> {
+    // Its holder is written into it, which must not go into somebody's file.
+    if is_link(path) {
+        fs::remove_file(path).map_err(StoreError::write(path))?;
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     step("lock.open", || options.open(path)).map_err(StoreError::write(path))

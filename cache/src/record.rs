@@ -221,7 +221,7 @@ fn outputs_in(row: &Row<'_>, column: usize, key: &Key) -> Option<Vec<Output>> {
 
 /// For each output: role and item, each after its length in 4 bytes; digest; length in 8 bytes; a byte 0, or a byte 1
 /// and the content's digest. Numbers are little-endian.
-fn encode(outputs: &[Output]) -> Vec<u8> {
+pub(crate) fn encode(outputs: &[Output]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(outputs.len() * 128);
     for output in outputs {
         for text in [&output.role, &output.item] {

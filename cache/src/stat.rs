@@ -51,8 +51,8 @@ pub struct FileDigests<'s> {
 }
 
 #[derive(Debug)]
-struct Row {
-    fingerprint: Fingerprint,
+pub(crate) struct Row {
+    pub(crate) fingerprint: Fingerprint,
     recorded: i128,
     digest: Digest,
     /// Asked for since loading; what never is, is dropped.
@@ -211,13 +211,13 @@ impl FileDigests<'_> {
 }
 
 impl Row {
-    fn trusts(&self, fingerprint: &Fingerprint) -> bool {
+    pub(crate) fn trusts(&self, fingerprint: &Fingerprint) -> bool {
         let newest = self.fingerprint.modified.max(self.fingerprint.changed);
-        self.fingerprint == *fingerprint && self.recorded - newest > RACY
+        self.fingerprint == *fingerprint && self.recorded.saturating_sub(newest) > RACY
     }
 
     /// Device, inode, size; mtime, ctime, time of recording; digest.
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let Fingerprint { device, inode, size, modified, changed } = self.fingerprint;
         let mut bytes = Vec::with_capacity(112);
         [device, inode, size].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
@@ -226,7 +226,7 @@ impl Row {
         bytes
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Row> {
+    pub(crate) fn decode(mut bytes: &[u8]) -> Option<Row> {
         let mut number = || bytes.split_off(..8).and_then(|number| Some(u64::from_le_bytes(number.try_into().ok()?)));
         let (device, inode, size) = (number()?, number()?, number()?);
         let mut time = || bytes.split_off(..16).and_then(|time| Some(i128::from_le_bytes(time.try_into().ok()?)));

@@ -131,6 +131,7 @@ impl Store {
         if format.is_none() {
             refuse_other_folders(&layout)?;
         }
+        refuse_links(&layout)?;
         let missing: Vec<PathBuf> =
             Layout::FOLDERS.iter().map(|folder| layout.root.join(folder)).filter(|path| !path.is_dir()).collect();
         for path in &missing {
@@ -216,6 +217,9 @@ impl Store {
     pub fn work_dir(&self, key: &Key) -> Result<PathBuf, StoreError> {
         self.writable()?;
         let path = self.layout.work(key);
+        if is_link(&path) {
+            fs::remove_file(&path).map_err(StoreError::write(&path))?;
+        }
         if !path.is_dir() {
             let folder = path.parent().unwrap_or(self.root());
             step("work.make", || fs::create_dir_all(&path)).map_err(StoreError::write(&path))?;
@@ -398,6 +402,21 @@ fn refuse_other_folders(layout: &Layout) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a store with a link in the place of one of its folders. The store itself may be one, but no store has any inside, and
+/// what is behind would be swept out or written over: a folder that came with somebody's project is not to be trusted with that.
+fn refuse_links(layout: &Layout) -> Result<(), StoreError> {
+    match Layout::FOLDERS.iter().find(|folder| is_link(&layout.root.join(folder))) {
+        Some(folder) => {
+            Err(StoreError::NotAStore { path: layout.root.clone(), found: format!("{folder}, which is a link") })
+        }
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
 #[cfg(test)]

@@ -248,3 +248,36 @@ fn a_work_folder_stays_until_it_is_removed() {
     store.remove_work_dir(&key).unwrap();
     assert!(!path.exists());
 }
+
+/// A store may come with somebody's project, and its links may lead to anything of yours.
+#[test]
+fn nothing_behind_a_link_in_a_store_is_swept_out_or_written_over() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (root, photos) = (folder.path().join("store"), folder.path().join("photos"));
+    let key = Preimage::new("folder", 1).key();
+    drop(Store::open(&root).unwrap());
+    fs::create_dir(&photos).unwrap();
+    fs::write(photos.join("a.png"), "a photo").unwrap();
+    for name in ["tmp", "work", "objects", "locks", "quarantine"] {
+        let (inside, aside) = (root.join(name), root.join("aside"));
+        fs::rename(&inside, &aside).unwrap();
+        symlink(&photos, &inside).unwrap();
+        let message = Store::open(&root).unwrap_err().to_string();
+        assert!(message.contains(&format!("{name}, which is a link")) && message.contains("--store"), "{message}");
+        fs::remove_file(&inside).unwrap();
+        fs::rename(&aside, &inside).unwrap();
+    }
+    symlink(photos.join("a.png"), root.join("locks").join(key.to_string())).unwrap();
+    symlink(&photos, root.join("work").join(key.to_string())).unwrap();
+    let store = Store::open(&root).unwrap();
+    let claim = store.claim(&key, &mut |_| {}).unwrap();
+    fs::write(store.work_dir(&key).unwrap().join("a.png"), "a state").unwrap();
+    drop(claim);
+    assert_eq!(fs::read_to_string(photos.join("a.png")).unwrap(), "a photo");
+    assert_eq!(fs::read_dir(&photos).unwrap().count(), 1);
+    // The store as a whole may lie elsewhere.
+    symlink(&root, folder.path().join("link")).unwrap();
+    Store::open(&folder.path().join("link")).unwrap();
+}

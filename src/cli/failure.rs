@@ -1,6 +1,6 @@
 //! How the program ends badly: a message on standard error, and an exit code.
 
-use super::diagnostics;
+use super::{diagnostics, text};
 use crate::{pipeline::Diagnostics, plan::PlanError, run::RunError};
 use sd3pipe_cache::StoreError;
 use std::{path::PathBuf, process::ExitCode};
@@ -77,7 +77,7 @@ impl Failure {
             }
         };
         let word = if code == 130 { "stopped" } else { "error" };
-        eprintln!("{word}: {message}");
+        eprintln!("{word}: {}", text::safe(&message));
         ExitCode::from(code)
     }
 }

@@ -1,6 +1,7 @@
 //! `sd3pipe init`: a commented pipeline for a folder of images.
 
 use super::{Failure, print};
+use crate::pipeline;
 use clap::Args;
 use std::{
     fs::OpenOptions,
@@ -24,10 +25,11 @@ const IMAGES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 
 impl Init {
     pub(super) fn run(self) -> Result<(), Failure> {
-        if self.name.is_empty() || !self.name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_') {
+        if !pipeline::is_plain_name(&self.name) {
             return Err(Failure::Usage(format!(
-                "`{}` can't name a pipeline\nhint: letters, digits, `-` and `_`",
-                self.name
+                "`{}` can't name a pipeline\nhint: {}",
+                self.name,
+                pipeline::PLAIN_NAME
             )));
         }
         let entries = std::fs::read_dir(&self.data).map_err(|error| {

@@ -1,6 +1,6 @@
 //! The command line: one file a verb; nothing else in the program talks to the terminal.
 
-mod diagnostics;
+pub mod diagnostics;
 mod failure;
 mod gc;
 mod graph;
@@ -26,9 +26,11 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand};
 use sd3pipe_cache::{Key, Store};
+use sd3pipe_stages::text::tokenizer::panics_are_caught;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write},
+    panic,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -151,6 +153,13 @@ impl Target {
 
 /// Parses the command line, carries it out and turns what came of it into an exit code.
 pub fn main() -> ExitCode {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // Others are the program's own mistakes, and are told.
+        if !panics_are_caught() {
+            usual(panic);
+        }
+    }));
     let outcome = match CommandLine::parse().verb {
         Verb::Init(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
@@ -172,9 +181,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints to standard output. Whoever stopped listening, `head` for one, is no error.
+/// Prints to standard output, with nothing in it that a terminal would obey. Whoever stopped listening, `head` for one, is no error.
 fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match io::stdout().lock().write_all(text::safe(text).as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Usage(format!("cannot write to standard output: {error}")))
         }

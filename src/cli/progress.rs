@@ -1,5 +1,6 @@
 //! How far a stage is: a bar on a terminal, now and then a line anywhere else.
 
+use super::text::{duration, one_line, safe};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sd3pipe_stages::work::Progress;
 use std::{
@@ -44,7 +45,7 @@ impl Progress for Bar {
                     bar.reset_eta();
                 }
                 bar.set_position(done);
-                bar.set_message(note.to_owned());
+                bar.set_message(one_line(note));
             }
         });
     }
@@ -59,8 +60,8 @@ impl Progress for Bar {
 
     fn line(&self, text: &str) {
         self.with(|slot| match slot {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.println(safe(text)),
+            None => eprintln!("{}", safe(text)),
         });
     }
 }
@@ -89,11 +90,8 @@ impl Stretch {
         let rate = self.done.saturating_sub(self.first.unwrap_or_default()) as f64 / seconds;
         let left = self.total.saturating_sub(self.done) as f64 / rate.max(1e-9);
         let note = if self.note.is_empty() { String::new() } else { format!(" · {}", self.note) };
-        let left = if rate > 0.0 && self.done < self.total {
-            format!(" · {} left", super::text::duration(left))
-        } else {
-            String::new()
-        };
+        let left =
+            if rate > 0.0 && self.done < self.total { format!(" · {} left", duration(left)) } else { String::new() };
         eprintln!("{} {}/{} {} · {rate:.2} a second{left}{note}", self.what, self.done, self.total, self.unit);
         self.said = Instant::now();
     }
@@ -123,7 +121,7 @@ impl Progress for Lines {
         {
             stretch.first.get_or_insert(done.saturating_sub(1));
             stretch.done = done;
-            note.clone_into(&mut stretch.note);
+            stretch.note = one_line(note);
             if stretch.said.elapsed() > PAUSE {
                 stretch.say();
             }
@@ -139,6 +137,6 @@ impl Progress for Lines {
     }
 
     fn line(&self, text: &str) {
-        eprintln!("{text}");
+        eprintln!("{}", safe(text));
     }
 }

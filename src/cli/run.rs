@@ -66,7 +66,7 @@ impl Run {
             Err(_) => "failed",
         };
         let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
-        store.notices().iter().for_each(|notice| eprintln!("note: {notice}"));
+        store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
         print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
         // How the run ended comes first: what the journal lacks may have the same cause.
         if let (Err(_), Err(error)) = (&result, &noted) {

@@ -40,7 +40,7 @@ impl Show {
                 stage.key.get(..6).unwrap_or_default()
             );
             for label in &stage.executed {
-                let _ = writeln!(out, "  {label}");
+                let _ = writeln!(out, "  {}", text::one_line(label));
             }
         }
         if let Some(error) = &journal.error {

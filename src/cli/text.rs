@@ -67,10 +67,32 @@ fn amount<'u>(text: &str, mut units: impl Iterator<Item = (&'u str, f64)>) -> Op
     Some(number.parse::<f64>().ok()? * factor)
 }
 
+/// The text with every character that a terminal would obey, other than a line's end, spelt as JSON spells it: names of files,
+/// captions and the store's records may be anybody's. JSON stays the same JSON.
+pub fn safe(text: &str) -> String {
+    // The last are those that turn the direction of writing around.
+    let obeyed = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && obeyed(c) {
+            safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
+/// As [`safe`], for what must not begin a line of its own.
+pub fn one_line(text: &str) -> String {
+    safe(text).replace('\n', "\\n")
+}
+
 const WIDEST: usize = 100;
 
 /// Rows of cells in columns as wide as they need to be.
 pub fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     // A cell that is longer pushes what follows it: better than a column as wide as a caption.
     let width = |column: usize| {
@@ -79,7 +101,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   ")).collect();
         text.push_str(line.trim_end());
         text.push('\n');
@@ -128,6 +150,17 @@ mod tests {
         for wrong in ["30", "d", "-3d", "99999999999999999999w"] {
             assert!(parse_age(wrong).unwrap_err().contains("30d"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_is_shown() {
+        assert_eq!(
+            safe("a\u{1b}[2J\r\nb\u{9b}31m\u{7f}\t\u{202e}é"),
+            "a\\u001b[2J\\u000d\nb\\u009b31m\\u007f\\u0009\\u202eé"
+        );
+        assert_eq!(table(&[vec!["a\nerror: b".to_owned(), "c".to_owned()]]), "a\\nerror: b   c\n");
+        let json = serde_json::json!("a\u{1b}\u{9b}\u{7f}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe(&json.to_string())).unwrap(), json);
     }
 
     #[test]

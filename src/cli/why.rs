@@ -57,7 +57,7 @@ impl Why {
                 text::units(job.actions().len(), job.unit())
             ));
             for index in missing.iter().take(10) {
-                line(format!("  {}", job.actions()[*index].label));
+                line(format!("  {}", text::one_line(&job.actions()[*index].label)));
             }
             if missing.len() > 10 {
                 line(format!("  and {} more", text::count(missing.len() - 10)));

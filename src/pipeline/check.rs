@@ -60,6 +60,11 @@ impl Resolved {
 pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> Result<Resolved, Vec<Diagnostic>> {
     let mut faults = Faults { composed, list: Vec::new() };
     let folder = sources.get(0).folder.clone();
+    if pipeline.stages.len() > MOST_STAGES {
+        let message = format!("there are {} stages, and {MOST_STAGES} are the most", pipeline.stages.len());
+        faults.add("stages", message, "make several pipelines of it: on one store they share what is equal".to_owned());
+        return Err(faults.list);
+    }
     check_names(&pipeline, &mut faults);
     resolve_paths(&mut pipeline, sources, &mut faults);
     if let Some(reason) = pipeline.device.missing() {
@@ -108,11 +113,24 @@ impl Faults<'_> {
     }
 }
 
+/// Bytes of a name at most: file systems end at 255, and files of `out/` have more than the pipeline's name in theirs.
+const LONGEST_NAME: usize = 100;
+
+/// What a plain name is, in words.
+pub(crate) const PLAIN_NAME: &str = "letters, digits, `-` and `_`, at most 100 bytes";
+
+/// Stages of a pipeline at most: what is found out about them takes time by their number's square.
+const MOST_STAGES: usize = 1000;
+
+/// Whether something may be called so that has a folder of its own in `out/`: such a name leads nowhere else.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+}
+
 fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
-    let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
-    if !plain(&pipeline.name) {
+    if !is_plain_name(&pipeline.name) {
         let message = format!("`{}` can't name a folder everywhere", pipeline.name);
-        faults.add("name", message, "letters, digits, `-` and `_`".to_owned());
+        faults.add("name", message, PLAIN_NAME.to_owned());
     }
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
@@ -120,14 +138,10 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     for name in pipeline
         .stages
         .keys()
-        .filter(|name| !plain(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
+        .filter(|name| !is_plain_name(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
     {
         let message = format!("`{name}` can't name a stage");
-        faults.add(
-            &format!("stages.{name}"),
-            message,
-            "letters, digits, `-` and `_`, and no field of the pipeline".to_owned(),
-        );
+        faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
     }
 }
 

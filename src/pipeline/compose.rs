@@ -5,7 +5,11 @@ use super::{
     outline::{Body, Entry, Node, outline},
     source::{Place, Source, Sources},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
 
 /// The pipeline as one RON text, which `ron` reads, and where each piece of it was written.
 pub struct Composed {
@@ -44,6 +48,9 @@ impl Composed {
 /// How many files may extend each other in a row.
 const LONGEST_CHAIN: usize = 8;
 
+/// Bytes of a pipeline file at most: a hundred times those of a long one, and few enough to be shown, line by line, in messages.
+const LONGEST_FILE: u64 = 1 << 20;
+
 /// Reads the file, its bases and the settings.
 pub fn compose(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Composed, Vec<Diagnostic>> {
     let mut root = read_with_bases(path, &path.display().to_string(), None, &mut Vec::new(), sources)
@@ -75,12 +82,13 @@ fn read_with_bases(
         return Err(Diagnostic::new(format!("`{name}` extends itself"), asked_at)
             .hint("take the `extends` out of one of the files".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_text(path).map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "`sd3pipe init NAME --data FOLDER` writes a pipeline for a folder of images"
+            io::ErrorKind::NotFound => "`sd3pipe init NAME --data FOLDER` writes a pipeline for a folder of images",
+            io::ErrorKind::InvalidData => "a pipeline file is UTF-8 text",
+            io::ErrorKind::FileTooLarge => {
+                "name the pipeline and not the data or the model; more than that is no pipeline"
             }
-            std::io::ErrorKind::InvalidData => "a pipeline file is UTF-8 text",
             _ => "the file must be readable",
         };
         Diagnostic::new(format!("cannot read the pipeline `{name}`: {error}"), asked_at.clone()).hint(hint.to_owned())
@@ -99,6 +107,15 @@ fn read_with_bases(
     let below =
         read_with_bases(&folder.join(&base_path), &base_name.display().to_string(), Some(base.place), chain, sources)?;
     Ok(overlay(below, node))
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {LONGEST_FILE} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
 /// Checks the syntax with `ron` itself, then takes the outline.
@@ -144,10 +161,20 @@ fn overlay(mut below: Node, above: Node) -> Node {
     let (Body::Fields(entries) | Body::Map(entries), true) = (above.body.clone(), mergeable) else { return above };
     below.place = above.place;
     if let Some(kept) = entries_mut(&mut below) {
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (index, entry) in kept.iter().enumerate() {
+            places.entry(entry.key.clone()).or_insert(index);
+        }
         for entry in entries {
-            match kept.iter_mut().find(|old| old.key == entry.key) {
-                Some(old) => *old = Entry { value: overlay(old.value.clone(), entry.value), ..entry },
-                None => kept.push(entry),
+            match places.get(&entry.key) {
+                Some(&index) => {
+                    let old = kept[index].value.clone();
+                    kept[index] = Entry { value: overlay(old, entry.value), ..entry };
+                }
+                None => {
+                    places.insert(entry.key.clone(), kept.len());
+                    kept.push(entry);
+                }
             }
         }
     }
@@ -203,8 +230,9 @@ fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Di
 
 /// A key that stands twice in one bracket: `ron` would take the last one in silence when it's a map.
 fn find_doubles(node: &Node, faults: &mut Vec<Diagnostic>) {
-    for (index, entry) in node.entries().iter().enumerate() {
-        if node.entries()[..index].iter().any(|earlier| earlier.key == entry.key) {
+    let mut seen = HashSet::new();
+    for entry in node.entries() {
+        if !seen.insert(&entry.key) {
             faults.push(Diagnostic::new(format!("`{}` stands here twice", entry.key), Some(entry.key_place.clone())));
         }
         find_doubles(&entry.value, faults);

@@ -10,6 +10,7 @@ mod diagnostic;
 mod outline;
 mod source;
 
+pub(crate) use check::{PLAIN_NAME, is_plain_name};
 pub use check::{Resolved, ResolvedStage, Upstream};
 pub use definition::{Pipeline, options};
 pub use diagnostic::{Diagnostic, Diagnostics, suggestion};

@@ -5,7 +5,7 @@ use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store};
 use sd3pipe_stages::{
     captions::{
-        Captions, Items,
+        Captions, Items, caption,
         items::{self, ImageFacts, Made},
         report::DataReport,
         scan::{self, Found, Scan},
@@ -16,6 +16,7 @@ use sd3pipe_stages::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -204,7 +205,7 @@ fn make(
         let digest = images.get(found.image.as_path()).map(ToString::to_string).unwrap_or_default();
         let (width, height) = match before.sizes.get(&digest) {
             Some(size) => *size,
-            None => decode::probe(&read_as(&found.image, &digest)?)?,
+            None => decode::probe(&read_as(&found.image, &digest, decode::MOST_BYTES)?)?,
         };
         after.sizes.insert(digest.clone(), (width, height));
         Ok(ImageFacts { digest, width, height })
@@ -213,7 +214,7 @@ fn make(
         let digest = captions.get(path).map(ToString::to_string).unwrap_or_default();
         let bytes = match before.captions.get(&digest) {
             Some(text) => text.clone().into_bytes(),
-            None => read_as(path, &digest)?,
+            None => read_as(path, &digest, caption::LONGEST as u64)?,
         };
         if let Ok(text) = std::str::from_utf8(&bytes) {
             after.captions.insert(digest, text.to_owned());
@@ -224,10 +225,11 @@ fn make(
     Ok((made, after))
 }
 
-/// A file's bytes, which must be those that were hashed.
-fn read_as(path: &Path, digest: &str) -> std::io::Result<Vec<u8>> {
-    let bytes = std::fs::read(path)?;
-    if Digest::of(&bytes).to_string() == digest {
+/// A file's bytes, which must be those that were hashed. Of a file with more than `most` there is one more, which is enough to know.
+fn read_as(path: &Path, digest: &str, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most || Digest::of(&bytes).to_string() == digest {
         Ok(bytes)
     } else {
         Err(std::io::Error::other("it changed while it was read; run again"))

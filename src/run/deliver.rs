@@ -5,12 +5,12 @@ use sd3pipe_cache::{
     Digest, Store,
     files::{of_bytes, step},
 };
-use sd3pipe_stages::{action::Artifact, stage::Kind};
+use sd3pipe_stages::{action::Artifact, error::StageError, stage::Kind};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// What the names of unfinished copies begin with; the number of the process follows.
@@ -39,6 +39,7 @@ pub fn deliver(
     // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
     let mut wanted: Vec<(PathBuf, Digest, u64, PathBuf)> = Vec::new();
     for entry in &artifact.entries {
+        check_inside(&entry.item)?;
         let mut shown = None;
         let path = match (kind, entry.role.as_str()) {
             (Kind::Export, "checkpoint") => checkpoint(&entry.item).with_extension("safetensors"),
@@ -110,6 +111,16 @@ pub fn deliver(
     Ok(lines)
 }
 
+/// Refuses a name out of the store that would lead out of the folder: no stage makes one, so somebody else did.
+fn check_inside(item: &str) -> Result<(), PlanError> {
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+    if !item.is_empty() && !item.contains('\0') && Path::new(item).components().all(plain) {
+        return Ok(());
+    }
+    let reason = format!("it has a file {item:?}, which does not lie in the folder of the results");
+    Err(StageError::Unreadable { what: "list of files".to_owned(), reason }.into())
+}
+
 fn by_folder(paths: &[PathBuf]) -> BTreeMap<&Path, Vec<&Path>> {
     let mut folders: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
     for path in paths {
@@ -142,6 +153,8 @@ fn sweep(folder: &Path) {
 /// cache will trust it, and renamed into place whole.
 fn copy(from: &Path, folder: &Path, to: &Path, length: u64) -> io::Result<()> {
     let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
+    // Never into what lies there already: it may be a link to somebody's file.
+    drop(fs::remove_file(&unfinished));
     let result = step("deliver.copy", || reflink_copy::reflink_or_copy(from, &unfinished))
         .and_then(|_| {
             let mut permissions = fs::metadata(&unfinished)?.permissions();
@@ -157,4 +170,20 @@ fn copy(from: &Path, folder: &Path, to: &Path, length: u64) -> io::Result<()> {
         drop(fs::remove_file(&unfinished));
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_out_of_the_store_stay_in_the_folder() {
+        for item in ["1", "1/vae/config.json", "epoch-1-prompt-1-seed-2.png", "1/..a"] {
+            assert!(check_inside(item).is_ok(), "{item}");
+        }
+        for item in ["", "/", "/etc/passwd", "..", "../x", "1/../../x", "1/..", "./x", "a\0b"] {
+            let error = check_inside(item).unwrap_err().to_string();
+            assert!(error.contains(&format!("{item:?}")) && error.contains("--force"), "{item}: {error}");
+        }
+    }
 }

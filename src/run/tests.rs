@@ -20,6 +20,8 @@ use std::{
 struct Keys {
     /// An action that fails, by its label.
     broken: RefCell<Option<String>>,
+    /// The name that it gives to a contact sheet, if it's not the usual one.
+    sheet: Option<&'static str>,
 }
 
 impl Engine for Keys {
@@ -35,7 +37,7 @@ impl Engine for Keys {
                 Job::Images(_) => ("latents", String::new()),
                 Job::Train(_) => ("weights", (index + 1).to_string()),
                 Job::Export(job) => ("checkpoint", job.checkpoints[*index].0.to_string()),
-                Job::Sample(job) if *index == job.sheet() => ("sheet", "sheet.png".to_owned()),
+                Job::Sample(job) if *index == job.sheet() => ("sheet", self.sheet.unwrap_or("sheet.png").to_owned()),
                 Job::Sample(_) => ("image", String::new()),
             };
             let object = work.store.put(action.key.to_string().as_bytes())?;
@@ -244,4 +246,16 @@ fn a_lost_object_is_made_again_and_nothing_else() {
     let (journal, result) = space.run(&[], Options { force, ..Options::default() });
     result.unwrap();
     assert_eq!(lines(&journal), ["train: epoch 1", "train: epoch 2"]);
+}
+
+#[test]
+fn a_result_that_names_a_file_outside_of_its_folder_is_not_written() {
+    for name in ["../../../escaped.png", "/tmp/../escaped.png", "a/../../b.png", ""] {
+        let mut space = Space::new();
+        space.engine.sheet = Some(name);
+        let (_, result) = space.run(&[], Options::default());
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(&format!("{name:?}")) && message.contains("--force"), "{message}");
+        assert!(!space.path("escaped.png").exists() && !space.path("out/keys/samples").exists());
+    }
 }

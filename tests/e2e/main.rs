@@ -5,6 +5,7 @@ mod collect;
 mod damage;
 mod denied;
 mod edits;
+mod hostile;
 mod inputs;
 mod interrupted;
 mod killed;

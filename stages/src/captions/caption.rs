@@ -16,7 +16,13 @@ pub enum CaptionFault {
         /// The first wrong byte, counted from 0 at the start of the file.
         offset: usize,
     },
+    /// The file is longer than any caption.
+    #[error("has more than {LONGEST} bytes, of which the encoders read a few hundred words")]
+    TooLong,
 }
+
+/// Bytes of a caption file at most: twenty times what T5 reads of a text at its longest.
+pub const LONGEST: usize = 1 << 16;
 
 /// The caption in the bytes of a caption file: its first line that is not blank, without white space around it, and
 /// without a byte order mark; empty if there is none. Lines end in LF, CR LF or CR.
@@ -24,7 +30,8 @@ pub enum CaptionFault {
 /// sd-scripts takes the first line even if it is blank, and so trains on nothing where a caption begins with an empty line.
 ///
 /// # Errors
-/// If any of the bytes, on whichever line, are not UTF-8: half of such a file is garbage, and which half is not known.
+/// If there are more than [`LONGEST`] bytes, or any of them, on whichever line, are not UTF-8: half of such a file is garbage, and
+/// which half is not known.
 pub fn normalise(bytes: &[u8]) -> Result<String, CaptionFault> {
     let text = decode(bytes)?;
     Ok(lines(text).next().unwrap_or_default().to_owned())
@@ -39,6 +46,9 @@ pub fn further_lines(bytes: &[u8]) -> Result<usize, CaptionFault> {
 }
 
 fn decode(bytes: &[u8]) -> Result<&str, CaptionFault> {
+    if bytes.len() > LONGEST {
+        return Err(CaptionFault::TooLong);
+    }
     let text = str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         let line = 1 + before.iter().enumerate().filter(|(at, byte)| ends_line(before, *at, **byte)).count();
@@ -124,6 +134,12 @@ mod tests {
         // "Unicode" in old editors: UTF-16 with its byte order mark.
         assert_eq!(normalise(b"\xff\xfea\0"), Err(CaptionFault::NotUtf8 { line: 1, offset: 0 }));
         assert_eq!(further_lines(b"\xff"), Err(CaptionFault::NotUtf8 { line: 1, offset: 0 }));
+    }
+
+    #[test]
+    fn a_file_that_is_no_caption_by_its_length_is_refused() {
+        assert_eq!(normalise(&[b'a'; LONGEST]).unwrap().len(), LONGEST);
+        assert_eq!(normalise(&[b'a'; LONGEST + 1]), Err(CaptionFault::TooLong));
     }
 
     #[test]

@@ -87,6 +87,20 @@ pub enum ScanFault {
         /// The file or folder, shown with replacement characters.
         path: PathBuf,
     },
+    /// A name that would give orders to a terminal or break a line in two.
+    #[error("{:?}: the name has a control character in it, such as the end of a line", path.display().to_string())]
+    ControlInName {
+        /// The file or folder.
+        path: PathBuf,
+    },
+    /// More files and folders than any data set has.
+    #[error("{}: there are more than {most} files and folders in it", path.display())]
+    TooMany {
+        /// The dataset's folder.
+        path: PathBuf,
+        /// The most that are looked at.
+        most: usize,
+    },
     /// A dataset without a single image.
     #[error("{}: there is no image in it (png, jpg, jpeg, webp, bmp)", path.display())]
     NoImage {
@@ -120,7 +134,10 @@ impl ScanFault {
             Self::MissingFolder { .. } => "relative paths start from the folder of the pipeline file",
             Self::NotAFolder { .. } => "name the folder that the images are in",
             Self::Unreadable { .. } => "make it readable, or move it out of the folder",
-            Self::NotUtf8Name { .. } => "rename it",
+            Self::NotUtf8Name { .. } | Self::ControlInName { .. } => "rename it",
+            Self::TooMany { .. } => {
+                "name the folder that the images are in, and look whether links lead to the same folders over and over"
+            }
             Self::NoImage { .. } => "put images into it, or leave it out of `data`",
             Self::FolderRepeats { .. } => {
                 "rename it, or list it in `data` with `repeats`: the name of a listed folder is not read"

@@ -129,6 +129,9 @@ impl ItemFault {
             }
             Self::EmptyCaption => "write a caption into it, or choose missing: Empty",
             Self::Caption(CaptionFault::NotUtf8 { .. }) => "save it as UTF-8",
+            Self::Caption(CaptionFault::TooLong) => {
+                "shorten it, or, if it is no caption, move it out of the folder or leave its ending out of `extensions`"
+            }
             Self::Unreadable(_) => "make it readable, or move it out of the folder",
             Self::Image(fault) => fault.remedy(),
         }

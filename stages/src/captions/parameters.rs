@@ -91,6 +91,9 @@ impl Default for Shuffle {
     }
 }
 
+/// More repeats than that are no data set but a slip of the hand: every turn of an epoch is listed.
+const MOST_REPEATS: u32 = 10_000;
+
 impl Captions {
     /// Values out of range, without a look at any file.
     pub fn problems(&self) -> Vec<Problem> {
@@ -137,6 +140,11 @@ impl Captions {
         if dataset.repeats == 0 {
             let problem = Problem::new(format!("{path}.repeats"), "with 0 repeats no image of it is ever seen");
             problems.push(problem.hint("1 or more, or leave the folder out"));
+        }
+        if dataset.repeats > MOST_REPEATS {
+            let message = format!("{} repeats are more than {MOST_REPEATS}", dataset.repeats);
+            problems
+                .push(Problem::new(format!("{path}.repeats"), message).hint("see the data more often with `epochs`"));
         }
         if !dataset.class.is_empty() && self.missing != Missing::ClassName {
             let problem = Problem::new(format!("{path}.class"), "has no effect unless `missing` is `ClassName`");

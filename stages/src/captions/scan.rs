@@ -14,6 +14,9 @@ pub const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 /// A folder's number above this is a year or an index, not repeats.
 const MOST_FOLDER_REPEATS: u32 = 1000;
 
+/// Files and folders below a dataset's folder at most. Links make more of few: two in each of twenty folders lead to a million.
+const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 2_000_000 };
+
 /// One image file and its caption file as found on disk, before any is read.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -106,6 +109,9 @@ fn walk_dataset(
     for file in list(&folder, unused, &name, faults) {
         let (stem, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
+            if file.relative.contains(char::is_control) {
+                faults.push(ScanFault::ControlInName { path: file.path.clone() });
+            }
             images.push(file);
         } else if let Some(place) = parameters.extensions.iter().position(|known| known.eq_ignore_ascii_case(extension))
         {
@@ -165,7 +171,13 @@ fn list(
 ) -> Vec<File> {
     let mut files = Vec::new();
     let mut entries = WalkDir::new(folder).follow_links(true).into_iter();
+    let mut count = 0;
     while let Some(entry) = entries.next() {
+        count += 1;
+        if count > MOST_ENTRIES {
+            faults.push(ScanFault::TooMany { path: folder.to_owned(), most: MOST_ENTRIES });
+            break;
+        }
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => {

@@ -93,7 +93,7 @@ pub enum CheckpointError {
         /// What doesn't fit.
         source: GeometryError,
     },
-    /// Tensors of the network are missing, unknown or of the wrong shape; all of them are listed.
+    /// Tensors of the network are missing, unknown or of the wrong shape; the first hundred of them are listed.
     #[error("the {component} in {} is not complete or not of a known layout; use the model's original files:\n{}", path.display(), problems.join("\n"))]
     Mismatch {
         /// The file.

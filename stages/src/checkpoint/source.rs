@@ -14,6 +14,9 @@ use super::{CheckpointError, Component, Layout, TensorFile, TensorSet, TensorVie
 /// CLIP's projection of the pooled vector.
 const PROJECTION: &str = "text_projection.weight";
 
+/// So many tensors that are wrong are listed: with more of them it is the file that is wrong, and it may have a million.
+const MOST_PROBLEMS: usize = 100;
+
 /// One network in a model's files, whichever layout they have:
 ///
 /// - a checkpoint of several networks, told apart by their prefixes ([`Component::prefix`]);
@@ -87,10 +90,15 @@ impl ComponentSource {
             let Some(canonical) = name.strip_prefix(layout.prefix()) else { continue };
             if component.canonical(canonical).is_some() {
                 let shape = set.get(name).map(|(_, info)| info.shape.as_slice()).unwrap_or_default();
-                problems.push(format!("  unknown {canonical} {shape:?}"));
+                problems.push(format!("  unknown {} {shape:?}", canonical.escape_debug()));
             }
         }
         if !problems.is_empty() {
+            let more = problems.len().saturating_sub(MOST_PROBLEMS);
+            problems.truncate(MOST_PROBLEMS);
+            if more > 0 {
+                problems.push(format!("  and {more} more"));
+            }
             return Err(CheckpointError::Mismatch { path: path(), component, problems });
         }
         if component == Component::ClipL && tensors.get(PROJECTION).is_some_and(Stored::is_identity) {
@@ -206,7 +214,7 @@ fn assemble(set: &TensorSet, placement: &Placement) -> Result<Option<Stored>, St
                     return Err(format!("lies in tensors of several types, {} and {}", whole.dtype, info.dtype));
                 }
                 match (whole.shape.split_first_mut(), info.shape.split_first()) {
-                    (Some((rows, rest)), Some((more, same))) if rest == same => *rows += more,
+                    (Some((rows, rest)), Some((more, same))) if rest == same => *rows = rows.saturating_add(*more),
                     _ => {
                         return Err(format!(
                             "lies in tensors of shapes that don't go together, one is {:?}",

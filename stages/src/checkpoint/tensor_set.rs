@@ -38,7 +38,7 @@ impl TensorSet {
                     let path = index.unwrap_or_else(|| path.into());
                     return Err(CheckpointError::Index {
                         path,
-                        reason: format!("the tensor {name} is in two of its files"),
+                        reason: format!("the tensor {name:?} is in two of its files"),
                     });
                 }
             }
@@ -168,8 +168,10 @@ fn choose(names: &BTreeSet<String>) -> Choice<'_> {
 fn shards(path: &Path) -> Result<BTreeSet<String>, CheckpointError> {
     let unreadable = |source| CheckpointError::Unreadable { path: path.into(), source };
     let damaged = |reason: String| CheckpointError::Index { path: path.into(), reason };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > LONGEST_INDEX {
-        return Err(damaged("it is far too long".into()));
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    // Opening a pipe would wait for a writer.
+    if !metadata.is_file() || metadata.len() > LONGEST_INDEX {
+        return Err(damaged("it is no file, or far too long".into()));
     }
     let text = std::fs::read(path).map_err(unreadable)?;
     let index: Index = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;

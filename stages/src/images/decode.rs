@@ -9,9 +9,9 @@ use std::io::Cursor;
 /// Pixels that a side has at least: one patch of the network is that wide.
 pub const SHORTEST_SIDE: u32 = 16;
 
-/// Bytes that a decoded image takes at most: 19,000 × 19,000 pixels of 8-bit RGB. More is a mistake, or an attack by a small
-/// file that unpacks to a huge one.
-const MOST_BYTES: u64 = 1 << 30;
+/// Bytes that an image takes at most, as a file, decoded, and as the 8-bit RGB that is made of it: 19,000 × 19,000 pixels. More is
+/// a mistake, or an attack by a small file that unpacks to a huge one.
+pub const MOST_BYTES: u64 = 1 << 30;
 
 /// Width and height of an image as it is shown, after its EXIF orientation. Reads the header and decodes no pixels.
 ///
@@ -40,6 +40,9 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageFault> {
 }
 
 fn open(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), ImageFault> {
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(ImageFault::TooLarge { what: format!("its file has more than {} MiB", MOST_BYTES >> 20) });
+    }
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_BYTES);
     let mut reader = ImageReader::new(Cursor::new(bytes));
@@ -61,7 +64,10 @@ fn open(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), ImageFault> {
     if width.min(height) < SHORTEST_SIDE {
         return Err(ImageFault::TooSmall { width, height });
     }
-    if decoder.total_bytes() > MOST_BYTES {
+    // Grey pixels become three bytes each, and transparent ones pass through four.
+    let each = if decoder.color_type().has_alpha() { 4 } else { 3 };
+    let as_rgb = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(each);
+    if decoder.total_bytes().max(as_rgb) > MOST_BYTES {
         let what = format!("{width} × {height} pixels take more than {} MiB decoded", MOST_BYTES >> 20);
         return Err(ImageFault::TooLarge { what });
     }
@@ -226,15 +232,37 @@ pub(crate) mod tests {
 
     #[test]
     fn a_small_file_that_unpacks_to_a_huge_image_is_refused() {
-        for (width, height) in [(60_000_u32, 60_000_u32), (2_000_000_000, 20)] {
-            let mut png = encoded(two_halves(), ImageFormat::Png);
-            png[16..20].copy_from_slice(&width.to_be_bytes());
-            png[20..24].copy_from_slice(&height.to_be_bytes());
-            let checksum = crc32(&png[12..29]);
-            png[29..33].copy_from_slice(&checksum.to_be_bytes());
+        let rgb = encoded(two_halves(), ImageFormat::Png);
+        let grey = encoded(GrayImage::new(40, 20), ImageFormat::Png);
+        // Of the grey ones, 900 MB decoded are 2.7 GB in three channels.
+        for (png, width, height) in [
+            (&rgb, 100_000_u32, 100_000_u32),
+            (&rgb, 2_000_000_000, 20),
+            (&rgb, 20_000, 20_000),
+            (&grey, 30_000, 30_000),
+        ] {
+            let png = with_size(png, width, height);
             assert!(matches!(probe(&png), Err(ImageFault::TooLarge { .. })), "{:?}", probe(&png));
             assert!(matches!(decode(&png), Err(ImageFault::TooLarge { .. })));
         }
+        assert_eq!(probe(&with_size(&rgb, 20_000, 15_000)), Ok((20_000, 15_000)));
+        let mut jpeg = encoded(two_halves(), ImageFormat::Jpeg);
+        let size = jpeg.windows(2).position(|marker| marker == [0xff, 0xc0]).unwrap() + 5;
+        jpeg[size..size + 4].fill(0xff);
+        assert!(matches!(decode(&jpeg), Err(ImageFault::TooLarge { .. })), "{:?}", decode(&jpeg));
+        let mut bmp = encoded(two_halves(), ImageFormat::Bmp);
+        bmp[18..26].copy_from_slice(&[100_000_i32.to_le_bytes(), 100_000_i32.to_le_bytes()].concat());
+        assert!(matches!(decode(&bmp), Err(ImageFault::TooLarge { .. })), "{:?}", decode(&bmp));
+    }
+
+    /// A PNG whose header says another size.
+    fn with_size(png: &[u8], width: u32, height: u32) -> Vec<u8> {
+        let mut png = png.to_vec();
+        png[16..20].copy_from_slice(&width.to_be_bytes());
+        png[20..24].copy_from_slice(&height.to_be_bytes());
+        let checksum = crc32(&png[12..29]);
+        png[29..33].copy_from_slice(&checksum.to_be_bytes());
+        png
     }
 
     #[test]

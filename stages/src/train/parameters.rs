@@ -151,6 +151,9 @@ pub struct EncoderDropout {
     pub t5: f64,
 }
 
+/// Each epoch has a key and a record of its own, which are found out about before anything runs.
+const MOST_EPOCHS: u32 = 10_000;
+
 impl Train {
     /// Values out of range.
     pub fn problems(&self) -> Vec<Problem> {
@@ -164,6 +167,10 @@ impl Train {
             if value == 0 {
                 problems.push(Problem::new(name, "0 trains nothing").hint("1 or more"));
             }
+        }
+        if self.epochs > MOST_EPOCHS {
+            let message = format!("{} epochs are more than {MOST_EPOCHS}, and each has a key of its own", self.epochs);
+            problems.push(Problem::new("epochs", message).hint("raise `repeats` for longer epochs"));
         }
         let mut within = |name: &str, value: f64, low: f64, high: f64| {
             if !(low..=high).contains(&value) {

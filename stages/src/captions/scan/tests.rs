@@ -186,6 +186,33 @@ fn links_are_followed_and_broken_or_circular_ones_named() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn links_that_make_many_folders_of_few_are_not_followed_for_ever() {
+    use std::os::unix::fs::symlink;
+
+    let space = Space::new(&["p/0/a.png", "p/60/z.png"]);
+    let folder = space.0.path().join("p");
+    for level in 0..60 {
+        fs::create_dir_all(folder.join(level.to_string())).unwrap();
+        for link in ["left", "right"] {
+            symlink(folder.join((level + 1).to_string()), folder.join(level.to_string()).join(link)).unwrap();
+        }
+    }
+    let faults = space.faults(&[dataset("p/0")]);
+    assert!(matches!(faults[..], [ScanFault::TooMany { .. }]), "{faults:?}");
+}
+
+#[test]
+fn a_name_with_a_control_character_is_an_error_that_shows_it() {
+    let space = Space::new(&["p/a.png", "p/b\nerror: c.png", "p/d\u{1b}[2J/e.png", "p/Icon\r"]);
+    let faults = space.faults(&[dataset("p")]);
+    let mut shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    shown.sort();
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    assert!(shown[0].contains(r"p/b\nerror: c.png") && shown[1].contains(r"p/d\u{1b}[2J/e.png"), "{shown:?}");
+    assert!(faults.iter().all(|fault| fault.remedy() == "rename it"));
+}
+
+#[test]
 fn a_name_that_is_not_utf8_is_an_error() {
     use std::os::unix::ffi::OsStrExt;
     let space = Space::new(&["p/a.png"]);

@@ -1,5 +1,7 @@
 //! Reads what a Unigram tokenizer needs from a SentencePiece model (`spiece.model`, a protobuf message).
 
+use super::shape::{check_charsmap, check_pieces};
+
 /// A SentencePiece model of the Unigram kind. The names of the fields and their numbers are those of
 /// `sentencepiece_model.proto`.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl SentencePieceModel {
         if !has_normalizer {
             return Err("it ends before its normaliser, or is no SentencePiece model".to_owned());
         }
+        check_pieces(model.pieces.iter().map(|(text, _)| text.as_str()))?;
         model.unknown = unknown.ok_or("it has no piece for what is unknown")?;
         Ok(model)
     }
@@ -128,15 +131,8 @@ fn parse_normalizer(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
             _ => {}
         }
     }
-    // The table starts with the length of its trie. A trie longer than the table would be allocated before it is
-    // missed, and an empty one is read past its end.
-    if let Some((length, rest)) = charsmap.split_first_chunk::<4>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > rest.len() || length < 4 || !length.is_multiple_of(4) {
-            return Err("its table of characters is damaged".to_owned());
-        }
-    } else if !charsmap.is_empty() {
-        return Err("its table of characters is damaged".to_owned());
+    if !charsmap.is_empty() {
+        check_charsmap(charsmap)?;
     }
     Ok(charsmap.to_vec())
 }
