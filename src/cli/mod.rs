@@ -149,28 +149,13 @@ impl<'s> Survey<'s> {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
         loop {
-            let mut results = vec![None; resolved.stages.len()];
-            let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
-            let mut lost = None;
-            for index in wanted.iter().copied() {
-                match planner.examine(index, &results) {
-                    Ok(found) => {
-                        results[index] = found.state.result().cloned();
-                        examined[index] = Some(found);
-                    }
-                    Err(error) => {
-                        let Some(digest) = error.lost_object() else {
-                            return Err(Failure::plan(&resolved.stages[index].name, error));
-                        };
-                        lost = Some(digest);
-                        break;
-                    }
-                }
-            }
-            match lost {
-                // A run makes a lost object again; this only counts it as missing.
-                Some(digest) => planner.lose(digest),
-                None => return Ok(Self { planner, examined, previous }),
+            match planner.survey(wanted.iter().copied()) {
+                Ok(examined) => return Ok(Self { planner, examined, previous }),
+                Err((index, error)) => match error.lost_object() {
+                    // A run makes a lost object again; this only counts it as missing.
+                    Some(digest) => planner.lose(digest),
+                    None => return Err(Failure::plan(&resolved.stages[index].name, error)),
+                },
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod export;
 pub mod facts;
+pub mod forecast;
 pub mod images;
 pub mod job;
 pub mod model;

@@ -14,7 +14,7 @@ use crate::{
         png, sheet,
         sigmas::sigmas,
     },
-    text::{self, Conditioning, Dropped, Encoded, TextJob, parameters::EncodeText},
+    text::{self, Conditioning, Dropped, Encoded},
     work::Work,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -62,14 +62,7 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
 
 /// The prompts' encodings, from the store where they are: they are kept like those of captions.
 fn encode_prompts(job: &SampleJob, work: &mut Work<'_>) -> Result<BTreeMap<String, Encoded>, StageError> {
-    let parameters = EncodeText {
-        t5_tokens: job.parameters.t5_tokens,
-        precision: job.parameters.precision,
-        ..EncodeText::default()
-    };
-    let texts =
-        job.parameters.prompts.iter().chain([&job.parameters.negative]).map(|text| (text.as_str(), text.as_str()));
-    let texts = TextJob::new(&parameters, &job.facts, texts)?;
+    let texts = job.texts()?;
     let mut missing = Vec::new();
     for (index, action) in texts.actions.iter().enumerate() {
         if work.store.outputs(&action.key)?.is_none() {
