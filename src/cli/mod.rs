@@ -17,7 +17,7 @@ pub use failure::Failure;
 
 use crate::{
     pipeline::{self, Resolved},
-    plan::{Examined, Planner},
+    plan::{Estimate, Examined, Planner},
     run::previous_keys,
 };
 use clap::{Args, Parser, Subcommand};
@@ -129,6 +129,7 @@ fn print(text: &str) -> Result<(), Failure> {
 struct Survey<'s> {
     planner: Planner<'s>,
     examined: Vec<Option<Examined>>,
+    estimate: Estimate,
     previous: BTreeMap<String, Key>,
 }
 
@@ -149,8 +150,9 @@ impl<'s> Survey<'s> {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
         loop {
-            match planner.survey(wanted.iter().copied()) {
-                Ok(examined) => return Ok(Self { planner, examined, previous }),
+            let survey = planner.survey(wanted.iter().copied());
+            match survey.and_then(|examined| Ok((planner.estimate(&examined)?, examined))) {
+                Ok((estimate, examined)) => return Ok(Self { planner, examined, estimate, previous }),
                 Err((index, error)) => match error.lost_object() {
                     // A run makes a lost object again; this only counts it as missing.
                     Some(digest) => planner.lose(digest),

@@ -1,6 +1,6 @@
 //! What a run costs, told before it begins: the bytes that it writes, the memory that it needs, the time that it takes.
 
-use super::{Data, Examined, PlanError, Planner, StageResult, State, target};
+use super::{Examined, PlanError, Planner, StageResult, State, target};
 use sd3pipe_cache::{Digest, Output};
 use sd3pipe_stages::job::Job;
 use serde::Serialize;
@@ -30,6 +30,8 @@ pub struct Cost {
     pub replaced: u64,
     /// How many actions will be carried out.
     pub actions: usize,
+    /// Bytes that they need on the device at the worst moment, about; none when that is nothing to speak of.
+    pub memory: Option<u64>,
 }
 
 /// Bytes, by where they go.
@@ -46,6 +48,11 @@ impl Estimate {
     pub fn bytes(&self) -> Bytes {
         let sum = |of: fn(&Cost) -> u64| self.stages.iter().flatten().map(of).sum();
         Bytes { store: sum(|cost| cost.store), out: sum(|cost| cost.out) }
+    }
+
+    /// The most memory that one of the stages needs.
+    pub fn memory(&self) -> Option<u64> {
+        self.stages.iter().flatten().filter_map(|cost| cost.memory).max()
     }
 
     /// The bytes by which store and `out/` will have grown at the worst moment: objects fill whole blocks, and the index and its
@@ -70,7 +77,10 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// The first stage that can't be examined, and why.
-    pub fn survey(&mut self, wanted: impl IntoIterator<Item = usize>) -> Result<Vec<Option<Examined>>, (usize, PlanError)> {
+    pub fn survey(
+        &mut self,
+        wanted: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<Option<Examined>>, (usize, PlanError)> {
         let mut results = vec![None; self.resolved.stages.len()];
         let mut examined: Vec<Option<Examined>> = results.iter().map(|_| None).collect();
         for index in wanted {
@@ -123,7 +133,8 @@ impl Planner<'_> {
             State::Waiting { .. } => {}
             State::Assembled { result, .. } => {
                 count(result.digest, result.bytes(self.store)?.len() as u64);
-                if let Some(memo) = self.data.get(&index).and_then(Data::memo) {
+                let data = self.all_data().find(|(of, _)| *of == index);
+                if let Some(memo) = data.and_then(|(_, data)| data.memo()) {
                     count(Digest::of(memo), memo.len() as u64);
                 }
                 results[index] = Some(result.clone());
@@ -152,6 +163,7 @@ impl Planner<'_> {
                     }
                 }
                 (cost.passing, cost.actions) = (forecast.passing, missing.len());
+                cost.memory = job.peak_memory()?;
                 results[index] = Some(result);
             }
         }
@@ -197,13 +209,15 @@ mod tests {
 
     #[test]
     fn sizes_are_readable() {
-        let texts = [0, 1023, 1024, 10_100, 1 << 20, (1 << 30) - 1, 66 << 30, u64::MAX].map(|size| Size(size).to_string());
+        let texts =
+            [0, 1023, 1024, 10_100, 1 << 20, (1 << 30) - 1, 66 << 30, u64::MAX].map(|size| Size(size).to_string());
         assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "9.9 KiB", "1.0 MiB", "1.0 GiB", "66 GiB", "16 EiB"]);
     }
 
     #[test]
     fn what_passes_and_what_is_replaced_count_for_the_worst_moment() {
-        let cost = |store, passing, out, replaced| Some(Cost { store, objects: 1, passing, out, replaced, ..Cost::default() });
+        let cost =
+            |store, passing, out, replaced| Some(Cost { store, objects: 1, passing, out, replaced, ..Cost::default() });
         let estimate = Estimate { stages: vec![cost(100, 50, 0, 0), None, cost(10, 70, 300, 200)] };
         assert_eq!(estimate.bytes(), Bytes { store: 110, out: 300 });
         assert_eq!(estimate.growth(), Bytes { store: 110 + 70 + 2 * 4096 + (16 << 20), out: 100 });

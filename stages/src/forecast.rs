@@ -132,9 +132,8 @@ fn state_length(job: &TrainJob) -> Result<u64, StageError> {
 /// Names and shapes of a network of the model, none if the model has no such network.
 fn network(facts: &Facts, component: Component) -> Result<Shapes, StageError> {
     let Some(source) = facts.open(component)? else { return Ok(Shapes::new()) };
-    let named = |(name, view): (&str, crate::checkpoint::TensorView<'_>)| {
-        (format!("{}{name}", component.prefix()), view.shape)
-    };
+    let named =
+        |(name, view): (&str, crate::checkpoint::TensorView<'_>)| (format!("{}{name}", component.prefix()), view.shape);
     Ok(source.tensors().map(named).collect())
 }
 
@@ -210,7 +209,8 @@ fn common_files(job: &ExportJob, others: &[(Component, Shapes)]) -> Result<Vec<O
     tokenizer("tokenizer_2", facts.clip_tokenizer.path.as_deref());
     tokenizer("tokenizer_3", facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_deref()));
     let made_of = format!("{} {:?}", job.model(), job.parameters.precision);
-    let file = |(name, length): (String, u64)| expected("file", &format!("0/{name}"), &format!("{name} of {made_of}"), length);
+    let file =
+        |(name, length): (String, u64)| expected("file", &format!("0/{name}"), &format!("{name} of {made_of}"), length);
     Ok(files.into_iter().map(file).collect())
 }
 

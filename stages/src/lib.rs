@@ -14,6 +14,7 @@ pub mod facts;
 pub mod forecast;
 pub mod images;
 pub mod job;
+pub mod memory;
 pub mod model;
 #[cfg(feature = "compute")]
 pub mod nn;

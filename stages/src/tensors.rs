@@ -118,8 +118,7 @@ pub fn file_length(
     precision: Precision,
     notes: &BTreeMap<String, String>,
 ) -> Result<u64, StageError> {
-    let mut tensors: Vec<_> =
-        tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)).collect();
+    let mut tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)).collect();
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
     let (header, values) = header(tensors.into_iter(), notes)
         .map_err(|error| StageError::Unfit(format!("tensors of these shapes can't be written: {error}")))?;

@@ -15,7 +15,8 @@ fn start(space: &TestSpace) -> Child {
     space.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
 }
 
-fn wait_until(what: &str, there: impl Fn() -> bool) {
+/// Waits until something is there, for a minute at most.
+pub fn wait_until(what: &str, there: impl Fn() -> bool) {
     let start = Instant::now();
     while !there() {
         assert!(start.elapsed() < Duration::from_secs(60), "{what} never came");

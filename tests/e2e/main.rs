@@ -1,6 +1,7 @@
 //! The program as its users meet it: files in, command, files out.
 
 mod edits;
+mod estimate;
 mod inputs;
 mod interrupted;
 mod layouts;
