@@ -71,7 +71,7 @@ impl Failure {
                     RunError::Changed { .. } => 5,
                     RunError::Interrupted => 130,
                     RunError::Plan { error, .. } if matches!(**error, PlanError::Store(_)) => 3,
-                    RunError::Plan { .. } | RunError::Stage { .. } => 1,
+                    RunError::Plan { .. } | RunError::Stage { .. } | RunError::NoRoom(_) => 1,
                 };
                 (error.to_string(), code)
             }

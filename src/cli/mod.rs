@@ -21,7 +21,7 @@ pub use failure::Failure;
 
 use crate::{
     pipeline::{self, Resolved},
-    plan::{Examined, Planner},
+    plan::{Estimate, Examined, Planner},
     run::previous_keys,
 };
 use clap::{Args, Parser, Subcommand};
@@ -195,6 +195,7 @@ fn print(text: &str) -> Result<(), Failure> {
 struct Survey<'s> {
     planner: Planner<'s>,
     examined: Vec<Option<Examined>>,
+    estimate: Estimate,
     previous: BTreeMap<String, Key>,
 }
 
@@ -215,28 +216,14 @@ impl<'s> Survey<'s> {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
         loop {
-            let mut results = vec![None; resolved.stages.len()];
-            let mut examined: Vec<Option<Examined>> = (0..resolved.stages.len()).map(|_| None).collect();
-            let mut lost = None;
-            for index in wanted.iter().copied() {
-                match planner.examine(index, &results) {
-                    Ok(found) => {
-                        results[index] = found.state.result().cloned();
-                        examined[index] = Some(found);
-                    }
-                    Err(error) => {
-                        let Some(digest) = error.lost_object() else {
-                            return Err(Failure::plan(&resolved.stages[index].name, error));
-                        };
-                        lost = Some(digest);
-                        break;
-                    }
-                }
-            }
-            match lost {
-                // A run makes a lost object again; this only counts it as missing.
-                Some(digest) => planner.lose(digest),
-                None => return Ok(Self { planner, examined, previous }),
+            let survey = planner.survey(wanted.iter().copied());
+            match survey.and_then(|examined| Ok((planner.estimate(&examined)?, examined))) {
+                Ok((estimate, examined)) => return Ok(Self { planner, examined, estimate, previous }),
+                Err((index, error)) => match error.lost_object() {
+                    // A run makes a lost object again; this only counts it as missing.
+                    Some(digest) => planner.lose(digest),
+                    None => return Err(Failure::plan(&resolved.stages[index].name, error)),
+                },
             }
         }
     }

@@ -3,12 +3,14 @@
 use super::{Failure, Survey, Target, print, stage_index, text};
 use crate::{
     pipeline::{Resolved, ResolvedStage},
-    plan::{Reasons, State},
+    plan::{Bytes, Reasons, Size, State},
+    run::seconds_an_action,
 };
 use clap::Args;
 use sd3pipe_cache::Store;
-use sd3pipe_stages::stage::Stage;
+use sd3pipe_stages::{device::DeviceKind, job::Job, stage::Stage};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
@@ -20,6 +22,12 @@ pub(super) struct Plan {
     /// The last stage to look at.
     #[arg(long, value_name = "STAGE")]
     until: Option<String>,
+    /// Prints what each stage will write, and the memory that it needs.
+    #[arg(long, conflicts_with_all = ["resolved", "json"])]
+    bytes: bool,
+    /// Prints the learning rates of every training, at the steps that show its schedule.
+    #[arg(long, conflicts_with_all = ["resolved", "json", "bytes"])]
+    rates: bool,
     /// Prints JSON for programs.
     #[arg(long)]
     json: bool,
@@ -37,11 +45,82 @@ impl Plan {
         let until = self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?;
         let store = Store::open_read_only(&self.target.store(&resolved))?;
         let survey = Survey::take(&resolved, store.as_ref(), Default::default(), until)?;
+        let fault = |error| Failure::plan(&resolved.pipeline.name, error);
+        let pace = seconds_an_action(&resolved, store.as_ref()).map_err(fault)?;
+        let seconds = survey.seconds(&pace);
         if self.json {
-            return print(&format!("{:#}\n", to_json(&resolved, &survey)));
+            return print(&format!("{:#}\n", to_json(&resolved, &survey, seconds)));
         }
-        print(&overview(&resolved, &survey, store.as_ref())?)
+        if self.rates {
+            return print(&rates(&resolved, &survey));
+        }
+        let table = if self.bytes { bytes(&resolved, &survey) } else { overview(&resolved, &survey, store.as_ref())? };
+        print(&format!("{table}{}", costs(&survey, seconds).unwrap_or_default()))
     }
+}
+
+impl Survey<'_> {
+    /// What there is to do for a stage: if it waits, what that comes to as far as it can be foreseen.
+    fn state(&self, index: usize) -> Option<&State> {
+        let foreseen = self.estimate.stages.get(index)?.as_ref()?.projected.as_ref();
+        foreseen.or(Some(&self.examined[index].as_ref()?.state))
+    }
+
+    /// The seconds that everything takes at that pace, if all stages have one.
+    fn seconds(&self, pace: &BTreeMap<String, f64>) -> Option<f64> {
+        let stages = self.planner.resolved.stages.iter().zip(&self.estimate.stages);
+        let busy = stages.filter_map(|(stage, cost)| Some((stage, cost.as_ref().filter(|cost| cost.actions > 0)?)));
+        busy.map(|(stage, cost)| Some(pace.get(&stage.name)? * cost.actions as f64)).sum()
+    }
+}
+
+/// One line of what everything costs; nothing when there is nothing to do.
+fn costs(survey: &Survey<'_>, seconds: Option<f64>) -> Option<String> {
+    let Bytes { store, out } = survey.estimate.bytes();
+    let writes = (store + out > 0).then(|| format!("writes {}", Size(store + out)))?;
+    let place = match survey.planner.facts().map(|facts| facts.device) {
+        Ok(DeviceKind::Cuda) => "on the GPU",
+        _ => "of memory",
+    };
+    let needs = survey.estimate.memory().map(|memory| format!("needs about {} {place}", Size(memory)));
+    let takes = seconds.filter(|seconds| *seconds > 0.0);
+    let takes = takes.map(|seconds| format!("takes about {}, going by earlier runs", text::duration(seconds)));
+    Some([Some(writes), needs, takes].into_iter().flatten().collect::<Vec<_>>().join(" · ") + "\n")
+}
+
+/// What each stage writes, and the memory that it needs.
+fn bytes(resolved: &Resolved, survey: &Survey<'_>) -> String {
+    let size = |bytes: u64| if bytes > 0 { Size(bytes).to_string() } else { String::new() };
+    let mut rows = vec![["", "store", "out/", "memory"].map(str::to_owned).to_vec()];
+    for (stage, cost) in resolved.stages.iter().zip(&survey.estimate.stages) {
+        let Some(cost) = cost else { continue };
+        rows.push(vec![stage.name.clone(), size(cost.store), size(cost.out), size(cost.memory.unwrap_or_default())]);
+    }
+    text::table(&rows)
+}
+
+/// The learning rates of every training that is looked at and not kept.
+fn rates(resolved: &Resolved, survey: &Survey<'_>) -> String {
+    let mut text = String::new();
+    for (index, stage) in resolved.stages.iter().enumerate() {
+        if !matches!(stage.stage, Stage::Train(_)) {
+            continue;
+        }
+        let Some(State::Run { job, .. }) = survey.state(index) else {
+            text += &format!("{}: up to date\n", stage.name);
+            continue;
+        };
+        let Job::Train(job) = &**job else { continue };
+        let steps = text::units(job.total_steps() as usize, "steps");
+        text += &format!("{}: {}, {steps}\n", stage.name, text::units(job.actions.len(), "epochs"));
+        let mut rows = vec![["epoch", "step", "learning rate", ""].map(str::to_owned).to_vec()];
+        for rate in job.rates() {
+            let (epoch, step) = (text::count(rate.epoch as usize), text::count(rate.step as usize));
+            rows.push(vec![epoch, step, format!("{:.3e}", rate.rate), rate.what]);
+        }
+        text += &text::table(&rows);
+    }
+    text
 }
 
 /// The table of `plan` and `status`: a line a stage.
@@ -51,21 +130,13 @@ pub(super) fn overview(resolved: &Resolved, survey: &Survey<'_>, store: Option<&
     let mut rows = Vec::new();
     for (index, stage) in resolved.stages.iter().enumerate() {
         let Some(examined) = &survey.examined[index] else { continue };
-        let (word, amount) = match &examined.state {
+        let (word, amount) = match survey.state(index).unwrap_or(&examined.state) {
             State::Kept { .. } => ("hit", size(stage)),
             State::Assembled { actions, .. } if matches!(stage.stage, Stage::Captions(_)) => {
                 ("read", text::units(*actions, "items"))
             }
             State::Assembled { actions, .. } => ("hit", format!("all {}", text::count(*actions))),
-            State::Run { job, missing } => {
-                let total = job.actions().len();
-                let amount = if missing.len() == total {
-                    text::units(total, job.unit())
-                } else {
-                    format!("{} of {}", text::count(missing.len()), text::units(total, job.unit()))
-                };
-                ("run", amount)
-            }
+            State::Run { job, missing } => ("run", amount(job, missing.len())),
             State::Waiting { .. } => ("run", size(stage)),
         };
         let why = match &examined.state {
@@ -76,6 +147,20 @@ pub(super) fn overview(resolved: &Resolved, survey: &Survey<'_>, store: Option<&
         rows.push(vec![stage.name.clone(), word.to_owned(), amount, why]);
     }
     Ok(text::table(&rows))
+}
+
+/// How much of a job is to be done.
+fn amount(job: &Job, missing: usize) -> String {
+    let total = job.actions().len();
+    let all = text::units(total, job.unit());
+    let some = if missing == total { all } else { format!("{} of {all}", text::count(missing)) };
+    match job {
+        Job::Train(job) => {
+            let steps = missing as u64 * job.steps_per_epoch();
+            format!("{some}, {}", text::units(steps as usize, "steps"))
+        }
+        _ => some,
+    }
 }
 
 /// The first of a stage's own causes, or the first of those above it.
@@ -110,20 +195,29 @@ fn size(stage: &ResolvedStage) -> String {
     }
 }
 
-fn to_json(resolved: &Resolved, survey: &Survey<'_>) -> serde_json::Value {
-    let stages = resolved.stages.iter().zip(&survey.examined).filter_map(|(stage, examined)| {
-        let examined = examined.as_ref()?;
-        let (state, missing, actions) = match &examined.state {
+fn to_json(resolved: &Resolved, survey: &Survey<'_>, seconds: Option<f64>) -> serde_json::Value {
+    let stages = resolved.stages.iter().enumerate().filter_map(|(index, stage)| {
+        let (state, missing, actions) = match survey.state(index)? {
             State::Kept { .. } => ("kept", Vec::new(), None),
             State::Assembled { actions, .. } => ("kept", Vec::new(), Some(*actions)),
-            State::Run { job, missing } => (
-                "run",
-                missing.iter().map(|index| job.actions()[*index].label.clone()).collect(),
-                Some(job.actions().len()),
-            ),
+            State::Run { job, missing } => {
+                let waits = survey.estimate.stages[index].as_ref().is_some_and(|cost| cost.projected.is_some());
+                let labels = missing.iter().map(|index| job.actions()[*index].label.clone());
+                (if waits { "waiting" } else { "run" }, labels.collect(), Some(job.actions().len()))
+            }
             State::Waiting { .. } => ("waiting", Vec::new(), None),
         };
-        Some(json!({ "name": stage.name, "state": state, "missing": missing, "actions": actions }))
+        let cost = survey.estimate.stages[index].as_ref()?;
+        let writes = Bytes { store: cost.store, out: cost.out };
+        Some(json!({
+            "name": stage.name, "state": state, "missing": missing, "actions": actions, "writes": writes, "memory": cost.memory,
+        }))
     });
-    json!({ "pipeline": resolved.pipeline.name, "stages": stages.collect::<Vec<_>>() })
+    json!({
+        "pipeline": resolved.pipeline.name,
+        "stages": stages.collect::<Vec<_>>(),
+        "writes": survey.estimate.bytes(),
+        "memory": survey.estimate.memory(),
+        "seconds": seconds,
+    })
 }

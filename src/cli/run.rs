@@ -20,6 +20,9 @@ pub(super) struct Run {
     /// Does a stage anew whatever the store has. May be given several times.
     #[arg(long, value_name = "STAGE")]
     force: Vec<String>,
+    /// Begins even if the disk seems to have no room for what will be written.
+    #[arg(long)]
+    ignore_space: bool,
 }
 
 static INTERRUPT: Interrupt = Interrupt::new();
@@ -31,6 +34,7 @@ impl Run {
         let options = Options {
             until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
             force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
+            ignore_space: self.ignore_space,
         };
         let store = Store::open(&self.target.store(&resolved))?;
         // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.

@@ -109,6 +109,11 @@ impl Data {
         self.scan.found.iter().map(|found| (found.id.clone(), found.image.clone())).collect()
     }
 
+    /// What the next run will know by digests, if it was read anew.
+    pub(super) fn memo(&self) -> Option<&[u8]> {
+        self.memo.as_deref()
+    }
+
     /// Puts the items into the store.
     pub fn publish(&self, name: &str, store: &Store) -> Result<(), PlanError> {
         let bytes = self.result.bytes(Some(store))?;

@@ -1,13 +1,16 @@
 //! What a run would do: every stage's key as far as it can be known, what is kept, what is missing, and why.
 
 mod data;
+mod estimate;
 mod examine;
 mod model;
 mod reasons;
 mod report;
 mod result;
+pub mod target;
 
 pub use data::Data;
+pub use estimate::{Bytes, Cost, Estimate, Size};
 pub use examine::{Examined, Planner, State};
 pub use reasons::{Cause, Reasons};
 pub use result::StageResult;

@@ -1,11 +1,17 @@
 //! Puts what a person wants to see into `out/`, under plain names.
 
-use crate::{pipeline::Resolved, plan::PlanError};
+use crate::{
+    pipeline::Resolved,
+    plan::{
+        PlanError,
+        target::{self, Target},
+    },
+};
 use sd3pipe_cache::{
-    Digest, Store,
+    Store,
     files::{of_bytes, step},
 };
-use sd3pipe_stages::{action::Artifact, error::StageError, stage::Kind};
+use sd3pipe_stages::{action::Artifact, error::StageError};
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -16,11 +22,6 @@ use std::{
 /// What the names of unfinished copies begin with; the number of the process follows.
 const UNFINISHED: &str = ".sd3pipe-copy-";
 
-/// The folder of a pipeline's results.
-pub fn folder(resolved: &Resolved) -> PathBuf {
-    resolved.folder.join("out").join(&resolved.pipeline.name)
-}
-
 /// Makes the files of a stage be what its artifact says, and tells in lines what was written and what lies beside it from runs
 /// before: those files are the user's to keep or to delete.
 pub fn deliver(
@@ -29,31 +30,8 @@ pub fn deliver(
     artifact: &Artifact,
     store: &Store,
 ) -> Result<Vec<String>, PlanError> {
-    let stage = &resolved.stages[index];
-    let kind = stage.stage.kind();
-    // Where several stages write the same kind of file, each has a folder of its own.
-    let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
-    let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
-    let checkpoint =
-        |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
-    // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
-    let mut wanted: Vec<(PathBuf, Digest, u64, PathBuf)> = Vec::new();
-    for entry in &artifact.entries {
-        check_inside(&entry.item)?;
-        let mut shown = None;
-        let path = match (kind, entry.role.as_str()) {
-            (Kind::Export, "checkpoint") => checkpoint(&entry.item).with_extension("safetensors"),
-            (Kind::Export, "file") => match entry.item.split_once('/') {
-                Some((epoch, inside)) => shown.insert(checkpoint(epoch)).join(inside),
-                None => continue,
-            },
-            (Kind::Sample, "image") => root.join("samples").join(&entry.item),
-            (Kind::Sample, "sheet") => root.join(&entry.item),
-            _ => continue,
-        };
-        let shown = shown.unwrap_or_else(|| path.clone());
-        wanted.push((path, entry.digest, entry.length, shown));
-    }
+    artifact.entries.iter().try_for_each(|entry| check_inside(&entry.item))?;
+    let (root, wanted) = (target::root(resolved, index), target::targets(resolved, index, artifact));
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -64,10 +42,10 @@ pub fn deliver(
     step("deliver.make", || fs::create_dir_all(&root)).map_err(fault(&root))?;
     let mut digests = store.digests("bytes", &root)?;
     let mut written: Vec<PathBuf> = Vec::new();
-    let all: Vec<PathBuf> = wanted.iter().map(|(.., shown)| shown.clone()).collect();
+    let all: Vec<PathBuf> = wanted.iter().map(|target| target.shown.clone()).collect();
     // Beside another run that delivers here, its unfinished copies could be taken for those of a killed one.
     let mut alone = None;
-    for (path, digest, length, shown) in wanted {
+    for Target { path, shown, digest, length } in wanted {
         let mut there = || path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
         if there() {
             continue;

@@ -3,10 +3,11 @@
 use super::{
     deliver,
     journal::{Journal, StageEntry},
+    space::{self, NoRoom},
 };
 use crate::{
     pipeline::Resolved,
-    plan::{Examined, PlanError, Planner, StageResult, State},
+    plan::{Examined, PlanError, Planner, StageResult, State, target},
 };
 use sd3pipe_cache::{Digest, Fingerprint, Key, Record, Store};
 use sd3pipe_stages::{
@@ -46,6 +47,8 @@ pub struct Options {
     pub until: Option<usize>,
     /// Stages to do anew whatever the store has.
     pub force: BTreeSet<usize>,
+    /// Begins even if what will be written has no room.
+    pub ignore_space: bool,
 }
 
 /// Why a run did not end well.
@@ -67,6 +70,9 @@ pub enum RunError {
         /// How.
         error: Box<StageError>,
     },
+    /// What will be written has no room: nothing was begun.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// Inputs changed while the run went on: what was published is right for what was read, but that is not what lies there now.
     #[error(
         "these changed during the run: {}\nEverything that was made belongs to what was read; run again to take them in",
@@ -90,7 +96,7 @@ impl RunError {
         match self {
             Self::Plan { error, .. } => error.lost_object(),
             Self::Stage { error, .. } => error.lost_object(),
-            Self::Changed { .. } | Self::Interrupted => None,
+            Self::NoRoom(_) | Self::Changed { .. } | Self::Interrupted => None,
         }
     }
 }
@@ -155,6 +161,15 @@ impl Runner<'_> {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::Plan { stage, error: Box::new(error) })?;
         }
+        let fault = |(index, error): (usize, PlanError)| RunError::Plan {
+            stage: self.resolved.stages[index].name.clone(),
+            error: Box::new(error),
+        };
+        let mut surveyed = planner.survey(wanted.iter().copied()).map_err(fault)?;
+        if !self.options.ignore_space {
+            let growth = planner.estimate(&surveyed).map_err(fault)?.growth();
+            space::check(growth, self.store, &target::folder(self.resolved))?;
+        }
         for index in wanted {
             let name = || self.resolved.stages[index].name.clone();
             let plan = |error| RunError::Plan { stage: name(), error: Box::new(error) };
@@ -162,7 +177,10 @@ impl Runner<'_> {
                 return Err(RunError::Interrupted);
             }
             let start = Instant::now();
-            let examined = planner.examine(index, results).map_err(plan)?;
+            let examined = match surveyed[index].take() {
+                Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
+                _ => planner.examine(index, results).map_err(plan)?,
+            };
             let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);

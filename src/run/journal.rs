@@ -93,3 +93,21 @@ pub fn previous_keys(resolved: &Resolved, store: Option<&Store>) -> Result<BTree
     let Ok(journal) = serde_json::from_value::<Journal>(run.document) else { return Ok(BTreeMap::new()) };
     Ok(journal.keys.into_iter().filter_map(|(name, key)| Some((name, key.parse().ok()?))).collect())
 }
+
+/// So many runs are looked through for one in which a stage did something.
+const RUNS_BACK: usize = 50;
+
+/// How long an action of each stage took, by the newest run of this pipeline in which the stage carried some out to the end.
+pub fn seconds_an_action(resolved: &Resolved, store: Option<&Store>) -> Result<BTreeMap<String, f64>, PlanError> {
+    let mut seconds = BTreeMap::new();
+    let Some(store) = store else { return Ok(seconds) };
+    let runs = store.runs(RUNS_BACK)?.into_iter().filter(|run| run.pipeline == resolved.pipeline.name);
+    for journal in runs.filter_map(|run| serde_json::from_value::<Journal>(run.document).ok()) {
+        for stage in journal.stages {
+            if stage.seconds > 0.0 && !stage.executed.is_empty() {
+                seconds.entry(stage.name).or_insert(stage.seconds / stage.executed.len() as f64);
+            }
+        }
+    }
+    Ok(seconds)
+}

@@ -3,8 +3,10 @@
 mod deliver;
 mod executor;
 mod journal;
+mod space;
 #[cfg(test)]
 mod tests;
 
 pub use executor::{Engine, Networks, Options, RunError, Runner};
-pub use journal::{Journal, StageEntry, previous_keys, stages_of};
+pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
+pub use space::NoRoom;

@@ -11,8 +11,10 @@ pub mod device;
 pub mod error;
 pub mod export;
 pub mod facts;
+pub mod forecast;
 pub mod images;
 pub mod job;
+pub mod memory;
 pub mod model;
 #[cfg(feature = "compute")]
 pub mod nn;

@@ -84,16 +84,35 @@ fn lay_out<V: View>(tensors: &mut [(String, V)], notes: &BTreeMap<String, String
     tensors.sort_by(|(left_name, left), (right_name, right)| {
         right.dtype().cmp(&left.dtype()).then_with(|| left_name.cmp(right_name))
     });
+    let infos = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype(), tensor.shape().to_vec()));
+    header(infos, notes)
+}
+
+fn write_laid_out<V: View>(mut out: impl Write, head: &[u8], tensors: &[(String, V)]) -> io::Result<()> {
+    out.write_all(head)?;
+    for (_, tensor) in tensors {
+        out.write_all(&tensor.data())?;
+    }
+    out.flush()
+}
+
+/// What a safetensors file begins with, and the length of the whole file.
+fn header(
+    tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>,
+    notes: &BTreeMap<String, String>,
+) -> io::Result<(Vec<u8>, u64)> {
     let mut end = 0;
-    let infos = tensors.iter().map(|(name, tensor)| {
-        let start = end;
-        end += tensor.data_len();
-        (name.clone(), TensorInfo { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), data_offsets: (start, end) })
-    });
-    let metadata = Metadata::new(None, infos.collect()).map_err(io::Error::other)?;
+    let infos: Vec<_> = tensors
+        .map(|(name, dtype, shape)| {
+            let start = end;
+            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
+        })
+        .collect();
+    let comma = if infos.is_empty() { "" } else { "," };
+    let metadata = Metadata::new(None, infos).map_err(io::Error::other)?;
     let mut header = serde_json::to_string(&metadata)?;
     if !notes.is_empty() {
-        let comma = if tensors.is_empty() { "" } else { "," };
         header.insert_str(1, &format!("\"__metadata__\":{}{comma}", serde_json::to_string(notes)?));
     }
     while !header.len().is_multiple_of(8) {
@@ -104,12 +123,17 @@ fn lay_out<V: View>(tensors: &mut [(String, V)], notes: &BTreeMap<String, String
     Ok((head, length))
 }
 
-fn write_laid_out<V: View>(mut out: impl Write, head: &[u8], tensors: &[(String, V)]) -> io::Result<()> {
-    out.write_all(head)?;
-    for (_, tensor) in tensors {
-        out.write_all(&tensor.data())?;
-    }
-    out.flush()
+/// The bytes of the file that [`write`] makes of tensors of these names and shapes in one precision.
+pub fn file_length(
+    tensors: impl IntoIterator<Item = (String, Vec<usize>)>,
+    precision: Precision,
+    notes: &BTreeMap<String, String>,
+) -> Result<u64, StageError> {
+    let mut tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)).collect();
+    tensors.sort_by(|left, right| left.0.cmp(&right.0));
+    let (_, length) = header(tensors.into_iter(), notes)
+        .map_err(|error| StageError::Unfit(format!("tensors of these shapes can't be written: {error}")))?;
+    Ok(length)
 }
 
 /// [`write`] to a new file in the store, of which nothing is left if that fails.
@@ -219,6 +243,8 @@ mod tests {
         };
         assert_eq!(written(), written());
         let bytes = written();
+        let shapes = [("a".to_owned(), vec![3])];
+        assert_eq!(file_length(shapes, Precision::F16, &notes).unwrap(), bytes.len() as u64);
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(metadata.metadata().as_ref().unwrap().len(), 20);
         assert_eq!(from_bytes(&bytes).unwrap()["a"], array);

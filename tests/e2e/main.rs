@@ -5,6 +5,7 @@ mod collect;
 mod damage;
 mod denied;
 mod edits;
+mod estimate;
 mod hostile;
 mod inputs;
 mod interrupted;

@@ -6,7 +6,7 @@ use crate::{
     error::StageError,
     export::TRANSFORMER_FILE,
     facts::Facts,
-    sample::{REVISION, parameters::Sample},
+    sample::{REVISION, parameters::Sample, shrink},
     text::{TextJob, parameters::EncodeText},
 };
 use sd3pipe_cache::{Digest, KeyError, Output, Preimage};
@@ -134,6 +134,20 @@ impl SampleJob {
     /// The index of the sheet's action.
     pub fn sheet(&self) -> usize {
         self.actions.len() - 1
+    }
+
+    /// Width and height in pixels that the sheet does not exceed. Only what lays it out knows the letters: here they are wide.
+    pub(crate) fn sheet_bound(&self) -> (u64, u64) {
+        let (width, height) = self.parameters.size;
+        let shrink = shrink(width as usize) as u64;
+        let label = self.rows.iter().map(|row| row.name.len() as u64).max().unwrap_or_default();
+        let columns = (self.parameters.prompts.len() * self.parameters.seeds.len()) as u64;
+        let rows = self.rows.len() as u64;
+        let (margins, label_lines, gap, letter) = (64, 64, 4, 16);
+        (
+            margins + label * letter + columns * (u64::from(width) / shrink + gap),
+            margins + label_lines + rows * (u64::from(height) / shrink + gap),
+        )
     }
 
     /// The name of an image's file, without folders: `epoch-3-prompt-1-seed-1.png`.

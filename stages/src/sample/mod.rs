@@ -23,5 +23,11 @@ pub use pixels::to_rgb;
 #[cfg(feature = "compute")]
 pub use run::sample;
 
+/// How many pixels wide a block is that is one pixel on the sheet: images are shown no wider than 384 there, since the files themselves
+/// lie beside it.
+pub(crate) fn shrink(width: usize) -> usize {
+    width.div_ceil(384).max(1)
+}
+
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;

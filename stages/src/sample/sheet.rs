@@ -1,12 +1,11 @@
 //! The contact sheet: checkpoints from top to bottom, prompts from left to right.
 
+use super::shrink;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 const HEIGHT: RasterHeight = RasterHeight::Size20;
 const MARGIN: usize = 12;
 const GAP: usize = 4;
-/// Images are shown no wider than this: the files themselves lie beside the sheet.
-const WIDEST: usize = 384;
 
 /// A sheet as RGB bytes with its size.
 pub struct Sheet {
@@ -20,7 +19,7 @@ pub struct Sheet {
 
 /// Lays out images, `rows.len() × columns.len()` of them in rows, each of `width × height` RGB pixels, under and beside their labels.
 pub fn lay_out(rows: &[String], columns: &[String], images: &[Vec<u8>], (width, height): (usize, usize)) -> Sheet {
-    let shrink = width.div_ceil(WIDEST).max(1);
+    let shrink = shrink(width);
     let (cell_width, cell_height) = (width / shrink, height / shrink);
     let letter = get_raster_width(FontWeight::Regular, HEIGHT);
     let left = MARGIN + rows.iter().map(|row| row.chars().count()).max().unwrap_or_default() * letter + MARGIN;

@@ -168,3 +168,44 @@ impl TrainJob {
         artifact
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{checkpoint::MmditGeometry, device::DeviceKind, facts::TokenizerFacts, train::schedule::Schedule};
+    use std::collections::BTreeMap;
+
+    /// A training of ten items of one size, one at a time, at a learning rate of 1.
+    pub(crate) fn job(epochs: u32, schedule: Schedule) -> TrainJob {
+        let digest = Digest::of(b"");
+        let geometry = MmditGeometry {
+            depth: 2,
+            width: 64,
+            heads: 1,
+            qk_norm: false,
+            dual_attention: Vec::new(),
+            position_grid: 16,
+            context_width: 64,
+            pooled_width: 64,
+            patch: 2,
+            channels: 16,
+        };
+        let item = |index: u32| TrainItem {
+            id: index.to_string(),
+            repeats: 1,
+            texts: vec![digest],
+            latents: digest,
+            bucket: (64, 64),
+        };
+        let facts = Facts {
+            components: BTreeMap::new(),
+            geometry,
+            clip_tokenizer: TokenizerFacts { path: None, identity: digest },
+            t5_tokenizer: None,
+            device: DeviceKind::Cpu,
+        };
+        let parameters = Train { epochs, schedule, learning_rate: 1.0, ..Train::default() };
+        let items = (0..10).map(item).collect();
+        TrainJob { parameters, facts, items, empty: digest, t5_tokens: 16, actions: Vec::new() }
+    }
+}

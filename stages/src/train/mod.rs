@@ -1,8 +1,10 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
 mod job;
+mod memory;
 mod order;
 pub mod parameters;
+mod rates;
 pub mod schedule;
 
 #[cfg(feature = "compute")]
@@ -22,11 +24,13 @@ mod update;
 #[cfg(feature = "compute")]
 pub use batch::{Batch, Drawn};
 pub use job::{TrainItem, TrainJob};
+pub use memory::Footprint;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, tracked};
 #[cfg(feature = "compute")]
 pub use optimizer::Moments;
 pub use order::Turn;
+pub use rates::Rate;
 #[cfg(feature = "compute")]
 pub use run::train;
 #[cfg(feature = "compute")]

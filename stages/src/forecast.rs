@@ -1,0 +1,247 @@
+//! What a job will put into the store, told before it runs: by the arithmetic of the formats, and never too little.
+
+use crate::{
+    action::Action,
+    captions::report::CLIP_TOKENS,
+    checkpoint::{Component, POSITION_TABLE, mmdit_names},
+    error::StageError,
+    export::{ExportJob, TRANSFORMER_FILE, parameters::Layout},
+    facts::Facts,
+    images::ImagesJob,
+    job::Job,
+    precision::Precision,
+    sample::SampleJob,
+    tensors::file_length,
+    text::TextJob,
+    train::TrainJob,
+};
+use sd3pipe_cache::{Digest, Output};
+use std::{collections::BTreeMap, path::Path};
+
+/// What the missing actions of a job will write.
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    /// What each action will put out, in the order of the indices that were given. The digests are made up, and equal where the
+    /// objects will be; the lengths are exact, but upper bounds for losses, PNGs and the files of diffusers folders.
+    pub outputs: Vec<Vec<Output>>,
+    /// Bytes that the store holds beside that for a while: the state of an unfinished epoch while a newer one takes its place.
+    pub passing: u64,
+}
+
+/// Names and shapes.
+type Shapes = Vec<(String, Vec<usize>)>;
+
+/// The longest JSON of what is measured in a step: four numbers of at most 24 letters, and their names.
+const MEASURED: u64 = 160;
+
+impl Job {
+    /// What some of the actions, given by their indices, will write; `known` is what the store has of each action, nothing for these.
+    ///
+    /// # Errors
+    /// When a file of the model can't be looked at.
+    pub fn forecast(&self, missing: &[usize], known: &[Vec<Output>]) -> Result<Forecast, StageError> {
+        match self {
+            Self::Text(job) => text(job, missing),
+            Self::Images(job) => images(job, missing),
+            Self::Train(job) => train(job, missing),
+            Self::Export(job) => export(job, missing, known),
+            Self::Sample(job) => Ok(sample(job, missing)),
+        }
+    }
+}
+
+/// An output with a digest that stands for it: two are the same object if role, item and what it is made of are equal.
+fn expected(role: &str, item: &str, made_of: &str, length: u64) -> Output {
+    let digest = Digest::of(format!("expected {role} of {made_of}").as_bytes());
+    Output { role: role.to_owned(), item: item.to_owned(), digest, length, content: None }
+}
+
+fn of_action(role: &str, item: &str, action: &Action, length: u64) -> Output {
+    expected(role, item, &action.key.to_string(), length)
+}
+
+fn one_each(missing: &[usize], output: impl Fn(usize) -> Result<Output, StageError>) -> Result<Forecast, StageError> {
+    let outputs = missing.iter().map(|index| Ok(vec![output(*index)?])).collect::<Result<_, StageError>>()?;
+    Ok(Forecast { outputs, passing: 0 })
+}
+
+/// Names and shapes of what [`Encoded`](crate::text::Encoded) keeps of a text.
+fn text(job: &TextJob, missing: &[usize]) -> Result<Forecast, StageError> {
+    let mut shapes = Shapes::new();
+    for (component, name) in [(Component::ClipL, "clip_l"), (Component::ClipG, "clip_g"), (Component::T5, "t5")] {
+        let Some(source) = job.facts.open(component)? else { continue };
+        let side = |tensor: &str, index: usize| source.shape(tensor).and_then(|shape| shape.get(index)).copied();
+        if component == Component::T5 {
+            let width = side("shared.weight", 1).unwrap_or_default();
+            shapes.push((format!("{name}.states"), vec![job.parameters.t5_tokens as usize, width]));
+        } else {
+            let width = side("text_model.embeddings.token_embedding.weight", 1).unwrap_or_default();
+            shapes.push((format!("{name}.states"), vec![CLIP_TOKENS, width]));
+            shapes.push((format!("{name}.pooled"), vec![side("text_projection.weight", 0).unwrap_or(width)]));
+        }
+    }
+    let length = file_length(shapes, job.parameters.precision, &BTreeMap::new())?;
+    one_each(missing, |index| Ok(of_action("text", &job.texts[index], &job.actions[index], length)))
+}
+
+fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
+    one_each(missing, |index| {
+        let (placement, action) = (&job.pictures[index].placement, &job.actions[index]);
+        let (width, height) = placement.bucket;
+        let shape = vec![job.facts.geometry.channels, height as usize / 8, width as usize / 8];
+        let note = serde_json::to_string(placement).map_err(|error| StageError::Unfit(error.to_string()))?;
+        let shapes = ["mean", "log_variance"].map(|name| (name.to_owned(), shape.clone()));
+        let length = file_length(shapes, job.parameters.precision, &[("placement".to_owned(), note)].into())?;
+        Ok(of_action("latents", &action.label, action, length))
+    })
+}
+
+fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
+    let weights = file_length(mmdit_names(&job.facts.geometry), job.parameters.precision, &BTreeMap::new())?;
+    let losses = job.steps_per_epoch() * MEASURED + 2;
+    let (state, last) = (state_length(job)?, missing.iter().max());
+    let outputs = missing.iter().map(|index| {
+        let (action, epoch) = (&job.actions[*index], (index + 1).to_string());
+        let mut outputs =
+            vec![of_action("weights", &epoch, action, weights), of_action("losses", &epoch, action, losses)];
+        // Only the last one's: more epochs go on from it.
+        if Some(index) == last {
+            outputs.push(of_action("state", &epoch, action, state));
+        }
+        outputs
+    });
+    let saves = u64::from(job.parameters.save_every) < job.steps_per_epoch();
+    // At the worst moment two unfinished states lie there, and the finished one does not yet.
+    Ok(Forecast { outputs: outputs.collect(), passing: if saves { state + losses } else { 0 } })
+}
+
+/// The state between two epochs: see [`State`](crate::train::State).
+fn state_length(job: &TrainJob) -> Result<u64, StageError> {
+    let names = mmdit_names(&job.facts.geometry);
+    let trained = names.iter().filter(|(name, _)| name != POSITION_TABLE);
+    let moments = trained.flat_map(|(name, shape)| {
+        let flat = vec![shape.iter().product()];
+        [(format!("first/{name}"), flat.clone()), (format!("second/{name}"), flat)]
+    });
+    let moments: Shapes = moments.collect();
+    let weights = names.into_iter().map(|(name, shape)| (format!("weights/{name}"), shape));
+    let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", job.parameters.epochs);
+    file_length(weights.chain(moments), Precision::F32, &[("position".to_owned(), position)].into())
+}
+
+/// Names and shapes of a network of the model, none if the model has no such network.
+fn network(facts: &Facts, component: Component) -> Result<Shapes, StageError> {
+    let Some(source) = facts.open(component)? else { return Ok(Shapes::new()) };
+    let named =
+        |(name, view): (&str, crate::checkpoint::TensorView<'_>)| (format!("{}{name}", component.prefix()), view.shape);
+    Ok(source.tensors().map(named).collect())
+}
+
+fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<Forecast, StageError> {
+    let prefix = Component::Mmdit.prefix();
+    let trained: Shapes =
+        mmdit_names(&job.facts.geometry).into_iter().map(|(name, shape)| (format!("{prefix}{name}"), shape)).collect();
+    let mut others = Vec::new();
+    for component in job.others() {
+        others.push((component, network(&job.facts, component)?));
+    }
+    let checkpoint = |index: usize, role: &str, item: &str, length: u64| {
+        let mut output = of_action(role, item, &job.actions[index], length);
+        output.content = Some(output.digest);
+        output
+    };
+    let notes = |index: usize| {
+        let (epoch, weights) = &job.checkpoints[index];
+        job.metadata(*epoch, &weights.digest)
+    };
+    if job.parameters.layout == Layout::SingleFile {
+        let all: Shapes = trained.into_iter().chain(others.into_iter().flat_map(|(_, shapes)| shapes)).collect();
+        return one_each(missing, |index| {
+            let length = file_length(all.clone(), job.parameters.precision, &notes(index))?;
+            Ok(checkpoint(index, "checkpoint", &job.checkpoints[index].0.to_string(), length))
+        });
+    }
+    let common = match known.iter().find(|outputs| !outputs.is_empty()) {
+        // Another epoch has brought them into the store.
+        Some(outputs) => outputs.clone(),
+        None => common_files(job, &others)?,
+    };
+    let outputs = missing.iter().map(|&index| {
+        let epoch = job.checkpoints[index].0;
+        let length = folder_file(&trained, job.parameters.precision, &notes(index))?;
+        let mut outputs = vec![checkpoint(index, "file", &format!("{epoch}/{TRANSFORMER_FILE}"), length)];
+        outputs.extend(common.iter().filter_map(|file| {
+            let (_, name) = file.item.split_once('/')?;
+            (name != TRANSFORMER_FILE).then(|| Output { item: format!("{epoch}/{name}"), ..file.clone() })
+        }));
+        Ok(outputs)
+    });
+    Ok(Forecast { outputs: outputs.collect::<Result<_, StageError>>()?, passing: 0 })
+}
+
+/// A configuration file of a diffusers folder is shorter.
+const CONFIGURATION: u64 = 4096;
+
+/// What the header of a diffusers file has more than one with canonical names: each name may become three, and they are longer.
+const LONGER_NAMES: u64 = 400;
+
+fn folder_file(shapes: &Shapes, precision: Precision, notes: &BTreeMap<String, String>) -> Result<u64, StageError> {
+    Ok(file_length(shapes.iter().cloned(), precision, notes)? + LONGER_NAMES * shapes.len() as u64)
+}
+
+/// The files of a diffusers folder that are the same for every epoch, with bounds of their lengths: a folder's small files as one.
+fn common_files(job: &ExportJob, others: &[(Component, Shapes)]) -> Result<Vec<Output>, StageError> {
+    let mut files = vec![("configuration".to_owned(), 10 * CONFIGURATION)];
+    for (component, shapes) in others {
+        // CLIP-L may get a projection that its file leaves out.
+        let width = shapes.iter().find(|(name, _)| name.ends_with("token_embedding.weight"));
+        let width = width.and_then(|(_, shape)| shape.get(1)).copied().unwrap_or_default();
+        let projection = (width * width * job.parameters.precision.bytes()) as u64;
+        let projection = if *component == Component::ClipL { projection } else { 0 };
+        let length = folder_file(shapes, job.parameters.precision, &BTreeMap::new())?;
+        files.push((component.to_string(), length + projection));
+    }
+    let mut tokenizer = |name: &str, path: Option<&Path>| {
+        files.extend(path.map(|path| (name.to_owned(), folder_length(path))));
+    };
+    let facts = &job.facts;
+    tokenizer("tokenizer", facts.clip_tokenizer.path.as_deref());
+    tokenizer("tokenizer_2", facts.clip_tokenizer.path.as_deref());
+    tokenizer("tokenizer_3", facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_deref()));
+    let made_of = format!("{} {:?}", job.model(), job.parameters.precision);
+    let file =
+        |(name, length): (String, u64)| expected("file", &format!("0/{name}"), &format!("{name} of {made_of}"), length);
+    Ok(files.into_iter().map(file).collect())
+}
+
+/// The bytes of a file, or of all files that lie in a folder.
+fn folder_length(path: &Path) -> u64 {
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|entry| length(&entry.path())).sum(),
+        Err(_) => length(path),
+    }
+}
+
+fn sample(job: &SampleJob, missing: &[usize]) -> Forecast {
+    let (width, height) = job.parameters.size;
+    let longest = job.parameters.prompts.iter().map(String::len).max().unwrap_or_default();
+    let image = png_bound(width.into(), height.into(), longest + job.parameters.negative.len());
+    let outputs = missing.iter().map(|&index| {
+        let action = &job.actions[index];
+        vec![match job.shots.get(index) {
+            Some(shot) => of_action("image", &job.file_name(shot), action, image),
+            None => {
+                let (width, height) = job.sheet_bound();
+                of_action("sheet", "contact-sheet.png", action, png_bound(width, height, 0))
+            }
+        }]
+    });
+    Forecast { outputs: outputs.collect(), passing: 0 }
+}
+
+/// No PNG of RGB bytes is longer: what does not shrink is stored as it is, with a few bytes for each row and each block.
+fn png_bound(width: u64, height: u64, text: usize) -> u64 {
+    let raw = height * (3 * width + 1);
+    raw + raw / 64 + text as u64 + 2048
+}

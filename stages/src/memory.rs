@@ -1,0 +1,103 @@
+//! The memory that a job needs on its device at its worst moment.
+//!
+//! Of training it is counted operation by operation ([`Footprint`]). Of what only runs forward, the weights and the widest place of
+//! the network are counted, where a handful of its tensors are alive at once.
+
+use crate::{
+    captions::report::CLIP_TOKENS,
+    checkpoint::{Component, MmditGeometry},
+    device::DeviceKind,
+    error::StageError,
+    facts::{Facts, TEXT_ENCODERS},
+    job::Job,
+    precision::Precision,
+    train::Footprint,
+};
+
+/// Tensors of the widest place that are alive at once in a forward pass: a layer's input and output, and what a norm makes in between.
+const ALIVE: u64 = 6;
+
+/// Bytes of a value in 32 bits: norms and attention compute in them whatever the network's type.
+const F32: u64 = 4;
+
+impl Job {
+    /// The most bytes that it holds on its device, about. None for a job that works tensor by tensor.
+    ///
+    /// # Errors
+    /// When a file of the model can't be looked at.
+    pub fn peak_memory(&self) -> Result<Option<u64>, StageError> {
+        Ok(Some(match self {
+            Self::Text(job) => {
+                let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { u64::from(job.parameters.batch) };
+                text_encoders(&job.facts, job.parameters.precision, job.parameters.t5_tokens, batch)?
+            }
+            Self::Images(job) => {
+                let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { u64::from(job.parameters.batch) };
+                let areas = job.pictures.iter().map(|picture| area(picture.placement.bucket));
+                let pixels = batch * areas.max().unwrap_or_default();
+                let encoder = Component::VaeEncoder;
+                weights(&job.facts, encoder, job.parameters.precision)? + vae(&job.facts, encoder, batch, pixels)?
+            }
+            Self::Train(job) => Footprint::of(job).peak(),
+            Self::Export(_) => return Ok(None),
+            Self::Sample(job) => {
+                let (facts, parameters) = (&job.facts, &job.parameters);
+                let texts = text_encoders(facts, parameters.precision, parameters.t5_tokens, 1)?;
+                let networks = weights(facts, Component::Mmdit, parameters.precision)?
+                    + weights(facts, Component::VaeDecoder, parameters.precision)?;
+                let passes = if parameters.cfg == 1.0 { 1 } else { 2 };
+                let text = CLIP_TOKENS as u64 + u64::from(parameters.t5_tokens);
+                let velocity = block(&facts.geometry, passes, area(parameters.size), text, facts.device);
+                texts.max(networks + velocity.max(vae(facts, Component::VaeDecoder, 1, area(parameters.size))?))
+            }
+        }))
+    }
+}
+
+fn area((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height)
+}
+
+/// The bytes of a network's weights in a precision.
+fn weights(facts: &Facts, component: Component, precision: Precision) -> Result<u64, StageError> {
+    let Some(source) = facts.open(component)? else { return Ok(0) };
+    let values: usize = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).sum();
+    Ok((values * precision.bytes()) as u64)
+}
+
+/// One encoder is in memory at a time; the largest tensor is there in the file's type too while it is loaded.
+fn text_encoders(facts: &Facts, precision: Precision, t5_tokens: u32, batch: u64) -> Result<u64, StageError> {
+    let mut most = 0;
+    for component in TEXT_ENCODERS {
+        let Some(source) = facts.open(component)? else { continue };
+        let largest = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).max().unwrap_or_default();
+        let (tokens, inner) = match component {
+            Component::T5 => (u64::from(t5_tokens), "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+            _ => (CLIP_TOKENS as u64, "text_model.encoder.layers.0.mlp.fc1.weight"),
+        };
+        let inner = source.shape(inner).and_then(|shape| shape.first()).copied().unwrap_or_default() as u64;
+        let loading = (2 * largest * precision.bytes()) as u64;
+        most = most.max(weights(facts, component, precision)? + loading.max(ALIVE * F32 * batch * tokens * inner));
+    }
+    Ok(most)
+}
+
+/// One half of the VAE over so many pixels: its widest place is at full resolution, or the attention in its middle, whose scores are
+/// over all pairs of an eighth of either side.
+fn vae(facts: &Facts, component: Component, batch: u64, pixels: u64) -> Result<u64, StageError> {
+    let Some(source) = facts.open(component)? else { return Ok(0) };
+    let (name, side) = match component {
+        Component::VaeEncoder => ("conv_in.weight", 0),
+        _ => ("up.0.block.0.conv1.weight", 1),
+    };
+    let channels = source.shape(name).and_then(|shape| shape.get(side)).copied().unwrap_or_default() as u64;
+    let tokens = pixels / batch.max(1) / 64;
+    Ok(F32 * (ALIVE * channels * pixels).max(2 * batch * tokens * tokens))
+}
+
+/// One block of the MMDiT without gradients: the feed-forward network, or the scores where attention is not fused.
+fn block(geometry: &MmditGeometry, samples: u64, pixels: u64, text: u64, device: DeviceKind) -> u64 {
+    let tokens = pixels / (8 * geometry.patch as u64).pow(2) + text;
+    let scores = if device == DeviceKind::Cpu { 2 * geometry.heads as u64 * tokens * tokens } else { 0 };
+    F32 * samples * (ALIVE * 4 * geometry.width as u64 * tokens).max(scores)
+}
