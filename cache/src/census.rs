@@ -1,7 +1,7 @@
 //! All that a store holds, and what leads to what: runs to stages, stages to the objects that they list, objects to the
 //! records that name them, and those to all of their objects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
 use std::fs::{self, DirEntry};
 use std::time::SystemTime;
 
@@ -270,8 +270,8 @@ impl<'c> Reach<'c> {
                     nodes.push(Node::Object(digest));
                 }
                 Node::Object(digest) => {
-                    if !self.objects.contains_key(&digest) {
-                        self.objects.insert(digest, source);
+                    if let hash_map::Entry::Vacant(new) = self.objects.entry(digest) {
+                        new.insert(source);
                         let naming = census.naming.get(&digest).into_iter().flatten();
                         nodes.extend(naming.map(|at| Node::Record(*at)));
                     }

@@ -125,6 +125,8 @@ fn collections_beside_runs_take_nothing_away() {
     undisturbed.write("one.ron", PIPELINE.replace("name: \"test\"", "name: \"one\""));
     undisturbed.call(&["run", "one.ron", "--set", "train.seed=1"]).succeeds();
     let expected = undisturbed.files("out/one");
+    // A collection needs a store.
+    space.run_with(&["--until", "captions"]).succeeds();
     let mut made: BTreeMap<String, usize> = BTreeMap::new();
     for round in 0..20 {
         let seed = format!("train.seed={}", round % 2);
