@@ -123,6 +123,9 @@ struct State {
     steps: Vec<String>,
 }
 
+/// What a run left that was killed while it copied a result.
+pub const LEFT_COPY: &str = "out/test/checkpoints/.sd3pipe-copy-4711";
+
 const PARTS: [&str; 4] = ["photos", "out", ".sd3pipe", "test.ron"];
 
 impl Lab {
@@ -274,7 +277,7 @@ fn leave_behind(space: &TestSpace) {
     space.write(".sd3pipe/tmp/4711-0", "half of");
     space.write(".sd3pipe/tmp/4711-1/part", "half of");
     space.write(&format!(".sd3pipe/locks/{}", "0".repeat(64)), "4711: sd3pipe run gone.ron");
-    space.write("out/test/checkpoints/.sd3pipe-copy-4711", "half of");
+    space.write(LEFT_COPY, "half of");
     space.remove("out/test/checkpoints/test-epoch-0001.safetensors");
 }
 
