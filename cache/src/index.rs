@@ -70,6 +70,8 @@ const PROBES: [&str; 4] = [
 const BUSY: Duration = Duration::from_secs(60);
 /// How long to wait until nobody else has a damaged index open.
 const ALONE: Duration = Duration::from_secs(5);
+/// How often a reader tries to open the index, in all for a tenth of a second.
+const ATTEMPTS: u32 = 10;
 /// What a reader of a damaged index tells its user.
 pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
 
@@ -180,14 +182,17 @@ impl Index {
         let Some(file) = identity(&path) else {
             return Index::in_memory(None).map_err(failed(&path));
         };
-        match open_file_read_only(&path) {
-            Ok(Some(connection)) => Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
-            Ok(None) => {
-                notices.push(UNKNOWN.to_owned());
-                Index::in_memory(Some(file)).map_err(failed(&path))
+        // A writer that begins or ends makes or removes the journal just then: what fails is tried again.
+        for attempt in 1.. {
+            match open_file_read_only(&path) {
+                Ok(Some(connection)) => return Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
+                Ok(None) | Err(_) if attempt < ATTEMPTS => thread::sleep(Duration::from_millis(10)),
+                Ok(None) => break,
+                Err(reason) => return Err(StoreError::Index { path, reason }),
             }
-            Err(reason) => Err(StoreError::Index { path, reason }),
         }
+        notices.push(UNKNOWN.to_owned());
+        Index::in_memory(Some(file)).map_err(failed(&path))
     }
 
     /// An empty index that is forgotten with the process, in the place of a file.
@@ -203,11 +208,12 @@ fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |reason| StoreError::Index { path, reason }
 }
 
-/// Whether an error says that the file is damaged. A violated constraint counts, as the statements cannot violate any on
+/// Whether an error says that the file is damaged. A file that ends within a page gives an I/O error, of its own kind. A violated constraint counts, as the statements cannot violate any on
 /// tables that agree with their own indexes; and so does a value of another type than its column's.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))
+        || matches!(error.sqlite_error(), Some(error) if error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
         || matches!(
             code(error),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
