@@ -213,7 +213,7 @@ fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))
-        || matches!(error.sqlite_error(), Some(error) if error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
+        || matches!(failure(error), Some(error) if error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
         || matches!(
             code(error),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
@@ -226,11 +226,15 @@ pub(crate) fn corrupt() -> rusqlite::Error {
 }
 
 /// SQLite's error, whether it came from running a statement or from preparing one.
-fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+fn failure(error: &rusqlite::Error) -> Option<&rusqlite::ffi::Error> {
     match error {
-        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
-        other => other.sqlite_error_code(),
+        rusqlite::Error::SqlInputError { error, .. } => Some(error),
+        other => other.sqlite_error(),
     }
+}
+
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    failure(error).map(|error| error.code)
 }
 
 /// Appends a checksum over `name` and `content` to `content`, so that neither damage to a row's content nor a row
