@@ -81,8 +81,8 @@ const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
 const BUSY: Duration = Duration::from_secs(60);
 /// How long to wait until nobody else has a damaged index open.
 const ALONE: Duration = Duration::from_secs(5);
-/// How often a reader begins again when the journal comes or goes under its hands.
-const ATTEMPTS: u32 = 50;
+/// How often a reader tries to open the index, in all for a fifth of a second.
+const ATTEMPTS: u32 = 20;
 /// What a reader of a damaged index tells its user.
 pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
 
@@ -192,14 +192,17 @@ impl Index {
         let Some(file) = identity(&path) else {
             return Index::in_memory(None).map_err(failed(&path));
         };
-        match open_file_read_only(&path) {
-            Ok(Some(connection)) => Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
-            Ok(None) => {
-                notices.push(UNKNOWN.to_owned());
-                Index::in_memory(Some(file)).map_err(failed(&path))
+        // A writer that begins or ends makes or removes the journal just then: what fails is tried again.
+        for attempt in 1.. {
+            match open_file_read_only(&path) {
+                Ok(Some(connection)) => return Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
+                Ok(None) | Err(_) if attempt < ATTEMPTS => thread::sleep(Duration::from_millis(10)),
+                Ok(None) => break,
+                Err(reason) => return Err(StoreError::Index { path, reason }),
             }
-            Err(reason) => Err(StoreError::Index { path, reason }),
         }
+        notices.push(UNKNOWN.to_owned());
+        Index::in_memory(Some(file)).map_err(failed(&path))
     }
 
     /// Whether it lies only in memory, in the place of a damaged one.
@@ -221,11 +224,12 @@ fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |reason| StoreError::Index { path, reason }
 }
 
-/// Whether an error says that the file is damaged. A violated constraint counts, as the statements cannot violate any on
+/// Whether an error says that the file is damaged. A file that ends within a page gives an I/O error, of its own kind. A violated constraint counts, as the statements cannot violate any on
 /// tables that agree with their own indexes; and so does a value of another type than its column's.
 pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType};
     matches!(error, FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..))
+        || matches!(failure(error), Some(error) if error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
         || matches!(
             code(error),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation)
@@ -238,11 +242,15 @@ pub(crate) fn corrupt() -> rusqlite::Error {
 }
 
 /// SQLite's error, whether it came from running a statement or from preparing one.
-fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+fn failure(error: &rusqlite::Error) -> Option<&rusqlite::ffi::Error> {
     match error {
-        rusqlite::Error::SqlInputError { error, .. } => Some(error.code),
-        other => other.sqlite_error_code(),
+        rusqlite::Error::SqlInputError { error, .. } => Some(error),
+        other => other.sqlite_error(),
     }
+}
+
+fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
+    failure(error).map(|error| error.code)
 }
 
 /// Appends a checksum over `name` and `content` to `content`, so that neither damage to a row's content nor a row
@@ -307,17 +315,6 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
 /// at the journal's index, the `-shm` file, for reading only, and makes one in memory where nobody keeps it current.
 /// Nothing if the file is damaged.
 fn open_file_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
-    for _ in 0..ATTEMPTS {
-        match try_read_only(path) {
-            // The last one to write has closed the index, and removed its journal, since it was looked for.
-            Err(error) if code(&error) == Some(ErrorCode::CannotOpen) => thread::sleep(Duration::from_millis(10)),
-            result => return result,
-        }
-    }
-    try_read_only(path)
-}
-
-fn try_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
     let journal = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0);
     let mut uri = String::from("file:");
     for &byte in path.as_os_str().as_bytes() {

@@ -295,7 +295,15 @@ impl Store {
         match action(&mut index.connection) {
             Err(error) if is_damage(&error) => {
                 self.heal(&mut index)?;
-                action(&mut index.connection).map_err(failed)
+                match action(&mut index.connection) {
+                    // A reader looked at the file again, and it is no better.
+                    Err(error) if self.read_only && is_damage(&error) => {
+                        self.notice(UNKNOWN.to_owned());
+                        *index = Index::in_memory(None).map_err(failed)?;
+                        action(&mut index.connection).map_err(failed)
+                    }
+                    result => result.map_err(failed),
+                }
             }
             result => result.map_err(failed),
         }
@@ -323,8 +331,8 @@ impl Store {
         if !self.read_only {
             return index.replace(&self.layout, &mut lock(&self.notices));
         }
-        self.notice(UNKNOWN.to_owned());
-        *index = Index::in_memory(None).map_err(|reason| StoreError::Index { path: self.layout.index(), reason })?;
+        // Without a journal a reader takes the file to be at rest, and a run that has begun since may be writing to it.
+        *index = Index::open_read_only(&self.layout, &mut lock(&self.notices))?;
         Ok(())
     }
 }

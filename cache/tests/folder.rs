@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -269,12 +268,13 @@ fn nothing_behind_a_link_in_a_store_is_swept_out_or_written_over() {
         fs::remove_file(&inside).unwrap();
         fs::rename(&aside, &inside).unwrap();
     }
-    symlink(photos.join("a.png"), root.join("locks").join(key.to_string())).unwrap();
+    symlink(photos.join("a.png"), root.join("locks").join("making-1")).unwrap();
+    symlink(photos.join("a.png"), root.join("locks").join("gate")).unwrap();
     symlink(&photos, root.join("work").join(key.to_string())).unwrap();
     let store = Store::open(&root).unwrap();
-    let claim = store.claim(&key, &mut |_| {}).unwrap();
+    let making = store.making([key]).unwrap();
     fs::write(store.work_dir(&key).unwrap().join("a.png"), "a state").unwrap();
-    drop(claim);
+    drop(making);
     assert_eq!(fs::read_to_string(photos.join("a.png")).unwrap(), "a photo");
     assert_eq!(fs::read_dir(&photos).unwrap().count(), 1);
     // The store as a whole may lie elsewhere.

@@ -6,7 +6,7 @@ use crate::{
     export::{self, ExportJob},
     images::ImagesJob,
     sample::SampleJob,
-    share::{Sharing, share},
+    share::{CarryOut, Sharing, share},
     text::TextJob,
     train::TrainJob,
     work::Work,
@@ -71,17 +71,17 @@ impl Job {
         }
     }
 
-    /// Carries out some of the actions, given by their indices: which ones another run makes is found out meanwhile.
+    /// Has `run` carry out the missing actions that no other run on the store is making, and waits for those that one is.
     ///
     /// # Errors
-    /// Those of `run`, which carries out what nobody else does, and of [`share`].
+    /// As [`share`].
     pub fn share(
         &self,
         stage: &str,
         missing: Vec<usize>,
         anew: bool,
         work: &mut Work<'_>,
-        run: &mut dyn FnMut(&[usize], &mut Work<'_>) -> Result<(), StageError>,
+        run: &mut CarryOut<'_>,
     ) -> Result<(), StageError> {
         let last = match self {
             Self::Sample(job) => Some(job.sheet()),

@@ -8,6 +8,9 @@ use std::{collections::BTreeSet, thread, time::Duration};
 /// stop waits no longer than that.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 
+/// What carries out some actions of a list, given by their indices.
+pub type CarryOut<'c> = dyn FnMut(&[usize], &mut Work<'_>) -> Result<(), StageError> + 'c;
+
 /// How the actions of a job are shared.
 #[derive(Clone, Copy, Debug)]
 pub struct Sharing<'s> {
@@ -32,7 +35,7 @@ pub fn share(
     mut pending: Vec<usize>,
     sharing: Sharing<'_>,
     work: &mut Work<'_>,
-    run: &mut dyn FnMut(&[usize], &mut Work<'_>) -> Result<(), StageError>,
+    run: &mut CarryOut<'_>,
 ) -> Result<(), StageError> {
     let key = |index: usize| -> Key { actions[if sharing.chained { 0 } else { index }].key };
     let (mut told, mut pause) = (BTreeSet::new(), PAUSES[0]);

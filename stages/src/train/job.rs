@@ -200,7 +200,7 @@ pub(crate) mod tests {
         let facts = Facts {
             components: BTreeMap::new(),
             geometry,
-            clip_tokenizer: TokenizerFacts { path: None, identity: digest },
+            clip_tokenizer: TokenizerFacts { path: None, identity: digest, files: Vec::new() },
             t5_tokenizer: None,
             device: DeviceKind::Cpu,
         };

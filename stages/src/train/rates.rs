@@ -67,7 +67,6 @@ impl TrainJob {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::train::{job::tests::job, schedule::Schedule};
 
     fn lines(epochs: u32, schedule: Schedule) -> Vec<String> {

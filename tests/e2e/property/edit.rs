@@ -194,7 +194,7 @@ impl Edit {
                 let old = world.written.model.insert(field, name.clone()).expect("a file");
                 world.space.rename(&old, &name);
             }
-            Kind::PipelineRenamed => world.written.name = self.of(&["first", "renamed", "with a space"]).to_owned(),
+            Kind::PipelineRenamed => world.written.name = self.of(&["first", "renamed", "another"]).to_owned(),
             Kind::RunUntil => {
                 let until = ["run", PIPELINES[self.choice as usize % 2].0, "--until", self.of(&STAGES)];
                 world.space.call(&[&until[..], &world.arguments()].concat()).succeeds();

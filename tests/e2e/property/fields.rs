@@ -23,6 +23,9 @@ const fn nothing(path: &'static str, settings: &'static [&'static str]) -> Field
     Field { path, settings, moves: None }
 }
 
+/// Texts and latents must be of the same captions.
+const BOTH: &[&str] = &["text.captions=\"captions2\"", "latents.captions=\"captions2\""];
+
 /// Every field that there is. The test says which are lacking.
 const FIELDS: &[Field] = &[
     moves("export", "name", &["name=\"renamed\""]),
@@ -49,11 +52,11 @@ const FIELDS: &[Field] = &[
     moves("captions", "captions.shuffle.variants", &["captions.shuffle=(variants: 3)"]),
     moves("captions", "captions.shuffle.keep_tokens", &["captions.shuffle=(variants: 2, keep_tokens: 1)"]),
     moves("captions", "captions.extensions", &["captions.extensions=[\"txt\"]"]),
-    moves("text", "text.captions", &["text.captions=\"captions2\""]),
+    moves("text", "text.captions", BOTH),
     moves("text", "text.t5_tokens", &["text.t5_tokens=24"]),
     moves("text", "text.precision", &["text.precision=Bf16"]),
     nothing("text.batch", &["text.batch=3"]),
-    moves("latents", "latents.captions", &["latents.captions=\"captions2\""]),
+    moves("latents", "latents.captions", BOTH),
     moves("latents", "latents.resolution", &["latents.resolution=80"]),
     moves("latents", "latents.buckets.step", &["latents.buckets=(step: 32)"]),
     moves("latents", "latents.buckets.min", &["latents.buckets=(step: 16, min: 48)"]),
