@@ -61,6 +61,30 @@ fn visible(text: &str) -> String {
 
 /// A message about a whole stage points at its first line.
 fn first_line(text: &str, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
+    // A place may have been found by counting, and end within a character.
+    let range = text.floor_char_boundary(range.start)..text.ceil_char_boundary(range.end);
     let end = text[range.clone()].find('\n').map_or(range.end, |newline| range.start + newline);
     range.start..end.max(range.start + usize::from(range.start < text.len() && range.start == end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is shown of a pipeline that is wrong.
+    fn shown(text: &str, settings: &[&str]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.ron");
+        std::fs::write(&path, text).unwrap();
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        render(&crate::pipeline::load(&path, &settings).unwrap_err(), false)
+    }
+
+    /// Each made the program panic once; fuzzing found them.
+    #[test]
+    fn no_text_is_too_strange_to_be_shown() {
+        for (text, settings) in [("Captions(\u{297}", &[][..])] {
+            assert!(shown(text, settings).starts_with("error: "), "{text:?}");
+        }
+    }
 }

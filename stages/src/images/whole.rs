@@ -56,12 +56,21 @@ fn reaches_png_end(bytes: &[u8]) -> bool {
     false
 }
 
-/// Compares the file's length with the one in the RIFF header.
+/// Follows the chunks (WebP container specification) to the end that the RIFF header announces. A chunk that says that it is longer
+/// would be allocated by the decoder before it is missed: 4 GiB for a file of some bytes.
 fn reaches_webp_end(bytes: &[u8]) -> bool {
-    match bytes {
-        [_, _, _, _, a, b, c, d, rest @ ..] => rest.len() >= u32::from_le_bytes([*a, *b, *c, *d]) as usize,
-        _ => false,
+    let [_, _, _, _, a, b, c, d, rest @ ..] = bytes else { return false };
+    let Some(whole) = rest.get(..u32::from_le_bytes([*a, *b, *c, *d]) as usize) else { return false };
+    let mut rest = whole.get(4..).unwrap_or_default();
+    while let [_, _, _, _, a, b, c, d, data @ ..] = rest {
+        let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+        if length > data.len() {
+            return false;
+        }
+        // Chunks of odd length are followed by a byte that is not counted, and often left out at the end.
+        rest = data.get(length.next_multiple_of(2)..).unwrap_or_default();
     }
+    true
 }
 
 #[cfg(test)]
@@ -88,6 +97,18 @@ mod tests {
                 assert!(!is_whole(format, &bytes[..length]), "{format:?} of {length} bytes");
             }
         }
+    }
+
+    #[test]
+    fn a_webp_chunk_longer_than_its_file_is_noticed() {
+        let bytes = encoded(ImageFormat::WebP);
+        let with_exif = |length: u32| {
+            let exif = [&b"EXIF"[..], &length.to_le_bytes(), b"II"].concat();
+            let riff = (bytes.len() + exif.len() - 8) as u32;
+            [&bytes[..4], &riff.to_le_bytes(), &bytes[8..], &exif].concat()
+        };
+        assert!(is_whole(ImageFormat::WebP, &with_exif(2)) && is_whole(ImageFormat::WebP, &with_exif(1)));
+        assert!(!is_whole(ImageFormat::WebP, &with_exif(3)) && !is_whole(ImageFormat::WebP, &with_exif(0xfcff_ffff)));
     }
 
     #[test]
