@@ -92,6 +92,14 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 impl RunError {
+    /// What could not be found out about a stage. An input that changed while it was read is no fault of the stage's.
+    fn of_plan(stage: String, error: PlanError) -> Self {
+        match error {
+            PlanError::Stage(StageError::Changed { paths }) => Self::Changed { paths },
+            error => Self::Plan { stage, error: Box::new(error) },
+        }
+    }
+
     fn lost_object(&self) -> Option<Digest> {
         match self {
             Self::Plan { error, .. } => error.lost_object(),
@@ -159,12 +167,9 @@ impl Runner<'_> {
         };
         for &index in &wanted {
             let stage = self.resolved.stages[index].name.clone();
-            planner.check(index).map_err(|error| RunError::Plan { stage, error: Box::new(error) })?;
+            planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
         }
-        let fault = |(index, error): (usize, PlanError)| RunError::Plan {
-            stage: self.resolved.stages[index].name.clone(),
-            error: Box::new(error),
-        };
+        let fault = |(index, error): (usize, PlanError)| RunError::of_plan(self.resolved.stages[index].name.clone(), error);
         let mut surveyed = planner.survey(wanted.iter().copied()).map_err(fault)?;
         if !self.options.ignore_space {
             let growth = planner.estimate(&surveyed).map_err(fault)?.growth();
@@ -172,7 +177,7 @@ impl Runner<'_> {
         }
         for index in wanted {
             let name = || self.resolved.stages[index].name.clone();
-            let plan = |error| RunError::Plan { stage: name(), error: Box::new(error) };
+            let plan = |error| RunError::of_plan(name(), error);
             if self.interrupt.asked() {
                 return Err(RunError::Interrupted);
             }
@@ -214,7 +219,7 @@ impl Runner<'_> {
         journal: &mut Journal,
     ) -> Result<(StageResult, Vec<String>, Option<usize>), RunError> {
         let stage = &self.resolved.stages[index];
-        let plan = |error| RunError::Plan { stage: stage.name.clone(), error: Box::new(error) };
+        let plan = |error| RunError::of_plan(stage.name.clone(), error);
         let failed = |error| RunError::Stage { stage: stage.name.clone(), error: Box::new(error) };
         match examined.state {
             State::Kept { result } => Ok((result, Vec::new(), None)),

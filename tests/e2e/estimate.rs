@@ -1,6 +1,9 @@
 //! What a plan says that a run will write, against what it writes; and the refusal of what has no room.
 
-use crate::space::{PIPELINE, TestSpace, wait_until};
+use crate::{
+    layouts,
+    space::{PIPELINE, TestSpace, wait_until},
+};
 use sd3pipe_stages::checkpoint::{MmditGeometry, mmdit_names};
 use serde_json::{Map, Value, json};
 use std::process::Stdio;
@@ -66,8 +69,7 @@ fn the_sizes_of_pictures_are_bounds() {
 
 #[test]
 fn the_files_of_diffusers_folders_have_bounds_and_those_that_are_shared_count_once() {
-    let space = TestSpace::demo();
-    space.edit("test.ron", "Export()", "Export(layout: Diffusers, text_encoders: true)");
+    let space = layouts::space("Export(layout: Diffusers, text_encoders: true)");
     foretells(&space, &UNTIL_EXPORT, 1.1);
     space.edit("test.ron", "epochs: 2", "epochs: 3");
     foretells(&space, &UNTIL_EXPORT, 1.1);
@@ -99,7 +101,7 @@ fn a_plan_shows_the_learning_rates() {
         .says("2       7      1.000e-3        last");
 }
 
-/// A pipeline whose checkpoints take up more than any disk has: an MMDiT of 300 million zeros, which take up nothing, and 20,000
+/// A pipeline whose checkpoints take up more than any disk has: an MMDiT of 300 million zeros, which take up nothing, and 10,000
 /// epochs.
 fn huge() -> TestSpace {
     let space = TestSpace::demo();
@@ -131,7 +133,7 @@ fn huge() -> TestSpace {
     file.set_len(length as u64).expect("a sparse file");
     let checkpoint = "checkpoint: \"model/zeros.safetensors\",\n        vae: \"model/sd3_tiny.safetensors\"";
     let pipeline = PIPELINE.replace("checkpoint: \"model/sd3_tiny.safetensors\"", checkpoint);
-    space.write("test.ron", pipeline.replace("epochs: 2", "epochs: 20000"));
+    space.write("test.ron", pipeline.replace("epochs: 2", "epochs: 10000"));
     space
 }
 
