@@ -26,7 +26,8 @@ pub struct Sharing<'s> {
 
 /// Carries out the `pending` ones of `actions`, but for those that another run makes meanwhile. Returns when all are made.
 ///
-/// Nothing is waited for while holding what others may wait for, so that no two runs wait for each other.
+/// No two runs wait for each other, since none waits while it has the right to any of these `actions`. (`run` may share others in turn,
+/// as samples do their prompts, which nobody waits for anything while making.)
 ///
 /// # Errors
 /// Those of `run`; an interrupt, also while waiting; a store that can't be read or written.

@@ -71,6 +71,7 @@ fn encode_prompts(job: &SampleJob, work: &mut Work<'_>) -> Result<BTreeMap<Strin
         }
     }
     if !missing.is_empty() {
+        // Captions and other samples may want the same texts just now.
         let sharing = Sharing { stage: "prompts", chained: false, last: None, anew: false };
         share(&texts.actions, missing, sharing, work, &mut |mine, work| text::encode(&texts, mine, work, true))?;
     }
