@@ -4,7 +4,7 @@ use super::{Examined, PlanError, Planner, StageResult, State, target};
 use sd3pipe_cache::{Digest, Output};
 use sd3pipe_stages::job::Job;
 use serde::Serialize;
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, path::PathBuf};
 
 /// What a run would cost.
 #[derive(Debug, Default)]
@@ -145,19 +145,23 @@ impl Planner<'_> {
                     false => self.outputs(job)?.into_iter().map(Option::unwrap_or_default).collect(),
                 };
                 let forecast = job.forecast(missing, &outputs)?;
-                for (&action, made) in missing.iter().zip(&forecast.outputs) {
-                    outputs[action].clone_from(made);
+                let mut made = vec![Vec::new(); outputs.len()];
+                for (&action, outputs_of_action) in missing.iter().zip(&forecast.outputs) {
+                    outputs[action].clone_from(outputs_of_action);
+                    made[action].clone_from(outputs_of_action);
                 }
                 let artifact = job.artifact(&outputs);
                 let result = StageResult::in_memory(artifact.to_bytes()?);
                 let new = [forecast.outputs.concat(), self.prompts(job, missing)?].concat();
                 new.iter().for_each(|output| count(output.digest, output.length));
                 count(result.digest, result.bytes(None)?.len() as u64);
-                let digests: HashSet<Digest> = new.iter().map(|output| output.digest).collect();
+                // By path: files of what is made may be the same as some of what is kept.
+                let fresh = target::targets(self.resolved, index, &job.artifact(&made));
+                let fresh: HashSet<PathBuf> = fresh.into_iter().map(|target| target.path).collect();
                 for target in target::targets(self.resolved, index, &artifact) {
                     let older = std::fs::metadata(&target.path).map(|metadata| metadata.len()).ok();
                     // What is kept lies there already, unless somebody took it away.
-                    if digests.contains(&target.digest) || older != Some(target.length) {
+                    if fresh.contains(&target.path) || older != Some(target.length) {
                         cost.out += target.length;
                         cost.replaced += older.unwrap_or_default();
                     }
