@@ -171,10 +171,12 @@ fn list(
 ) -> Vec<File> {
     let mut files = Vec::new();
     let mut entries = WalkDir::new(folder).follow_links(true).into_iter();
-    let mut count = 0;
+    let (mut count, faults_before) = (0, faults.len());
     while let Some(entry) = entries.next() {
         count += 1;
         if count > MOST_ENTRIES {
+            // Whatever else there is to say would be said as often.
+            faults.truncate(faults_before);
             faults.push(ScanFault::TooMany { path: folder.to_owned(), most: MOST_ENTRIES });
             break;
         }
