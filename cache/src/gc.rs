@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::TransactionBehavior;
 
-use crate::files::{index_step, step};
 use crate::census::{Census, History, Node, Reach, StagesOf, files_in, found, nodes_of};
+use crate::files::{index_step, step};
 use crate::live::{drop_reliances, sweep_locks};
 use crate::lock::lock_alone;
 use crate::record::remove_row;

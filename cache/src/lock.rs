@@ -60,4 +60,3 @@ fn command() -> String {
     }
     line.replace(['\n', '\r'], " ")
 }
-

@@ -9,8 +9,8 @@ use std::thread;
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use crate::files::step;
 use crate::census::{Census, Entry, StagesOf, files_in, found};
+use crate::files::step;
 use crate::gc::Part;
 use crate::index::{is_damage, unseal};
 use crate::pin::{pin_files, read};

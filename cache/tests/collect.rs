@@ -140,7 +140,7 @@ fn a_pin_keeps_its_run_even_when_the_index_is_lost() {
     // What is listed, and not what only the lost record knew of.
     assert!(path_of(folder.path(), &content("a").0).exists());
     assert!(!path_of(folder.path(), &content("b").0).exists());
-    assert_eq!(store.pins().unwrap(), [pin.clone()]);
+    assert_eq!(store.pins().unwrap(), std::slice::from_ref(&pin));
     assert!(store.unpin(&pin).unwrap() && !store.unpin(&pin).unwrap());
     collect(&store, &keep(1));
     assert!(objects(folder.path()).is_empty());

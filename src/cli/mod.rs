@@ -222,7 +222,7 @@ impl<'s> Survey<'s> {
                 Err((index, error)) => match error.lost_object() {
                     // A run makes a lost object again; this only counts it as missing.
                     Some(digest) => planner.lose(digest),
-                    None => return Err(Failure::plan(&resolved.stages[index].name, error)),
+                    None => return Err(Failure::plan(&resolved.stages[index].name, *error)),
                 },
             }
         }

@@ -80,11 +80,11 @@ impl Planner<'_> {
     pub fn survey(
         &mut self,
         wanted: impl IntoIterator<Item = usize>,
-    ) -> Result<Vec<Option<Examined>>, (usize, PlanError)> {
+    ) -> Result<Vec<Option<Examined>>, (usize, Box<PlanError>)> {
         let mut results = vec![None; self.resolved.stages.len()];
         let mut examined: Vec<Option<Examined>> = results.iter().map(|_| None).collect();
         for index in wanted {
-            let found = self.examine(index, &results).map_err(|error| (index, error))?;
+            let found = self.examine(index, &results).map_err(|error| (index, Box::new(error)))?;
             results[index] = found.state.result().cloned();
             examined[index] = Some(found);
         }
@@ -96,7 +96,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// The first stage of which it can't be told, and why.
-    pub fn estimate(&mut self, examined: &[Option<Examined>]) -> Result<Estimate, (usize, PlanError)> {
+    pub fn estimate(&mut self, examined: &[Option<Examined>]) -> Result<Estimate, (usize, Box<PlanError>)> {
         let mut results = vec![None; examined.len()];
         let mut written = HashSet::new();
         let mut estimate = Estimate::default();
@@ -105,7 +105,7 @@ impl Planner<'_> {
                 Some(found) => self.cost(index, found, &mut results, &mut written).map(Some),
                 None => Ok(None),
             };
-            estimate.stages.push(cost.map_err(|error| (index, error))?);
+            estimate.stages.push(cost.map_err(|error| (index, Box::new(error)))?);
         }
         Ok(estimate)
     }

@@ -169,7 +169,9 @@ impl Runner<'_> {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
         }
-        let fault = |(index, error): (usize, PlanError)| RunError::of_plan(self.resolved.stages[index].name.clone(), error);
+        let fault = |(index, error): (usize, Box<PlanError>)| {
+            RunError::of_plan(self.resolved.stages[index].name.clone(), *error)
+        };
         let mut surveyed = planner.survey(wanted.iter().copied()).map_err(fault)?;
         if !self.options.ignore_space {
             let growth = planner.estimate(&surveyed).map_err(fault)?.growth();

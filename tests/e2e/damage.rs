@@ -82,7 +82,7 @@ fn each_object_is_mended(space: &TestSpace, longer: &[&str]) -> BTreeMap<String,
 
         let run = space.run_with(longer).succeeds();
         assert_eq!(space.files("out"), out, "{purpose}");
-        let name = &told.split(' ').nth(1).unwrap()[..];
+        let name = told.split(' ').nth(1).unwrap();
         let lines = run.stderr.lines().filter(|line| line.contains(name)).count();
         assert!(lines <= 1, "{purpose}: {}", run.stderr);
         let first = space.executed();

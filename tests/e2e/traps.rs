@@ -49,11 +49,14 @@ fn start_training(space: &TestSpace) -> Child {
     child
 }
 
+/// What somebody does to an input.
+type Edit = fn(&TestSpace);
+
 /// Trap 1: a stage reads a file, the file is edited while the stage runs. DVC, Snakemake and n2 record the result of the old content
 /// as that of the new one, and say "nothing to do" ever after.
 #[test]
 fn an_edit_of_any_input_during_the_run_is_not_taken_for_done() {
-    let edits: [(&str, fn(&TestSpace)); 4] = [
+    let edits: [(&str, Edit); 4] = [
         ("owl.txt", |space| space.write("photos/owl.txt", "written meanwhile")),
         ("owl.png", |space| space.picture("photos/owl.png", (96, 64), 99)),
         ("sd3_tiny", |space| space.change_tensor(MODEL, "model.diffusion_model.final_layer.linear.bias")),
@@ -132,7 +135,7 @@ fn a_model_that_is_written_to_while_it_is_loaded_leaves_nothing_wrong_behind() {
 /// Trap 2: `printf Z > in; touch -r ref in`. DVC, Snakemake (above 1 MB) and redun trust size and mtime, and see nothing.
 #[test]
 fn a_same_size_edit_with_its_time_put_back_is_noticed_in_every_kind_of_input() {
-    let edits: [(&str, &str, fn(&TestSpace)); 3] = [
+    let edits: [(&str, &str, Edit); 3] = [
         ("photos/owl.txt", "text", |space| space.write("photos/owl.txt", "an elk")),
         ("photos/owl.bmp", "latents", |space| {
             let mut bytes = space.read("photos/owl.bmp");

@@ -120,14 +120,15 @@ impl Edit {
             Kind::CaptionRestored => world.space.write(&caption, format!("a {picture}, as it was")),
             Kind::ImageReplaced => {
                 // Of the same shape or of another, which is another bucket.
-                let size = if self.choice % 2 == 0 { (64, 96) } else { (96, 64) };
+                let size = if self.choice.is_multiple_of(2) { (64, 96) } else { (96, 64) };
                 world.space.picture(&world.item(&picture, "png"), size, shade);
             }
             Kind::ImageAdded if pictures.len() < 5 => {
                 let name = format!("added-{}", self.choice % 4);
                 world.space.picture(&world.item(&name, "png"), (80, 80), shade);
                 // Sometimes with a caption that another has too.
-                let text = if self.choice % 3 == 0 { "an owl, asleep".to_owned() } else { format!("{name}, new") };
+                let text =
+                    if self.choice.is_multiple_of(3) { "an owl, asleep".to_owned() } else { format!("{name}, new") };
                 world.space.write(&world.item(&name, "txt"), text);
             }
             Kind::ImageRemoved if pictures.len() > 2 => {
@@ -146,7 +147,7 @@ impl Edit {
             Kind::ImagesSwapped => swap(world, &picture, &another, "png"),
             Kind::CaptionsSwapped => swap(world, &picture, &another, "txt"),
             Kind::Touched => {
-                let path = world.item(&picture, if self.choice % 2 == 0 { "png" } else { "txt" });
+                let path = world.item(&picture, if self.choice.is_multiple_of(2) { "png" } else { "txt" });
                 let bytes = world.space.read(&path);
                 world.space.write(&path, bytes);
             }
