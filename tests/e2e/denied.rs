@@ -134,7 +134,7 @@ fn a_disk_that_is_really_full_is_told_and_loses_nothing() {
     lab.each(&cases, |space, scenario, kibibytes| {
         let script = format!(
             "mkdir .sd3pipe && mount -t tmpfs -o size={kibibytes}k none .sd3pipe || exit 99
-            \"$0\" run test.ron; code=$?; cp -a .sd3pipe kept; exit $code"
+            \"$0\" run test.ron --ignore-space; code=$?; cp -a .sd3pipe kept; exit $code"
         );
         let program = space.command(&[]).get_program().to_owned();
         let mut command = Command::new("unshare");
