@@ -4,9 +4,9 @@ mod common;
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{act, age, content, key, known, objects, path_of, run, stage, stages_of};
 use sd3pipe_cache::{Collection, Limits, Preimage, Store, StoreError};
@@ -182,22 +182,26 @@ fn a_store_of_the_first_program_is_collected_and_used_on() {
 fn runs_beside_collections_lose_nothing_that_they_need() {
     let folder = tempfile::tempdir().unwrap();
     let names: Vec<String> = (0..24).map(|number| format!("action {number}")).collect();
-    let done = AtomicBool::new(false);
+    let (done, removed) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
-        let collector = scope.spawn(|| {
+        scope.spawn(|| {
             let store = Store::open(folder.path()).unwrap();
-            let mut removed = 0;
             while !done.load(Ordering::Relaxed) {
-                removed += collect(&store, &keep(0)).total().count;
+                removed.fetch_add(collect(&store, &keep(0)).total().count, Ordering::Relaxed);
             }
-            removed
         });
         let workers: Vec<_> = (0..3_usize)
             .map(|worker| {
-                let (folder, names) = (&folder, &names);
+                let (folder, names, removed) = (&folder, &names, &removed);
                 scope.spawn(move || {
                     let store = Store::open(folder.path()).unwrap();
-                    for round in 0..40 {
+                    let started = Instant::now();
+                    // On a slow disk all rounds may pass during one collection: they go on until one came to something.
+                    for round in 0.. {
+                        if round >= 40 && removed.load(Ordering::Relaxed) > 0 {
+                            break;
+                        }
+                        assert!(started.elapsed() < Duration::from_secs(120), "no collection came to something");
                         let actions: Vec<&str> =
                             (0..6).map(|step| names[(worker * 7 + round * 5 + step) % 24].as_str()).collect();
                         let id = store.begin_run("one", &json!(null)).unwrap();
@@ -214,7 +218,6 @@ fn runs_beside_collections_lose_nothing_that_they_need() {
         let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         done.store(true, Ordering::Relaxed);
         ended.into_iter().for_each(|ended| ended.unwrap());
-        assert!(collector.join().unwrap() > 0, "it came to something");
     });
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(store.verify(&stages_of, &|_, _| {}).unwrap().faults, []);
