@@ -1,9 +1,14 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
+pub mod density;
+pub mod init;
 mod job;
+pub mod loss;
 mod order;
 pub mod parameters;
 pub mod schedule;
+pub mod span;
+pub mod weighting;
 
 #[cfg(feature = "compute")]
 mod batch;
