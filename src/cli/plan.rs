@@ -7,8 +7,9 @@ use crate::{
 };
 use clap::Args;
 use sd3pipe_cache::Store;
-use sd3pipe_stages::stage::Stage;
+use sd3pipe_stages::{job::Job, stage::Stage};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 #[derive(Debug, Args)]
 pub(super) struct Plan {
@@ -40,8 +41,29 @@ impl Plan {
         if self.json {
             return print(&format!("{:#}\n", to_json(&resolved, &survey)));
         }
-        print(&overview(&resolved, &survey, store.as_ref())?)
+        print(&(overview(&resolved, &survey, store.as_ref())? + &learning_rates(&survey)))
     }
+}
+
+/// The learning rate along the way of each training that will run, as far as its steps are known.
+fn learning_rates(survey: &Survey<'_>) -> String {
+    let mut lines = String::new();
+    for (stage, examined) in survey.planner.resolved.stages.iter().zip(&survey.examined) {
+        let Some(State::Run { job, .. }) = examined.as_ref().map(|examined| &examined.state) else { continue };
+        let Job::Train(job) = &**job else { continue };
+        let last = job.total_steps().saturating_sub(1);
+        let steps: BTreeSet<u64> = (0..=6).map(|part| last * part / 6).collect();
+        let row = |first: &str, cell: &dyn Fn(u64) -> String| {
+            std::iter::once(first.to_owned()).chain(steps.iter().map(|step| cell(*step))).collect::<Vec<_>>()
+        };
+        let rows = [
+            row(&format!("{}: step", stage.name), &|step| text::count(step as usize + 1)),
+            row("learning rate", &|step| format!("{:.2e}", job.learning_rate(step))),
+        ];
+        lines.push('\n');
+        lines.push_str(&text::table(&rows));
+    }
+    lines
 }
 
 /// The table of `plan` and `status`: a line a stage.

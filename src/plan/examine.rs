@@ -1,8 +1,8 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
-use super::{Data, PlanError, StageResult, model};
+use super::{Data, PlanError, StageResult, Start, model, start};
 use crate::pipeline::{Resolved, ResolvedStage};
-use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
+use sd3pipe_cache::{Digest, Fingerprint, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     captions::Items,
     checkpoint::Component,
@@ -18,8 +18,9 @@ use sd3pipe_stages::{
 };
 use serde_json::{Map, Value};
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
 };
 
 /// What is known of a stage.
@@ -79,6 +80,8 @@ pub struct Planner<'p> {
     forced: BTreeSet<usize>,
     facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
+    /// Where trainings start that were looked at, when that is not the model.
+    starts: RefCell<BTreeMap<usize, Option<Start>>>,
     /// Objects that were found lost: records that promise them count for nothing.
     lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
@@ -93,7 +96,8 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), lost: BTreeSet::new(), previous }
+        let (facts, data, starts, lost) = Default::default();
+        Self { resolved, store, forced, facts, data, starts, lost, previous }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -103,6 +107,26 @@ impl<'p> Planner<'p> {
         }
         let facts = model::facts(self.resolved, self.store)?;
         Ok(self.facts.get_or_init(|| facts))
+    }
+
+    /// Where a training starts, if not from the model; it is looked for once.
+    pub fn start(&self, index: usize) -> Result<Option<Start>, PlanError> {
+        let Stage::Train(train) = &self.resolved.stages[index].stage else { return Ok(None) };
+        if let Some(start) = self.starts.borrow().get(&index) {
+            return Ok(start.clone());
+        }
+        let start = start::find(&train.init, self.resolved, &self.facts()?.geometry, self.store)?;
+        self.starts.borrow_mut().insert(index, start.clone());
+        Ok(start)
+    }
+
+    /// The model as a stage sees it: a training that starts elsewhere has those weights in the MMDiT's place.
+    fn facts_of(&self, index: usize) -> Result<Facts, PlanError> {
+        let mut facts = self.facts()?.clone();
+        if let Some(start) = self.start(index)? {
+            facts.components.insert(Component::Mmdit, start.located);
+        }
+        Ok(facts)
     }
 
     /// The data of a captions stage; it is walked once.
@@ -121,6 +145,14 @@ impl<'p> Planner<'p> {
         self.data.iter().map(|(index, data)| (*index, data))
     }
 
+    /// The files of the model, and of the weights that trainings start from, as they were when they were looked at.
+    pub fn weight_files(&self) -> Vec<(PathBuf, Fingerprint)> {
+        let mut files: Vec<_> =
+            self.facts.get().into_iter().flat_map(Facts::files).map(|(path, file)| (path.to_owned(), *file)).collect();
+        files.extend(self.starts.borrow().values().flatten().flat_map(|start| start.located.files.clone()));
+        files
+    }
+
     /// Whether the data and the model, looked at once more, are what they were by content.
     pub fn inputs_are_equal(&self) -> Result<bool, PlanError> {
         for (index, before) in &self.data {
@@ -129,6 +161,12 @@ impl<'p> Planner<'p> {
                 if now.preimage.key() != before.preimage.key() {
                     return Ok(false);
                 }
+            }
+        }
+        for start in self.starts.borrow().values().flatten() {
+            let now = start::locate(&start.located.path, &self.facts()?.geometry, self.store)?;
+            if now.digest != start.located.digest {
+                return Ok(false);
             }
         }
         let digests = |facts: &Facts| facts.components.values().map(|located| located.digest).collect::<Vec<_>>();
@@ -208,6 +246,7 @@ impl<'p> Planner<'p> {
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
     pub fn check(&self, index: usize) -> Result<(), PlanError> {
         let stage = &self.resolved.stages[index];
+        self.start(index)?;
         self.check_size(stage)?;
         self.check_text_encoders(stage)
     }
@@ -251,7 +290,7 @@ impl<'p> Planner<'p> {
         index: usize,
         results: &[Option<StageResult>],
     ) -> Result<Preimage, PlanError> {
-        let facts = self.facts()?;
+        let facts = self.facts_of(index)?;
         let mut preimage = Preimage::new(&stage.stage.kind().to_string(), stage.stage.revision());
         preimage.read("parameters", &stage.stage.parameters()?)?;
         let digest =
@@ -264,7 +303,7 @@ impl<'p> Planner<'p> {
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
             Kind::Train => facts.digests(&[Component::Mmdit]),
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, facts),
+                Stage::Export(parameters) => export::job::model(parameters, &facts),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -326,7 +365,7 @@ impl<'p> Planner<'p> {
 
     fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {
         let store = self.store;
-        let facts = self.facts()?.clone();
+        let facts = self.facts_of(index)?;
         let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
         let artifact = |role: &str| {
             let above =
@@ -351,6 +390,9 @@ impl<'p> Planner<'p> {
                 Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &paths)?)
             }
             Stage::Train(parameters) => {
+                if let Some(start) = self.start(index)? {
+                    start.verify(store)?;
+                }
                 let (items, text, latents) = (items()?, artifact("text")?, artifact("latents")?);
                 Job::Train(TrainJob::new(
                     parameters,

@@ -7,4 +7,5 @@ mod layouts;
 mod pipeline_files;
 mod reuse;
 mod space;
+mod start;
 mod verbs;
