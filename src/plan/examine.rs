@@ -1,8 +1,8 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
-use super::{Data, PlanError, StageResult, Start, model, start};
+use super::{Data, PlanError, StageResult, Start, model};
 use crate::pipeline::{Resolved, ResolvedStage};
-use sd3pipe_cache::{Digest, Fingerprint, Key, Output, Preimage, Store};
+use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     captions::Items,
     checkpoint::Component,
@@ -20,7 +20,6 @@ use serde_json::{Map, Value};
 use std::{
     cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
 };
 
 /// What is known of a stage.
@@ -78,10 +77,10 @@ pub struct Planner<'p> {
     pub(super) store: Option<&'p Store>,
     /// The stages to do anew whatever the store has.
     forced: BTreeSet<usize>,
-    facts: OnceCell<Facts>,
+    pub(super) facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
     /// Where trainings start that were looked at, when that is not the model.
-    starts: RefCell<BTreeMap<usize, Option<Start>>>,
+    pub(super) starts: RefCell<BTreeMap<usize, Option<Start>>>,
     /// Objects that were found lost: records that promise them count for nothing.
     lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
@@ -109,26 +108,6 @@ impl<'p> Planner<'p> {
         Ok(self.facts.get_or_init(|| facts))
     }
 
-    /// Where a training starts, if not from the model; it is looked for once.
-    pub fn start(&self, index: usize) -> Result<Option<Start>, PlanError> {
-        let Stage::Train(train) = &self.resolved.stages[index].stage else { return Ok(None) };
-        if let Some(start) = self.starts.borrow().get(&index) {
-            return Ok(start.clone());
-        }
-        let start = start::find(&train.init, self.resolved, &self.facts()?.geometry, self.store)?;
-        self.starts.borrow_mut().insert(index, start.clone());
-        Ok(start)
-    }
-
-    /// The model as a stage sees it: a training that starts elsewhere has those weights in the MMDiT's place.
-    fn facts_of(&self, index: usize) -> Result<Facts, PlanError> {
-        let mut facts = self.facts()?.clone();
-        if let Some(start) = self.start(index)? {
-            facts.components.insert(Component::Mmdit, start.located);
-        }
-        Ok(facts)
-    }
-
     /// The data of a captions stage; it is walked once.
     pub fn data(&mut self, index: usize) -> Result<&Data, PlanError> {
         if !self.data.contains_key(&index)
@@ -145,14 +124,6 @@ impl<'p> Planner<'p> {
         self.data.iter().map(|(index, data)| (*index, data))
     }
 
-    /// The files of the model, and of the weights that trainings start from, as they were when they were looked at.
-    pub fn weight_files(&self) -> Vec<(PathBuf, Fingerprint)> {
-        let mut files: Vec<_> =
-            self.facts.get().into_iter().flat_map(Facts::files).map(|(path, file)| (path.to_owned(), *file)).collect();
-        files.extend(self.starts.borrow().values().flatten().flat_map(|start| start.located.files.clone()));
-        files
-    }
-
     /// Whether the data and the model, looked at once more, are what they were by content.
     pub fn inputs_are_equal(&self) -> Result<bool, PlanError> {
         for (index, before) in &self.data {
@@ -163,11 +134,8 @@ impl<'p> Planner<'p> {
                 }
             }
         }
-        for start in self.starts.borrow().values().flatten() {
-            let now = start::locate(&start.located.path, &self.facts()?.geometry, self.store)?;
-            if now.digest != start.located.digest {
-                return Ok(false);
-            }
+        if !self.starts_are_equal()? {
+            return Ok(false);
         }
         let digests = |facts: &Facts| facts.components.values().map(|located| located.digest).collect::<Vec<_>>();
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))

@@ -1,15 +1,16 @@
 //! The weights that a training starts from when they are not the model's: found by run or by file, known by what is in them.
 
-use super::{PlanError, StageResult, model};
+use super::{PlanError, Planner, StageResult, model};
 use crate::{pipeline::Resolved, run::Journal};
-use sd3pipe_cache::{Digest, Run, Store};
+use sd3pipe_cache::{Digest, Fingerprint, Run, Store};
 use sd3pipe_stages::{
+    action::Entry,
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
-    facts::{Located, component_fingerprints},
-    stage::Kind,
+    facts::{Facts, Located, component_fingerprints},
+    stage::{Kind, Stage},
     train::init::Init,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Where a training starts.
@@ -17,10 +18,18 @@ use thiserror::Error;
 pub struct Start {
     /// The weights.
     pub located: Located,
-    /// The object that they are, when a run made them: to be verified before it is read.
-    object: Option<(Digest, u64)>,
+    /// The object that they are, when a run made them.
+    made: Option<Made>,
     /// What a person calls them: `epoch 8 of train in run 12 (lighthouses)`.
     pub origin: String,
+}
+
+/// An object that another run made.
+#[derive(Clone, Debug)]
+struct Made {
+    digest: Digest,
+    id: u64,
+    stage: String,
 }
 
 /// Why there are no weights to start from.
@@ -69,8 +78,12 @@ pub enum StartError {
         last: u32,
     },
     /// Lost, damaged or cleared away.
-    #[error("`init`: the weights of run {id} are not in the store any more; run its pipeline again")]
+    #[error(
+        "`init`: the weights of {stage} in run {id} are not in the store any more; make them again with `sd3pipe run … --force {stage}`"
+    )]
     Gone {
+        /// The training.
+        stage: String,
         /// The run's number.
         id: u64,
     },
@@ -82,8 +95,49 @@ pub enum StartError {
     },
 }
 
+impl Planner<'_> {
+    /// Where a training starts, if not from the model; it is looked for once.
+    pub fn start(&self, index: usize) -> Result<Option<Start>, PlanError> {
+        let Stage::Train(train) = &self.resolved.stages[index].stage else { return Ok(None) };
+        if let Some(start) = self.starts.borrow().get(&index) {
+            return Ok(start.clone());
+        }
+        let start = find(&train.init, self.resolved, &self.facts()?.geometry, self.store)?;
+        self.starts.borrow_mut().insert(index, start.clone());
+        Ok(start)
+    }
+
+    /// The model as a stage sees it: a training that starts elsewhere has those weights in the MMDiT's place.
+    pub(super) fn facts_of(&self, index: usize) -> Result<Facts, PlanError> {
+        let mut facts = self.facts()?.clone();
+        if let Some(start) = self.start(index)? {
+            facts.components.insert(Component::Mmdit, start.located);
+        }
+        Ok(facts)
+    }
+
+    /// The files of the model, and of the weights that trainings start from, as they were when they were looked at.
+    pub fn weight_files(&self) -> Vec<(PathBuf, Fingerprint)> {
+        let mut files: Vec<_> =
+            self.facts.get().into_iter().flat_map(Facts::files).map(|(path, file)| (path.to_owned(), *file)).collect();
+        files.extend(self.starts.borrow().values().flatten().flat_map(|start| start.located.files.clone()));
+        files
+    }
+
+    /// Whether the weights that trainings start from, looked at once more, are what they were by content.
+    pub(super) fn starts_are_equal(&self) -> Result<bool, PlanError> {
+        for start in self.starts.borrow().values().flatten() {
+            let now = locate(&start.located.path, &self.facts()?.geometry, self.store)?;
+            if now.digest != start.located.digest {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// Finds the weights that `init` names; nothing when they are the model's.
-pub(super) fn find(
+fn find(
     init: &Init,
     resolved: &Resolved,
     geometry: &MmditGeometry,
@@ -93,7 +147,7 @@ pub(super) fn find(
         Init::Model => None,
         Init::File(path) => {
             let origin = path.display().to_string();
-            Some(Start { located: locate(path, geometry, store)?, object: None, origin })
+            Some(Start { located: locate(path, geometry, store)?, made: None, origin })
         }
         Init::Run { run, epoch, stage } => {
             let store = store.ok_or_else(|| StartError::NoStore { run: run.clone() })?;
@@ -104,7 +158,7 @@ pub(super) fn find(
 }
 
 /// The weights in a file or folder, which must be a network of this geometry.
-pub(super) fn locate(path: &Path, geometry: &MmditGeometry, store: Option<&Store>) -> Result<Located, PlanError> {
+fn locate(path: &Path, geometry: &MmditGeometry, store: Option<&Store>) -> Result<Located, PlanError> {
     let files = component_fingerprints(path, Component::Mmdit)?;
     let source = ComponentSource::open(path, Component::Mmdit)?;
     let of_source = MmditGeometry::of(|name: &str| source.shape(name).map(<[usize]>::to_vec))
@@ -153,34 +207,39 @@ fn of_run(
         let stages: Vec<_> = trainings.iter().map(|(name, _)| name.as_str()).collect();
         return Err(StartError::Stage { id, stages: stages.join(", ") }.into());
     };
-    let artifact = result.artifact(Some(store)).map_err(|error| gone(error, id))?;
-    let epoch_of = |entry: &sd3pipe_stages::action::Entry| entry.item.parse::<u32>().unwrap_or_default();
+    let of = |digest| Made { digest, id, stage: stage.clone() };
+    let artifact = result.artifact(Some(store)).map_err(|error| of(result.digest).or_gone(error))?;
+    let epoch_of = |entry: &Entry| entry.item.parse::<u32>().unwrap_or_default();
     let last = artifact.of("weights").map(epoch_of).max().unwrap_or_default();
     let epoch = epoch.unwrap_or(last);
     let weights = artifact.of("weights").find(|entry| epoch_of(entry) == epoch);
     let weights = weights.ok_or_else(|| StartError::NoEpoch { epoch, stage: stage.clone(), id, last })?;
+    let made = of(weights.digest);
     if !store.has(&weights.digest, weights.length) {
-        return Err(StartError::Gone { id }.into());
+        return Err(made.gone().into());
     }
     let located = locate(&store.place(&weights.digest), geometry, Some(store))?;
     let origin = format!("epoch {epoch} of {stage} in run {id} ({})", run.pipeline);
-    Ok(Start { located, object: Some((weights.digest, id)), origin })
+    Ok(Start { located, made: Some(made), origin })
 }
 
 impl Start {
     /// Makes sure, before a training, that the weights are what their run made. A plan that trains nothing does without.
     pub(super) fn verify(&self, store: Option<&Store>) -> Result<(), PlanError> {
-        if let (Some((digest, id)), Some(store)) = (self.object, store) {
-            store.file(&digest).map_err(|error| gone(error.into(), id))?;
+        if let (Some(made), Some(store)) = (&self.made, store) {
+            store.file(&made.digest).map_err(|error| made.or_gone(error.into()))?;
         }
         Ok(())
     }
 }
 
-/// A lost object of another run is not healed by making it again, as those of this pipeline are.
-fn gone(error: PlanError, id: u64) -> PlanError {
-    match error.lost_object() {
-        Some(_) => StartError::Gone { id }.into(),
-        None => error,
+impl Made {
+    fn gone(&self) -> StartError {
+        StartError::Gone { stage: self.stage.clone(), id: self.id }
+    }
+
+    /// A lost object of another run can't be healed by making it again, as those of this pipeline are.
+    fn or_gone(&self, error: PlanError) -> PlanError {
+        if error.lost_object().is_some() { self.gone().into() } else { error }
     }
 }

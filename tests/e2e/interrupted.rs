@@ -94,7 +94,9 @@ fn a_training_that_is_stopped_after_each_step_comes_to_the_same_bytes() {
     let line =
         r#"Train(epochs: 2, batch: 2, learning_rate: 1e-3, schedule: Constant(), precision: F32, save_every: 1),"#;
     let spaces = [TestSpace::demo(), TestSpace::demo()];
-    spaces.each_ref().map(|space| space.edit("test.ron", line, train));
+    for space in &spaces {
+        space.edit("test.ron", line, train);
+    }
     let [stopped, undisturbed] = &spaces;
     undisturbed.run().succeeds();
 
