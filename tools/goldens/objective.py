@@ -72,7 +72,7 @@ def densities(tensors, count=32):
 def weightings(tensors):
     tensors["sigmas"] = torch.linspace(0.001, 1, 37)
     for ron, scheme in WEIGHTINGS.items():
-        tensors[f"weighting {ron}"] = compute_loss_weighting_for_sd3(scheme, tensors["sigmas"])
+        tensors[f"weighting {ron}"] = compute_loss_weighting_for_sd3(scheme, tensors["sigmas"]).double()
 
 
 def losses(tensors):
