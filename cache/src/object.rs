@@ -118,7 +118,7 @@ impl Store {
 
     /// Where an object lies if it's there, which is not looked at: for what is remembered of its file. Before it is read comes
     /// [`Store::file`].
-    pub fn place(&self, digest: &Digest) -> PathBuf {
+    pub fn object_path(&self, digest: &Digest) -> PathBuf {
         self.layout().object(digest)
     }
 

@@ -218,7 +218,7 @@ fn of_run(
     if !store.has(&weights.digest, weights.length) {
         return Err(made.gone().into());
     }
-    let located = locate(&store.place(&weights.digest), geometry, Some(store))?;
+    let located = locate(&store.object_path(&weights.digest), geometry, Some(store))?;
     let origin = format!("epoch {epoch} of {stage} in run {id} ({})", run.pipeline);
     Ok(Start { located, made: Some(made), origin })
 }

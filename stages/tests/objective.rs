@@ -52,13 +52,9 @@ fn densities_equal_diffusers() {
 fn weightings_equal_diffusers() {
     let golden = Golden::open("objective");
     for (text, expected) in goldens(&golden, "weighting ") {
+        // diffusers rounds one of them to 32 bits.
         let weighting: Weighting = read(&text);
-        assert_close(
-            &text,
-            golden.doubles("sigmas").into_iter().map(|sigma| weighting.factor(sigma)),
-            &expected,
-            1e-12,
-        );
+        assert_close(&text, golden.doubles("sigmas").into_iter().map(|sigma| weighting.factor(sigma)), &expected, 1e-7);
     }
 }
 
