@@ -146,7 +146,9 @@ fn a_warm_up_is_a_number_of_steps_or_a_share() {
 #[test]
 fn a_plan_shows_the_learning_rate_along_the_way() {
     let space = TestSpace::demo();
-    space.run_with(&["--until", "latents"]).succeeds();
+    for stage in ["text", "latents"] {
+        space.run_with(&["--until", stage]).succeeds();
+    }
     let plan = space.call(&["plan", "test.ron", "--set", "train.schedule=Linear(warmup: 1)"]).succeeds().stdout;
     for said in ["train: step", "learning rate   0.00e0   1.00e-3"] {
         assert!(plan.contains(said), "not there: {said}\n{plan}");

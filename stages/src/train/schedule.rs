@@ -294,7 +294,7 @@ mod tests {
     /// What lets a training be extended without its first epochs being trained again.
     #[test]
     fn schedules_without_an_end_do_not_know_how_long_the_training_is() {
-        for text in ["Constant(warmup: 5)", "InverseSqrt(warmup: 5)", "InverseSqrt(timescale: 7)"] {
+        for text in ["Constant(warmup: 5)", "InverseSqrt(warmup: 5)", "InverseSqrt(timescale: Some(7))"] {
             assert_eq!(factors(text, 0..50, 50), factors(text, 0..50, 80), "{text}");
         }
         let text = "WarmupStableDecay(warmup: 5, decay: 10)";
