@@ -9,12 +9,13 @@ pub fn reason(field: &str) -> Option<&'static str> {
     const PREDICTION: &str = "SD3 always predicts the velocity of a flow: what that is compared as is said by `target`";
     const NOISE: &str = "it makes up for a noise schedule that never comes to pure noise, and SD3's flow does: \
         levels near it are drawn more often with a larger `shift`";
+    const INPUT_NOISE: &str = "sd-scripts never applies it to SD3: a flow's target holds the very noise of its input";
     const MASK: &str = "SD3 was trained without attention masks, and its MMDiT reads none";
     const ATTENTION: &str = "there is one attention here, the fastest for the device";
     const LENGTH: &str = "CLIP reads 77 tokens: how many T5 reads is said by `t5_tokens`";
     const ENCODERS: &str =
         "text encoders are read from the model's files, and written with Export(text_encoders: true)";
-    const TABLE: [(&str, &[&str]); 9] = [
+    const TABLE: [(&str, &[&str]); 10] = [
         (SNR, &["debiased_estimation_loss", "min_snr_gamma", "snr_gamma"]),
         (
             PREDICTION,
@@ -24,8 +25,6 @@ pub fn reason(field: &str) -> Option<&'static str> {
             NOISE,
             &[
                 "adaptive_noise_scale",
-                "ip_noise_gamma",
-                "ip_noise_gamma_random_strength",
                 "multires_noise_discount",
                 "multires_noise_iterations",
                 "noise_offset",
@@ -35,6 +34,7 @@ pub fn reason(field: &str) -> Option<&'static str> {
             ],
         ),
         ("SD3 was made with the last layer but one of both CLIPs, and no other will do", &["clip_skip"]),
+        (INPUT_NOISE, &["ip_noise_gamma", "ip_noise_gamma_random_strength"]),
         (LENGTH, &["max_token_length"]),
         ("brackets and weights in captions are plain text to SD3's encoders", &["weighted_captions"]),
         (MASK, &["apply_lg_attn_mask", "apply_t5_attn_mask"]),

@@ -21,7 +21,7 @@ pub struct Train {
     pub text: Option<String>,
     /// The `EncodeImages` stage; may be left out when there is just one.
     pub latents: Option<String>,
-    /// The weights to start from: the pipeline's model, what another run has trained, or a checkpoint.
+    /// The weights to start from: the pipeline's model unless given, or what another run has trained, or a checkpoint.
     pub init: Init,
     /// Times that the whole data is seen. 16 gives a row of checkpoints from under-fitted to over-fitted to choose from.
     pub epochs: u32,
@@ -41,13 +41,13 @@ pub struct Train {
     pub optimizer: Optimizer,
     /// Gradients are scaled down to this L2 norm over all weights together; 0 leaves them as they are.
     pub max_gradient_norm: f64,
-    /// What the network's output is compared as: the velocity, as in the SD3 paper, or the clean latents, as in sd-scripts.
+    /// What the network's output is compared as: the velocity, the default, as in the SD3 paper; or the clean latents, as in sd-scripts.
     pub target: Target,
-    /// How a difference counts.
+    /// How a difference counts. Its square unless given, which is what SD3 was made with.
     pub loss: Loss,
-    /// How much a sample counts, by its level of noise.
+    /// How much a sample counts, by its level of noise. All alike unless given: the density is weight enough.
     pub weighting: Weighting,
-    /// How timesteps are drawn, before the shift.
+    /// How timesteps are drawn, before the shift. Logit-normal unless given, as SD3 was made with.
     pub density: Density,
     /// Moves timesteps towards noise: `sigma = shift·u / (1 + (shift − 1)·u)`. 3 is what SD3 was made with and is sampled with.
     pub shift: f64,
