@@ -9,6 +9,7 @@ use super::{
 use sd3pipe_stages::{
     checkpoint::Component,
     stage::{Kind, Stage},
+    train::init::Init,
 };
 use std::path::{Path, PathBuf};
 
@@ -82,7 +83,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         }
     }
     let edges = name_inputs(&mut pipeline, &mut faults);
-    check_across(&pipeline, &edges, &mut faults);
+    check_across(&pipeline, &folder.join("out").join(&pipeline.name), &edges, &mut faults);
     let order = order(&pipeline, &edges, &mut faults);
     if !faults.list.is_empty() {
         faults.list.sort_by_key(|fault| fault.place.as_ref().map(|place| (place.source, place.range.start)));
@@ -162,10 +163,18 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         resolve(format!("model.{field}"), path, "file or folder", Path::exists);
     }
     for (name, stage) in &mut pipeline.stages {
-        if let Stage::Captions(captions) = stage {
-            for (index, dataset) in captions.data.iter_mut().enumerate() {
-                resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+        match stage {
+            Stage::Captions(captions) => {
+                for (index, dataset) in captions.data.iter_mut().enumerate() {
+                    resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+                }
             }
+            Stage::Train(train) => {
+                if let Init::File(path) = &mut train.init {
+                    resolve(format!("stages.{name}.init"), path, "file or folder", Path::exists);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -229,7 +238,7 @@ fn name_inputs(pipeline: &mut Pipeline, faults: &mut Faults<'_>) -> Vec<Vec<(&'s
 }
 
 /// What only shows when stages are seen together.
-fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], faults: &mut Faults<'_>) {
+fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str, usize)>], faults: &mut Faults<'_>) {
     for (index, (name, stage)) in pipeline.stages.iter().enumerate() {
         let above = |index: usize| edges[index].first().map(|(_, above)| &pipeline.stages[*above]);
         match stage {
@@ -240,7 +249,17 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
                     }
                 }
             }
-            Stage::Train(_) => {
+            Stage::Train(train) => {
+                if let Init::File(path) = &train.init
+                    && path.starts_with(results)
+                {
+                    let message = format!(
+                        "`init` starts from what `{}` writes itself, which is other weights each time",
+                        pipeline.name
+                    );
+                    let hint = "name the run that made it: init: Run(run: \"12\", epoch: 8)".to_owned();
+                    faults.add(&format!("stages.{name}.init"), message, hint);
+                }
                 // Text and latents of different captions would pair one data set's pictures with another's words.
                 let captions: Vec<_> = edges[index]
                     .iter()

@@ -1,6 +1,6 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
-use super::{Data, PlanError, StageResult, model};
+use super::{Data, PlanError, StageResult, Start, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
@@ -18,7 +18,7 @@ use sd3pipe_stages::{
 };
 use serde_json::{Map, Value};
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
 };
 
@@ -77,8 +77,10 @@ pub struct Planner<'p> {
     pub(super) store: Option<&'p Store>,
     /// The stages to do anew whatever the store has.
     forced: BTreeSet<usize>,
-    facts: OnceCell<Facts>,
+    pub(super) facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
+    /// Where trainings start that were looked at, when that is not the model.
+    pub(super) starts: RefCell<BTreeMap<usize, Option<Start>>>,
     /// Objects that were found lost: records that promise them count for nothing.
     lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
@@ -93,7 +95,8 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), lost: BTreeSet::new(), previous }
+        let (facts, data, starts, lost) = Default::default();
+        Self { resolved, store, forced, facts, data, starts, lost, previous }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -130,6 +133,9 @@ impl<'p> Planner<'p> {
                     return Ok(false);
                 }
             }
+        }
+        if !self.starts_are_equal()? {
+            return Ok(false);
         }
         let digests = |facts: &Facts| {
             let tokenizers =
@@ -229,6 +235,7 @@ impl<'p> Planner<'p> {
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
     pub fn check(&self, index: usize) -> Result<(), PlanError> {
         let stage = &self.resolved.stages[index];
+        self.start(index)?;
         self.check_size(stage)?;
         self.check_text_encoders(stage)
     }
@@ -272,7 +279,7 @@ impl<'p> Planner<'p> {
         index: usize,
         results: &[Option<StageResult>],
     ) -> Result<Preimage, PlanError> {
-        let facts = self.facts()?;
+        let facts = self.facts_of(index)?;
         let mut preimage = Preimage::new(&stage.stage.kind().to_string(), stage.stage.revision());
         preimage.read("parameters", &stage.stage.parameters()?)?;
         let digest =
@@ -285,7 +292,7 @@ impl<'p> Planner<'p> {
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
             Kind::Train => facts.digests(&[Component::Mmdit]),
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, facts),
+                Stage::Export(parameters) => export::job::model(parameters, &facts),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -347,7 +354,7 @@ impl<'p> Planner<'p> {
 
     fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {
         let store = self.store;
-        let facts = self.facts()?.clone();
+        let facts = self.facts_of(index)?;
         let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
         let artifact = |role: &str| {
             let above =
@@ -372,6 +379,9 @@ impl<'p> Planner<'p> {
                 Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &paths)?)
             }
             Stage::Train(parameters) => {
+                if let Some(start) = self.start(index)? {
+                    start.verify(store)?;
+                }
                 let (items, text, latents) = (items()?, artifact("text")?, artifact("latents")?);
                 Job::Train(TrainJob::new(
                     parameters,

@@ -80,7 +80,7 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
 }
 
 /// The digest of a network's tensors: remembered for each of the files that it lies in, and trusted while all of them say the same.
-fn component_digest(
+pub(super) fn component_digest(
     path: &Path,
     files: &[(PathBuf, Fingerprint)],
     source: &ComponentSource,

@@ -167,6 +167,24 @@ fn each_parameter_moves_a_key_or_is_known_to_change_nothing() {
         "train.learning_rate=1e-5",
         "train.schedule=Cosine()",
         "train.schedule=Constant(warmup: 1)",
+        "train.schedule=Constant(warmup: Share(0.5))",
+        "train.schedule=Linear()",
+        "train.schedule=Linear(minimum_ratio: 0.1)",
+        "train.schedule=Cosine(minimum_ratio: 0.1)",
+        "train.schedule=CosineWithRestarts(cycles: 2)",
+        "train.schedule=Polynomial(power: 2.0)",
+        "train.schedule=InverseSqrt()",
+        "train.schedule=InverseSqrt(timescale: 2)",
+        "train.schedule=WarmupStableDecay(decay: 3)",
+        "train.schedule=WarmupStableDecay(decay: 3, shape: Linear)",
+        "train.target=X0",
+        "train.loss=L1",
+        "train.loss=Huber()",
+        "train.loss=Huber(delta: 0.1)",
+        "train.loss=Huber(delta: 0.1, schedule: Exponential)",
+        "train.loss=SmoothL1(beta: 0.1)",
+        "train.weighting=SigmaSqrt",
+        "train.weighting=CosMap",
         "train.optimizer=AdamW(beta1: 0.8)",
         "train.optimizer=AdamW(beta2: 0.8)",
         "train.optimizer=AdamW(epsilon: 1e-6)",
@@ -175,7 +193,12 @@ fn each_parameter_moves_a_key_or_is_known_to_change_nothing() {
         "train.density=Uniform",
         "train.density=LogitNormal(mean: 0.5)",
         "train.density=LogitNormal(standard_deviation: 0.5)",
+        "train.density=Mode()",
+        "train.density=Mode(scale: 0.5)",
+        "train.density=CosMap",
         "train.shift=1.0",
+        "train.min_timestep=1",
+        "train.max_timestep=999",
         "train.sample_posterior=false",
         "train.caption_dropout=0.1",
         "train.encoder_dropout.clip_l=0.1",
@@ -197,6 +220,8 @@ fn each_parameter_moves_a_key_or_is_known_to_change_nothing() {
     for setting in moving {
         assert!(!space.executed(&[setting]).is_empty(), "{setting} changed nothing");
     }
+    // It needs two samples in a step, which a batch of two was above.
+    assert!(!space.executed(&["train.batch=2", "train.stratified=true"]).is_empty());
     // Fewer rows make another sheet: one that no setting above has made.
     space.executed(&["sample.cfg=9.0"]);
     assert_eq!(space.executed(&["sample.cfg=9.0", "sample.epochs=Last"]), ["sample: contact sheet"]);

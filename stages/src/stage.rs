@@ -115,24 +115,44 @@ impl Stage {
         }
     }
 
-    /// The parameters that its result depends on: all but the names of other stages and what a test shows to change nothing.
+    /// The parameters that its result depends on: all but the names of other stages and what a test shows to change nothing. The weights
+    /// that a training starts from are in its key by what is in them.
     pub fn parameters(&self) -> Result<Value, serde_json::Error> {
         let (mut value, outside) = match self {
             // Paths are not in it: the same pictures in another folder are the same data.
             Self::Captions(stage) => (serde_json::to_value(stage)?, &["data"][..]),
             Self::EncodeText(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
             Self::EncodeImages(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
-            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "save_every"][..]),
+            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "init", "save_every"][..]),
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
+            Self::Train(_) => &[
+                ("target", json!("Velocity")),
+                ("loss", json!("L2")),
+                ("weighting", json!("None")),
+                ("min_timestep", json!(0)),
+                ("max_timestep", json!(1000)),
+                ("stratified", json!(false)),
+                ("schedule.Cosine.minimum_ratio", json!(0.0)),
+            ][..],
             Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {
-            fields.retain(|name, value| !outside.contains(&name.as_str()) && !added.contains(&(name, value.clone())));
+            fields.retain(|name, _| !outside.contains(&name.as_str()));
+        }
+        for (path, default) in added {
+            let steps = path.split('.').collect::<Vec<_>>();
+            let Some((last, parents)) = steps.split_last() else { continue };
+            let parent = parents.iter().try_fold(&mut value, |value, step| value.get_mut(step));
+            if let Some(Value::Object(fields)) = parent
+                && fields.get(*last) == Some(default)
+            {
+                fields.remove(*last);
+            }
         }
         Ok(value)
     }

@@ -29,7 +29,7 @@ use sd3pipe_stages::text::parameters::EncodeText;
 use sd3pipe_stages::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use sd3pipe_stages::text::{self, Encoded, TextJob};
 use sd3pipe_stages::train::parameters::{EncoderDropout, Optimizer, Train};
-use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule};
+use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule, span::Span};
 use sd3pipe_stages::work::{Interrupt, Silent, Work};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -223,7 +223,7 @@ fn training(settings: &Training) -> Train {
         precision: Precision::F32,
         seed: settings.seed,
         learning_rate: settings.learning_rate,
-        schedule: Schedule::Cosine { warmup: settings.warmup },
+        schedule: Schedule::Cosine { warmup: Span::Steps(settings.warmup), minimum_ratio: 0.0 },
         optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: settings.weight_decay },
         max_gradient_norm: settings.largest_norm,
         shift: settings.shift,

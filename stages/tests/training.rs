@@ -12,6 +12,7 @@ use sd3pipe_stages::checkpoint::POSITION_TABLE;
 use sd3pipe_stages::tensors::Array;
 use sd3pipe_stages::train::parameters::{Optimizer, Train};
 use sd3pipe_stages::train::schedule::Schedule;
+use sd3pipe_stages::train::span::Span;
 use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
 
 /// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
@@ -73,7 +74,7 @@ fn train(form: &str) {
         max_gradient_norm: golden.config("largest_norm"),
         ..Train::default()
     };
-    let schedule = Schedule::Cosine { warmup: golden.config("warmup") };
+    let schedule = Schedule::Cosine { warmup: Span::Steps(golden.config("warmup")), minimum_ratio: 0.0 };
     let steps: Vec<Vec<Size>> = golden.config("batches");
     let measured = golden.doubles("measured");
 

@@ -16,5 +16,6 @@ mod pipeline_files;
 mod property;
 mod reuse;
 mod space;
+mod start;
 mod traps;
 mod verbs;

@@ -1,11 +1,16 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
+pub mod density;
+pub mod init;
 mod job;
+pub mod loss;
 mod memory;
 mod order;
 pub mod parameters;
 mod rates;
 pub mod schedule;
+pub mod span;
+pub mod weighting;
 
 #[cfg(feature = "compute")]
 mod batch;

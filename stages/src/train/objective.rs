@@ -21,8 +21,8 @@ pub fn tracked(weights: &Weights, dtype: DType) -> Weights {
 /// The loss of the samples of one optimizer step, and what it would take to lower it.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
-    /// The mean over the samples of the mean over everything in a sample of `(velocity − (noise − latents))²`: the
-    /// flow-matching loss of the SD3 paper with the density of the levels as its only weight.
+    /// The mean over the samples of each one's loss, which is the mean over everything in it: of `(velocity − (noise − latents))²` unless
+    /// the pipeline says otherwise, the flow-matching loss of the SD3 paper with the density of the levels as its only weight.
     pub loss: f64,
     /// Its gradient by the name of each trained tensor, flat, in 32 bits.
     pub tensors: BTreeMap<String, Tensor<1>>,
@@ -50,10 +50,9 @@ impl Gradients {
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
         let network = Mmdit::new(&tracked.root())?;
-        let Batch { noisy, timesteps, target, context, pooled } = batch;
+        let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
         let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
-        let difference = velocity.cast(DType::F32) - target;
-        let loss = (difference.clone() * difference).mean().mul_scalar(share);
+        let loss = batch.losses(velocity).mean().mul_scalar(share);
         self.loss += f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
         let all = loss.backward();
         for (name, weight) in tracked.iter().filter(|(name, _)| *name != POSITION_TABLE) {

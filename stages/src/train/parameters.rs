@@ -1,6 +1,16 @@
 //! What a pipeline may say about training.
 
-use crate::{precision::Precision, problem::Problem, train::schedule::Schedule};
+use crate::{
+    precision::Precision,
+    problem::Problem,
+    train::{
+        density::Density,
+        init::Init,
+        loss::{DeltaSchedule, Loss, Objective, Target},
+        schedule::Schedule,
+        weighting::Weighting,
+    },
+};
 use serde::{Deserialize, Serialize};
 
 /// Fine-tunes every weight of the MMDiT on cached texts and latents, by flow matching.
@@ -11,6 +21,8 @@ pub struct Train {
     pub text: Option<String>,
     /// The `EncodeImages` stage; may be left out when there is just one.
     pub latents: Option<String>,
+    /// The weights to start from: the pipeline's model unless given, or what another run has trained, or a checkpoint.
+    pub init: Init,
     /// Times that the whole data is seen. 16 gives a row of checkpoints from under-fitted to over-fitted to choose from.
     pub epochs: u32,
     /// Images in a forward pass, all of one bucket. 1 fits a 24 GB card at 1024 pixels.
@@ -29,10 +41,24 @@ pub struct Train {
     pub optimizer: Optimizer,
     /// Gradients are scaled down to this L2 norm over all weights together; 0 leaves them as they are.
     pub max_gradient_norm: f64,
-    /// How timesteps are drawn, before the shift.
+    /// What the network's output is compared as: the velocity, the default, as in the SD3 paper; or the clean latents, as in sd-scripts.
+    pub target: Target,
+    /// How a difference counts. Its square unless given, which is what SD3 was made with.
+    pub loss: Loss,
+    /// How much a sample counts, by its level of noise. All alike unless given: the density is weight enough.
+    pub weighting: Weighting,
+    /// How timesteps are drawn, before the shift. Logit-normal unless given, as SD3 was made with.
     pub density: Density,
     /// Moves timesteps towards noise: `sigma = shift·u / (1 + (shift − 1)·u)`. 3 is what SD3 was made with and is sampled with.
     pub shift: f64,
+    /// The lowest timestep, in thousandths: all are drawn as they would be from 0 to 1000, and then put between this and `max_timestep`. 0
+    /// trains on every level; a higher one leaves the texture as it is.
+    pub min_timestep: u32,
+    /// The highest timestep, in thousandths. 1000 trains on every level; a lower one leaves the composition as it is.
+    pub max_timestep: u32,
+    /// Spreads the timesteps of an optimizer step evenly over the density, so that losses and gradients vary less from step to step. Off
+    /// unless asked for, as other trainers draw each on its own. It needs two samples in a step or more.
+    pub stratified: bool,
     /// Draws a fresh latent from the VAE's posterior at each step; `false` trains on its mean.
     pub sample_posterior: bool,
     /// The share of steps that see the empty prompt's encoding in the caption's place, so that guidance keeps working.
@@ -48,6 +74,7 @@ impl Default for Train {
         Self {
             text: None,
             latents: None,
+            init: Init::Model,
             epochs: 16,
             batch: 1,
             accumulate: 1,
@@ -57,8 +84,14 @@ impl Default for Train {
             schedule: Schedule::default(),
             optimizer: Optimizer::default(),
             max_gradient_norm: 1.0,
+            target: Target::Velocity,
+            loss: Loss::L2,
+            weighting: Weighting::None,
             density: Density::default(),
             shift: 3.0,
+            min_timestep: 0,
+            max_timestep: 1000,
+            stratified: false,
             sample_posterior: true,
             caption_dropout: 0.0,
             encoder_dropout: EncoderDropout::default(),
@@ -112,33 +145,6 @@ impl Default for Optimizer {
     }
 }
 
-/// A law of `u` in (0, 1), from which sigma follows by the shift.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub enum Density {
-    /// The logistic function of a normal draw (SD3 paper, equation 19). A positive mean trains more on noisy steps.
-    LogitNormal {
-        /// Mean of the normal draw.
-        #[serde(default)]
-        mean: f64,
-        /// Standard deviation of the normal draw.
-        #[serde(default = "default_standard_deviation")]
-        standard_deviation: f64,
-    },
-    /// Every `u` alike.
-    Uniform,
-}
-
-fn default_standard_deviation() -> f64 {
-    1.0
-}
-
-impl Default for Density {
-    fn default() -> Self {
-        Self::LogitNormal { mean: 0.0, standard_deviation: default_standard_deviation() }
-    }
-}
-
 /// For each text encoder the share of steps in which its output is zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -189,10 +195,26 @@ impl Train {
         within("optimizer.beta2", *beta2, 0.0, 0.999_999_9);
         within("optimizer.epsilon", *epsilon, 0.0, 1.0);
         within("optimizer.weight_decay", *weight_decay, 0.0, 1.0);
-        if let Density::LogitNormal { mean, standard_deviation } = self.density {
-            within("density.mean", mean, -10.0, 10.0);
-            within("density.standard_deviation", standard_deviation, 0.001, 10.0);
+        match self.density {
+            Density::LogitNormal { mean, standard_deviation } => {
+                within("density.mean", mean, -10.0, 10.0);
+                within("density.standard_deviation", standard_deviation, 0.001, 10.0);
+            }
+            // Beyond 2/(π − 2) the law folds back.
+            Density::Mode { scale } => within("density.scale", scale, -1.0, 1.75),
+            Density::CosMap | Density::Uniform => {}
         }
+        match self.loss {
+            Loss::Huber { delta, .. } => within("loss.delta", delta, 1e-6, 1e6),
+            Loss::SmoothL1 { beta } => within("loss.beta", beta, 1e-6, 1e6),
+            Loss::L2 | Loss::L1 => {}
+        }
+        if self.max_timestep > 1000 || self.min_timestep >= self.max_timestep {
+            let message = "timesteps lie from 0 to 1000, the lowest below the highest";
+            problems.push(Problem::new("max_timestep", message).hint("min_timestep: 0, max_timestep: 1000"));
+        }
+        problems.extend(self.schedule.problems());
+        problems.extend(self.without_effect());
         if self.precision == Precision::F16 {
             problems.push(
                 Problem::new("precision", "gradients of SD3 underflow in F16, and there is no loss scaling")
@@ -200,5 +222,87 @@ impl Train {
             );
         }
         problems
+    }
+
+    /// Options that do nothing beside each other, or the same thing twice.
+    fn without_effect(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut refuse = |refused: bool, field: &str, message: &str, hint: &str| {
+            if refused {
+                problems.push(Problem::new(field, message).hint(hint));
+            }
+        };
+        refuse(
+            self.stratified && u64::from(self.batch) * u64::from(self.accumulate) == 1,
+            "stratified",
+            "has no effect with one sample in a step",
+            "raise `batch` or `accumulate`, or leave it out",
+        );
+        refuse(
+            (self.target, self.weighting, self.loss) == (Target::X0, Weighting::SigmaSqrt, Loss::L2),
+            "weighting",
+            "`SigmaSqrt` takes back just what `target: X0` does",
+            "target: Velocity without a weighting is the same",
+        );
+        refuse(
+            (self.density, self.weighting) == (Density::CosMap, Weighting::CosMap),
+            "weighting",
+            "`CosMap` counts what `density: CosMap` has counted already",
+            "either of them alone",
+        );
+        refuse(
+            self.loss == Loss::Huber { delta: 1.0, schedule: DeltaSchedule::Exponential },
+            "loss.schedule",
+            "has no effect on a `delta` of 1, which it comes from",
+            "Huber(delta: 0.1, schedule: Exponential)",
+        );
+        problems
+    }
+
+    /// What the loss is made of.
+    pub fn objective(&self) -> Objective {
+        Objective { target: self.target, weighting: self.weighting, loss: self.loss }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        let train: Train = ron::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        train.problems().into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn options_without_effect_are_refused_and_their_neighbours_are_not() {
+        for (text, field) in [
+            ("(stratified: true)", "stratified"),
+            ("(target: X0, weighting: SigmaSqrt)", "weighting"),
+            ("(density: CosMap, weighting: CosMap)", "weighting"),
+            ("(loss: Huber(schedule: Exponential))", "loss.schedule"),
+            ("(max_timestep: 1001)", "max_timestep"),
+            ("(min_timestep: 500, max_timestep: 500)", "max_timestep"),
+            ("(density: Mode(scale: 1.8))", "density.scale"),
+            ("(loss: Huber(delta: 0))", "loss.delta"),
+            ("(loss: SmoothL1(beta: 0))", "loss.beta"),
+            ("(schedule: Linear(minimum_ratio: 2))", "schedule.minimum_ratio"),
+        ] {
+            assert_eq!(problems(text), [field], "{text}");
+        }
+        for text in [
+            "()",
+            "(stratified: true, batch: 2)",
+            "(stratified: true, accumulate: 4)",
+            "(target: X0, weighting: SigmaSqrt, loss: L1)",
+            "(target: X0, weighting: CosMap)",
+            "(density: Uniform, weighting: CosMap)",
+            "(density: CosMap, weighting: None)",
+            "(loss: Huber(delta: 0.1, schedule: Exponential))",
+            "(min_timestep: 999)",
+            "(density: Mode())",
+        ] {
+            assert!(problems(text).is_empty(), "{text}: {:?}", problems(text));
+        }
     }
 }

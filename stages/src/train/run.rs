@@ -144,10 +144,10 @@ impl Trainer<'_> {
     fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
         let tracked = objective::tracked(&state.weights, self.dtype);
         let samples = turns.iter().map(Vec::len).sum();
-        let draw = |turns: &Vec<Turn>| {
+        let draw = |turns: &Vec<(Turn, f32)>| {
             Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)
         };
-        let gradients = Gradients::of(&tracked, turns.iter().map(draw), samples)?;
+        let gradients = Gradients::of(&tracked, self.job.levels(step, turns).iter().map(draw), samples)?;
         state.update(gradients, &self.job.parameters, self.job.learning_rate(step), step)
     }
 }
