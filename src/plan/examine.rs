@@ -209,7 +209,11 @@ impl<'p> Planner<'p> {
     pub fn check(&self, index: usize) -> Result<(), PlanError> {
         let stage = &self.resolved.stages[index];
         self.check_size(stage)?;
-        self.check_text_encoders(stage)
+        self.check_text_encoders(stage)?;
+        if let Stage::Train(parameters) = &stage.stage {
+            parameters.check_model(&self.facts()?.geometry)?;
+        }
+        Ok(())
     }
 
     /// Samples must fit the model's table of positions.

@@ -122,13 +122,22 @@ impl Stage {
             Self::Captions(stage) => (serde_json::to_value(stage)?, &["data"][..]),
             Self::EncodeText(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
             Self::EncodeImages(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
-            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "save_every"][..]),
+            Self::Train(stage) => {
+                (serde_json::to_value(stage)?, &["text", "latents", "save_every", "fused_step", "block_swap"][..])
+            }
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
             Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
+            Self::Train(_) => &[
+                ("weights", json!("F32")),
+                ("groups", json!([])),
+                ("freeze", json!([])),
+                ("decay", json!("All")),
+                ("checkpointing", json!("None")),
+            ][..],
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {

@@ -10,7 +10,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values};
 use sd3pipe_stages::checkpoint::POSITION_TABLE;
 use sd3pipe_stages::tensors::Array;
-use sd3pipe_stages::train::parameters::{Optimizer, Train};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::Train;
 use sd3pipe_stages::train::schedule::Schedule;
 use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
 
@@ -67,9 +68,8 @@ fn worst<'t>(
 fn train(form: &str) {
     let golden = Golden::open(&format!("train-{form}"));
     let [learning_rate, weight_decay]: [f64; 2] = ["learning_rate", "weight_decay"].map(|field| golden.config(field));
-    let Optimizer::AdamW { beta1, beta2, epsilon, .. } = Optimizer::default();
     let parameters = Train {
-        optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay },
+        optimizer: Optimizer::AdamW(AdamW { weight_decay, ..AdamW::default() }),
         max_gradient_norm: golden.config("largest_norm"),
         ..Train::default()
     };
@@ -83,7 +83,9 @@ fn train(form: &str) {
         let samples = sizes.iter().map(|size| size.0).sum();
         let batches =
             sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
-        let gradients = Gradients::of(&tracked(&state.weights, DType::F32), batches, samples).unwrap();
+        let gradients =
+            Gradients::of(&tracked(&state.weights, DType::F32, |name| parameters.trains(name)), batches, samples)
+                .unwrap();
         if step == 0 {
             let found = gradients.tensors.iter().map(|(name, gradient)| (name.as_str(), values(gradient.clone())));
             let (error, name) = worst(&golden, "gradients", 1e-4 * norm, found);

@@ -1,16 +1,21 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
 mod job;
+pub mod optimizer;
 mod order;
 pub mod parameters;
+mod pattern;
 pub mod schedule;
+mod selection;
 
 #[cfg(feature = "compute")]
 mod batch;
 #[cfg(feature = "compute")]
+mod blocks;
+#[cfg(feature = "compute")]
 mod objective;
 #[cfg(feature = "compute")]
-mod optimizer;
+mod rounding;
 #[cfg(feature = "compute")]
 mod run;
 #[cfg(feature = "compute")]
@@ -24,8 +29,6 @@ pub use batch::{Batch, Drawn};
 pub use job::{TrainItem, TrainJob};
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, tracked};
-#[cfg(feature = "compute")]
-pub use optimizer::Moments;
 pub use order::Turn;
 #[cfg(feature = "compute")]
 pub use run::train;
