@@ -162,4 +162,29 @@ mod tests {
             json!({"epochs": "All", "precision": "F16", "layout": "Diffusers", "text_encoders": true})
         );
     }
+
+    /// What a training's key holds of fields that came after the first release.
+    #[test]
+    fn what_was_added_to_train_is_in_its_key_only_when_it_is_used() {
+        let of = |settings: &str| Stage::Train(ron::from_str(settings).unwrap()).parameters().unwrap();
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let first = of("()");
+        for settings in [
+            "(weights: Bf16Stochastic)",
+            "(groups: [(match: \"*\")])",
+            "(freeze: [\"*.bias\"])",
+            "(decay: Matrices)",
+            "(checkpointing: Blocks)",
+        ] {
+            let field = settings[1..].split(':').next().unwrap();
+            let used = of(settings);
+            assert!(
+                !fields(&first).contains(&field.to_owned()) && fields(&used).contains(&field.to_owned()),
+                "{field}"
+            );
+        }
+        assert_eq!(of("(fused_step: true, block_swap: 3)"), first);
+        let adamw = json!({"AdamW": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01}});
+        assert_eq!(first["optimizer"], adamw, "older trainings are still found");
+    }
 }

@@ -132,3 +132,58 @@ fn taken<const D: usize>(leaf: &Tensor<D>, all: &mut All) -> Tensor<D> {
 fn along<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
     (output * gradient.autodiff()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::{Component, ComponentSource},
+        precision::Precision,
+        tensors::Array,
+        train::Drawn,
+    };
+    use burn::tensor::DType;
+
+    fn model() -> State {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/model/sd3_tiny.safetensors");
+        let source = ComponentSource::open(path, Component::Mmdit).unwrap();
+        State::start(nn::load(&source, &Device::flex(), DType::F32).unwrap())
+    }
+
+    fn batch(state: &State) -> Batch {
+        let geometry = MmditGeometry::of(|name| state.weights.get(name).map(|weight| weight.shape.clone())).unwrap();
+        let values: Vec<f32> = (0..16 * 8 * 8u16).map(|index| (f32::from(index) * 0.7).sin()).collect();
+        let raw = Array { shape: vec![16, 8, 8], values: values.clone() };
+        let place = (&Device::flex(), DType::F32);
+        let context = Tensor::ones([1, 4, geometry.context_width], place);
+        let pooled = Tensor::ones([1, geometry.pooled_width], place);
+        Batch::new(&[Drawn { raw, noise: values, sigma: 0.5 }], context, pooled).unwrap()
+    }
+
+    /// The model has two blocks.
+    #[test]
+    fn no_block_runs_again_below_the_first_that_is_trained() {
+        let mut state = model();
+        let batch = batch(&state);
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&[], &["final_layer", "joint_blocks.1", "joint_blocks.0", "context_embedder"]),
+            (&["joint_blocks.*"], &["final_layer", "", "", "context_embedder"]),
+            (&["*embedder.*"], &["final_layer", "joint_blocks.1", "joint_blocks.0"]),
+            (&["*embedder.*", "joint_blocks.0.*"], &["final_layer", "joint_blocks.1"]),
+            (&["*embedder.*", "*.0.*", "final_layer.*"], &["", "joint_blocks.1"]),
+            (&["*embedder.*", "joint_blocks.*"], &["final_layer"]),
+        ];
+        for (freeze, expected) in cases {
+            let freeze = freeze.iter().map(ToString::to_string).collect();
+            let parameters = Train { freeze, precision: Precision::F32, ..Train::default() };
+            let mut parts: Vec<String> = Vec::new();
+            let sink = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
+                assert!(gradients.keys().all(|name| parameters.trains(name)));
+                parts.push(gradients.into_keys().next().unwrap_or_default());
+            };
+            backward(&mut state, &parameters, batch.clone(), 1.0, sink).unwrap();
+            assert_eq!(parts.len(), expected.len(), "{parts:?}");
+            assert!(parts.iter().zip(expected).all(|(part, start)| part.starts_with(start)), "{parts:?}");
+        }
+    }
+}

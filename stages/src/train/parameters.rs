@@ -255,3 +255,39 @@ impl Train {
         refuse(self.block_swap > 0 && !by_blocks, "block_swap", "it goes block by block", "add checkpointing: Blocks");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(settings: &str) -> Vec<String> {
+        let train: Train = ron::from_str(settings).unwrap_or_else(|error| panic!("{settings}: {error}"));
+        train.problems().into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        for (settings, field) in [
+            ("(optimizer: Prodigy(()))", "learning_rate"),
+            ("(optimizer: Adafactor((relative_step: true)))", "learning_rate"),
+            ("(optimizer: Adafactor((warmup_init: true)))", "optimizer.warmup_init"),
+            ("(optimizer: AdamWScheduleFree(()))", "schedule"),
+            ("(optimizer: Lion((beta2: 1.5)))", "optimizer.beta2"),
+            ("(optimizer: Prodigy(()), learning_rate: 1.0, groups: [(match: \"*\", learning_rate: 0.5)])", "groups"),
+            ("(fused_step: true)", "fused_step"),
+            ("(fused_step: true, checkpointing: Blocks, accumulate: 2)", "fused_step"),
+            ("(fused_step: true, checkpointing: Blocks, optimizer: Prodigy(()), learning_rate: 1.0)", "fused_step"),
+            ("(block_swap: 2)", "block_swap"),
+        ] {
+            assert_eq!(refused(settings), [field], "{settings}");
+        }
+        for settings in [
+            "()",
+            "(optimizer: Prodigy(()), learning_rate: 1.0)",
+            "(optimizer: AdamWScheduleFree(()), schedule: Constant(warmup: 3))",
+            "(fused_step: true, checkpointing: Blocks, block_swap: 2, optimizer: AdamW8bit(()), weights: Bf16Stochastic)",
+        ] {
+            assert!(refused(settings).is_empty(), "{settings}");
+        }
+    }
+}

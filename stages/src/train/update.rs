@@ -54,6 +54,7 @@ impl State {
             let loss = blocks::backward(self, parameters, batch.clone(), 1.0, sink)?;
             check_loss(loss, parameters, step)?;
         }
+        let course = self.course;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm(all));
         let mut all = BTreeMap::new();
         let sink = &mut |state: &mut Self, gradients| {
@@ -61,7 +62,7 @@ impl State {
             stride.take(state, gradients);
         };
         let loss = blocks::backward(self, parameters, batch, 1.0, sink)?;
-        check_loss(loss, parameters, step)?;
+        check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
         Ok(stride.measured(loss, norm(all)))
     }
 }
