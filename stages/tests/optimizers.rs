@@ -75,9 +75,10 @@ fn twelve_steps_of_every_optimizer_equal_the_references() {
         let first = start(&golden, DType::F32);
         for (name, weight) in state.weights.iter() {
             let key = format!("{}/{name}", case.name);
-            assert_near(&key, &values(weight.values.clone()), &golden.floats(&key), 1e-5);
+            // A hundredth of what it has moved where that is less: the comparison would say nothing otherwise.
             let moved = weight.values.clone() - first.weights.get(name).unwrap().values.clone();
-            assert!(values(moved.abs().mean())[0] > 5e-4, "{key} has hardly moved: the comparison would say nothing");
+            let bound = (0.01 * values(moved.abs().mean())[0]).min(1e-5);
+            assert_near(&key, &values(weight.values.clone()), &golden.floats(&key), bound);
         }
         for (name, weight) in state.results(&case.optimizer) {
             let key = format!("{} result/{name}", case.name);
@@ -92,9 +93,11 @@ fn twelve_steps_of_every_optimizer_equal_the_references() {
 
 /// Everything that a state holds, in bits.
 fn bits(state: &State) -> BTreeMap<String, Vec<u64>> {
-    let floats =
-        |values: &Tensor<1>| values.clone().into_data().iter::<f32>().map(|value| value.to_bits().into()).collect();
-    let codes = |values: &Tensor<1, Int>| values.clone().into_data().iter::<u8>().map(u64::from).collect();
+    let floats = |values: &Tensor<1>| -> Vec<u64> {
+        values.clone().into_data().iter::<f32>().map(|value| u64::from(value.to_bits())).collect()
+    };
+    let codes =
+        |values: &Tensor<1, Int>| -> Vec<u64> { values.clone().into_data().iter::<u8>().map(u64::from).collect() };
     let weights = state.weights.iter().map(|(name, weight)| (name.to_owned(), floats(&weight.values)));
     let kept = state.kept.iter().flat_map(|(name, kept)| {
         kept.iter().map(move |(kind, stored)| {
@@ -149,7 +152,7 @@ fn states_in_8_bits_stay_within_one_code_of_the_references_over_a_hundred_steps(
     for step in 0..golden.config::<usize>("steps") {
         let gradient = |(name, weight): (&str, &Weight)| {
             let [length] = weight.values.dims();
-            let size = tensor(uniform(&format!("{name} size"), length));
+            let size = tensor(uniform(&format!("{name} size"), length)).mul_scalar(0.45).add_scalar(0.55);
             let noise = tensor(uniform(&format!("{name} {step}"), length));
             (name.to_owned(), noise * size.clone() * size.clone() * size)
         };
@@ -178,7 +181,8 @@ fn states_in_8_bits_stay_within_one_code_of_the_references_over_a_hundred_steps(
     }
     for (name, weight) in state.weights.iter() {
         let key = format!("100/{name}");
-        assert_near(&key, &values(weight.values.clone()), &golden.floats(&key), 1e-5);
+        // A code that differs moves its weight a little differently.
+        assert_near(&key, &values(weight.values.clone()), &golden.floats(&key), 1e-4);
     }
     // Below 4096 values the states stay in 32 bits.
     assert!(state.kept["bias"].iter().all(|(_, stored)| matches!(stored, Stored::Floats(_))));
