@@ -237,7 +237,11 @@ impl<'p> Planner<'p> {
         let stage = &self.resolved.stages[index];
         self.start(index)?;
         self.check_size(stage)?;
-        self.check_text_encoders(stage)
+        self.check_text_encoders(stage)?;
+        if let Stage::Train(parameters) = &stage.stage {
+            parameters.check_model(&self.facts()?.geometry)?;
+        }
+        Ok(())
     }
 
     /// Samples must fit the model's table of positions.

@@ -3,7 +3,7 @@
 use crate::{
     action::Action,
     captions::report::CLIP_TOKENS,
-    checkpoint::{Component, POSITION_TABLE, mmdit_names},
+    checkpoint::{Component, mmdit_names},
     error::StageError,
     export::{ExportJob, TRANSFORMER_FILE, parameters::Layout},
     facts::Facts,
@@ -11,9 +11,12 @@ use crate::{
     job::Job,
     precision::Precision,
     sample::SampleJob,
-    tensors::file_length,
+    tensors::{file_length, mixed_file_length},
     text::TextJob,
-    train::TrainJob,
+    train::{
+        TrainJob,
+        optimizer::{Course, Optimizer},
+    },
 };
 use sd3pipe_cache::{Digest, Output};
 use std::{collections::BTreeMap, path::Path};
@@ -31,7 +34,10 @@ pub struct Forecast {
 /// Names and shapes.
 type Shapes = Vec<(String, Vec<usize>)>;
 
-/// The longest JSON of what is measured in a step: four numbers of at most 24 letters, and their names.
+/// The longest JSON of a number.
+const LONGEST_NUMBER: usize = 24;
+
+/// The longest JSON of what is measured in a step: four numbers, and their names.
 const MEASURED: u64 = 160;
 
 impl Job {
@@ -117,16 +123,22 @@ fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
 
 /// The state between two epochs: see [`State`](crate::train::State).
 fn state_length(job: &TrainJob) -> Result<u64, StageError> {
-    let names = mmdit_names(&job.facts.geometry);
-    let trained = names.iter().filter(|(name, _)| name != POSITION_TABLE);
-    let moments = trained.flat_map(|(name, shape)| {
-        let flat = vec![shape.iter().product()];
-        [(format!("first/{name}"), flat.clone()), (format!("second/{name}"), flat)]
-    });
-    let moments: Shapes = moments.collect();
-    let weights = names.into_iter().map(|(name, shape)| (format!("weights/{name}"), shape));
-    let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", job.parameters.epochs);
-    file_length(weights.chain(moments), Precision::F32, &[("position".to_owned(), position)].into())
+    let parameters = &job.parameters;
+    let of_tensor = |(name, shape): (String, Vec<usize>)| {
+        let kept = if parameters.trains(&name) { parameters.optimizer.keeps(&shape) } else { Vec::new() };
+        let kept = kept.into_iter().map(|(kind, dtype, count)| (format!("{kind}/{name}"), dtype, vec![count]));
+        let kept: Vec<_> = kept.collect();
+        let weight = (format!("weights/{name}"), parameters.kept_in(&name).dtype(), shape);
+        std::iter::once(weight).chain(kept)
+    };
+    let tensors = mmdit_names(&job.facts.geometry).into_iter().flat_map(of_tensor);
+    let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", parameters.epochs);
+    let mut course = serde_json::to_string(&Course::default()).map_err(|error| StageError::Unfit(error.to_string()))?;
+    if matches!(parameters.optimizer, Optimizer::Prodigy(_) | Optimizer::AdamWScheduleFree(_)) {
+        // Its eight numbers are 0 at first.
+        course.extend(std::iter::repeat_n('0', 8 * LONGEST_NUMBER));
+    }
+    mixed_file_length(tensors, &[("position".to_owned(), position), ("course".to_owned(), course)].into())
 }
 
 /// Names and shapes of a network of the model, none if the model has no such network.

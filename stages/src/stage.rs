@@ -123,7 +123,10 @@ impl Stage {
             Self::Captions(stage) => (serde_json::to_value(stage)?, &["data"][..]),
             Self::EncodeText(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
             Self::EncodeImages(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
-            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "init", "save_every"][..]),
+            Self::Train(stage) => (
+                serde_json::to_value(stage)?,
+                &["text", "latents", "init", "save_every", "fused_step", "block_swap"][..],
+            ),
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
@@ -137,6 +140,11 @@ impl Stage {
                 ("max_timestep", json!(1000)),
                 ("stratified", json!(false)),
                 ("schedule.Cosine.minimum_ratio", json!(0.0)),
+                ("weights", json!("F32")),
+                ("groups", json!([])),
+                ("freeze", json!([])),
+                ("decay", json!("All")),
+                ("checkpointing", json!("None")),
             ][..],
             Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
             _ => &[],
@@ -172,5 +180,30 @@ mod tests {
             of(used),
             json!({"epochs": "All", "precision": "F16", "layout": "Diffusers", "text_encoders": true})
         );
+    }
+
+    /// What a training's key holds of fields that came after the first release.
+    #[test]
+    fn what_was_added_to_train_is_in_its_key_only_when_it_is_used() {
+        let of = |settings: &str| Stage::Train(ron::from_str(settings).unwrap()).parameters().unwrap();
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let first = of("()");
+        for settings in [
+            "(weights: Bf16Stochastic)",
+            "(groups: [(match: \"*\")])",
+            "(freeze: [\"*.bias\"])",
+            "(decay: Matrices)",
+            "(checkpointing: Blocks)",
+        ] {
+            let field = settings[1..].split(':').next().unwrap();
+            let used = of(settings);
+            assert!(
+                !fields(&first).contains(&field.to_owned()) && fields(&used).contains(&field.to_owned()),
+                "{field}"
+            );
+        }
+        assert_eq!(of("(fused_step: true, block_swap: 3)"), first);
+        let adamw = json!({"AdamW": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01}});
+        assert_eq!(first["optimizer"], adamw, "older trainings are still found");
     }
 }

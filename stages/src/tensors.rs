@@ -129,8 +129,16 @@ pub fn file_length(
     precision: Precision,
     notes: &BTreeMap<String, String>,
 ) -> Result<u64, StageError> {
-    let mut tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)).collect();
-    tensors.sort_by(|left, right| left.0.cmp(&right.0));
+    mixed_file_length(tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)), notes)
+}
+
+/// The same of tensors that are each of a type of its own.
+pub fn mixed_file_length(
+    tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
+    notes: &BTreeMap<String, String>,
+) -> Result<u64, StageError> {
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    tensors.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
     let (_, length) = header(tensors.into_iter(), notes)
         .map_err(|error| StageError::Unfit(format!("tensors of these shapes can't be written: {error}")))?;
     Ok(length)

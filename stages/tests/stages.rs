@@ -28,7 +28,8 @@ use sd3pipe_stages::tensors;
 use sd3pipe_stages::text::parameters::EncodeText;
 use sd3pipe_stages::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use sd3pipe_stages::text::{self, Encoded, TextJob};
-use sd3pipe_stages::train::parameters::{EncoderDropout, Optimizer, Train};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::{EncoderDropout, Train};
 use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule, span::Span};
 use sd3pipe_stages::work::{Interrupt, Silent, Work};
 use std::collections::BTreeMap;
@@ -215,7 +216,6 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
 }
 
 fn training(settings: &Training) -> Train {
-    let Optimizer::AdamW { beta1, beta2, epsilon, .. } = Optimizer::default();
     Train {
         epochs: settings.epochs,
         batch: settings.batch,
@@ -224,7 +224,7 @@ fn training(settings: &Training) -> Train {
         seed: settings.seed,
         learning_rate: settings.learning_rate,
         schedule: Schedule::Cosine { warmup: Span::Steps(settings.warmup), minimum_ratio: 0.0 },
-        optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: settings.weight_decay },
+        optimizer: Optimizer::AdamW(AdamW { weight_decay: settings.weight_decay, ..AdamW::default() }),
         max_gradient_norm: settings.largest_norm,
         shift: settings.shift,
         caption_dropout: settings.caption_dropout,

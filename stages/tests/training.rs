@@ -9,11 +9,15 @@ mod golden;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values};
 use sd3pipe_stages::checkpoint::POSITION_TABLE;
+use sd3pipe_stages::error::StageError;
+use sd3pipe_stages::nn::{Mmdit, PositionCrop, dtype};
 use sd3pipe_stages::tensors::Array;
-use sd3pipe_stages::train::parameters::{Optimizer, Train};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::Train;
 use sd3pipe_stages::train::schedule::Schedule;
 use sd3pipe_stages::train::span::Span;
 use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
+use std::collections::BTreeMap;
 
 /// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
 const OF_GRADIENTS: f64 = 2e-5;
@@ -68,9 +72,8 @@ fn worst<'t>(
 fn train(form: &str) {
     let golden = Golden::open(&format!("train-{form}"));
     let [learning_rate, weight_decay]: [f64; 2] = ["learning_rate", "weight_decay"].map(|field| golden.config(field));
-    let Optimizer::AdamW { beta1, beta2, epsilon, .. } = Optimizer::default();
     let parameters = Train {
-        optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay },
+        optimizer: Optimizer::AdamW(AdamW { weight_decay, ..AdamW::default() }),
         max_gradient_norm: golden.config("largest_norm"),
         ..Train::default()
     };
@@ -84,7 +87,9 @@ fn train(form: &str) {
         let samples = sizes.iter().map(|size| size.0).sum();
         let batches =
             sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
-        let gradients = Gradients::of(&tracked(&state.weights, DType::F32), batches, samples).unwrap();
+        let gradients =
+            Gradients::of(&tracked(&state.weights, DType::F32, |name| parameters.trains(name)), batches, samples)
+                .unwrap();
         if step == 0 {
             let found = gradients.tensors.iter().map(|(name, gradient)| (name.as_str(), values(gradient.clone())));
             let (error, name) = worst(&golden, "gradients", 1e-4 * norm, found);
@@ -121,6 +126,134 @@ fn ten_steps_of_sd35_medium_equal_the_reference() {
 #[test]
 fn ten_steps_of_sd35_large_equal_the_reference() {
     train("3.5-large");
+}
+
+/// Two batches of unlike size, as one step adds them up.
+const SIZES: [Size; 2] = [(2, 6, 10), (1, 8, 4)];
+
+fn batches() -> impl Iterator<Item = Result<Batch, StageError>> {
+    SIZES.into_iter().enumerate().map(|(index, size)| Ok(batch(&format!("batch {index}"), size)))
+}
+
+fn plain(state: &State, parameters: &Train) -> Gradients {
+    let tracked = tracked(&state.weights, dtype(parameters.precision), |name| parameters.trains(name));
+    Gradients::of(&tracked, batches(), 3).unwrap()
+}
+
+fn by_blocks(state: &mut State, parameters: &Train) -> Gradients {
+    Gradients::by_blocks(state, parameters, batches(), 3).unwrap()
+}
+
+fn bits(tensors: impl IntoIterator<Item = (String, Tensor<1>)>) -> BTreeMap<String, Vec<u32>> {
+    let of = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().map(f32::to_bits).collect();
+    tensors.into_iter().map(|(name, tensor)| (name, of(tensor))).collect()
+}
+
+fn state_bits(state: &State) -> BTreeMap<String, Vec<u32>> {
+    bits(state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.values.clone())))
+}
+
+fn parameters(settings: &str) -> Train {
+    ron::from_str(&format!("(precision: F32, {settings})")).unwrap()
+}
+
+#[test]
+fn gradients_by_blocks_are_those_of_the_plain_pass() {
+    for form in ["3-medium", "3.5-medium", "3.5-large"] {
+        let mut state = State::start(Golden::open(&format!("train-{form}")).mmdit());
+        let parameters = parameters("");
+        let (plain, again) = (plain(&state, &parameters), plain(&state, &parameters));
+        let (found, repeated) = (by_blocks(&mut state, &parameters), by_blocks(&mut state, &parameters));
+        assert_eq!(bits(plain.tensors.clone()), bits(again.tensors));
+        assert_eq!(bits(found.tensors.clone()), bits(repeated.tensors));
+        assert_eq!(found.loss.to_bits(), plain.loss.to_bits());
+        assert_eq!(found.tensors.keys().collect::<Vec<_>>(), plain.tensors.keys().collect::<Vec<_>>());
+        let largest = plain.tensors.values().map(|gradient| length(&values(gradient.clone()))).fold(0.0, f64::max);
+        for (name, expected) in plain.tensors {
+            let (found, expected) = (values(found.tensors[&name].clone()), values(expected));
+            let apart: Vec<f32> = found.iter().zip(&expected).map(|(found, expected)| found - expected).collect();
+            let error = length(&apart) / length(&expected).max(1e-4 * largest);
+            assert!(error <= 1e-6, "{form}: the gradient of {name} is off by {error:e}");
+            // The rest is the same arithmetic.
+            assert!(name.starts_with("t_embedder") || name.starts_with("y_embedder") || found == expected, "{name}");
+        }
+    }
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn a_fused_step_gives_the_bits_of_a_step_by_blocks() {
+    for optimizer in ["AdamW(())", "Adafactor((scale_parameter: true))", "AdamWScheduleFree(())"] {
+        for norm in [0.0, 0.5] {
+            for weights in ["F32", "Bf16Stochastic"] {
+                let settings = format!("optimizer: {optimizer}, max_gradient_norm: {norm:?}, weights: {weights}");
+                let parameters = parameters(&settings);
+                let mut apart = State::start(Golden::open("train-3-medium").mmdit());
+                let mut fused = apart.clone();
+                for step in 0..3 {
+                    let batch = batch(&format!("batch {step}"), SIZES[0]);
+                    let gradients = Gradients::by_blocks(&mut apart, &parameters, [Ok(batch.clone())], 2).unwrap();
+                    let expected = apart.update(gradients, &parameters, 1e-3, step).unwrap();
+                    let found = fused.update_by_blocks(batch, &parameters, 1e-3, step).unwrap();
+                    assert_eq!(found, expected, "{settings}");
+                    assert!(expected.gradient_norm > norm);
+                }
+                assert_eq!(state_bits(&fused), state_bits(&apart), "{settings}");
+                assert_eq!(fused.course, apart.course, "{settings}");
+            }
+        }
+    }
+}
+
+/// The embedders and the first block.
+const BEGINNING: &str = r#"freeze: ["*_embedder.*", "joint_blocks.0.*"]"#;
+
+#[test]
+fn frozen_tensors_have_no_gradients_and_leave_the_others_as_they_are() {
+    let golden = Golden::open("train-3-medium");
+    let mut state = State::start(golden.mmdit());
+    let all = bits(plain(&state, &parameters("")).tensors);
+    let parameters = parameters(BEGINNING);
+    let found = bits(plain(&state, &parameters).tensors);
+    assert_eq!(bits(by_blocks(&mut state, &parameters).tensors), found);
+    let trained = all.keys().filter(|name| parameters.trains(name));
+    assert_eq!(found.keys().collect::<Vec<_>>(), trained.collect::<Vec<_>>());
+    assert!(found.iter().all(|(name, gradient)| all[name] == *gradient));
+    assert!(found.len() < all.len());
+}
+
+#[test]
+fn nothing_is_recorded_below_the_first_tensor_that_is_trained() {
+    let weights = Golden::open("train-3-medium").mmdit();
+    for (settings, after_first, after_second) in [(BEGINNING, false, true), ("", true, true)] {
+        let parameters = parameters(settings);
+        let tracked = tracked(&weights, DType::F32, |name| parameters.trains(name));
+        let network = Mmdit::new(&tracked.root()).unwrap();
+        let Batch { noisy, timesteps, context, pooled, .. } = batch("batch", SIZES[0]);
+        let condition = network.condition(timesteps, pooled);
+        let streams = network.embed(noisy, context, PositionCrop::Centre);
+        let streams = network.blocks[0].forward(streams, condition.clone());
+        assert_eq!(streams.image.is_tracked(), after_first, "{settings}");
+        let streams = network.blocks[1].forward(streams, condition);
+        assert_eq!(streams.image.is_tracked(), after_second, "{settings}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_moves_nothing() {
+    let mut state = State::start(Golden::open("train-3-medium").mmdit());
+    let before = state_bits(&state);
+    for settings in ["max_gradient_norm: 1.0", "max_gradient_norm: 0.0"] {
+        let parameters = parameters(settings);
+        let mut batch = batch("batch", SIZES[0]);
+        batch.target = batch.target * f32::NAN;
+        let error = state.update_by_blocks(batch, &parameters, 1e-3, 0).unwrap_err();
+        assert!(error.to_string().contains("learning_rate"), "{error}");
+        assert_eq!(state_bits(&state), before);
+    }
 }
 
 #[test]

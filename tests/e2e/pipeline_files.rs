@@ -144,18 +144,6 @@ fn a_warm_up_is_a_number_of_steps_or_a_share() {
 }
 
 #[test]
-fn a_plan_shows_the_learning_rate_along_the_way() {
-    let space = TestSpace::demo();
-    for stage in ["text", "latents"] {
-        space.run_with(&["--until", stage]).succeeds();
-    }
-    let plan = space.call(&["plan", "test.ron", "--set", "train.schedule=Linear(warmup: 1)"]).succeeds().stdout;
-    for said in ["train: step", "learning rate   0.00e0   1.00e-3"] {
-        assert!(plan.contains(said), "not there: {said}\n{plan}");
-    }
-}
-
-#[test]
 fn a_key_that_stands_twice_is_refused() {
     let shown = message("\"export\": Export(),", "\"export\": Export(), \"export\": Export(epochs: Last),");
     assert!(shown.contains("`export` stands here twice"), "{shown}");

@@ -12,7 +12,7 @@ mod view;
 
 pub use component::Component;
 pub use error::CheckpointError;
-pub use expected::{expected_names, mmdit_names};
+pub use expected::{block_of, expected_names, mmdit_names};
 #[cfg(feature = "compute")]
 pub(crate) use geometry::TIMESTEP_FEATURES;
 pub use geometry::{GeometryError, MmditGeometry, MmditModel, POSITION_TABLE};

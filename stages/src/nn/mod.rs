@@ -19,7 +19,7 @@ pub mod weights;
 mod save;
 
 pub use clip::{Clip, ClipKind};
-pub use load::{LoadError, load};
+pub use load::{LoadError, load, load_each};
 pub use mmdit::{Mmdit, PositionCrop};
 pub use save::save;
 pub use t5::T5;

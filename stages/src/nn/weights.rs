@@ -58,6 +58,14 @@ pub struct Weight {
     pub shape: Vec<usize>,
 }
 
+impl Weight {
+    /// The same on a device.
+    #[must_use]
+    pub fn to_device(self, device: &Device) -> Self {
+        Self { values: self.values.to_device(device), shape: self.shape }
+    }
+}
+
 /// The tensors of one network under the checkpoint's own names, in sorted order.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {

@@ -1,23 +1,29 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
+mod contradictions;
 pub mod density;
 pub mod init;
 mod job;
 pub mod loss;
 mod memory;
+pub mod optimizer;
 mod order;
 pub mod parameters;
+mod pattern;
 mod rates;
 pub mod schedule;
+mod selection;
 pub mod span;
 pub mod weighting;
 
 #[cfg(feature = "compute")]
 mod batch;
 #[cfg(feature = "compute")]
+mod blocks;
+#[cfg(feature = "compute")]
 mod objective;
 #[cfg(feature = "compute")]
-mod optimizer;
+mod rounding;
 #[cfg(feature = "compute")]
 mod run;
 #[cfg(feature = "compute")]
@@ -32,8 +38,6 @@ pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, tracked};
-#[cfg(feature = "compute")]
-pub use optimizer::Moments;
 pub use order::Turn;
 pub use rates::Rate;
 #[cfg(feature = "compute")]

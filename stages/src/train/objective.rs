@@ -1,21 +1,25 @@
 //! The loss that training lowers, and its gradients.
 
 use crate::{
-    checkpoint::POSITION_TABLE,
     error::StageError,
     nn::{self, Mmdit, PositionCrop, Weights},
-    train::batch::Batch,
+    train::{batch::Batch, blocks, parameters::Train, state::State},
 };
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Gradients as All, Tensor};
 use std::collections::BTreeMap;
 
-/// The weights in the type that the network computes in, each of them tracking its gradient; the table of positions is part of
-/// every checkpoint and is not trained.
-pub fn tracked(weights: &Weights, dtype: DType) -> Weights {
+/// The weights in the type that the network computes in, those that are trained tracking their gradients. The others are of the
+/// same kind, so that the same kernels run; where nothing below is trained, nothing is recorded.
+pub fn tracked(weights: &Weights, dtype: DType, trains: impl Fn(&str) -> bool) -> Weights {
     weights.map(|name, values| {
-        let values = values.cast(dtype);
-        if name == POSITION_TABLE { values } else { values.autodiff().require_grad() }
+        let values = values.cast(dtype).autodiff();
+        if trains(name) { values.require_grad() } else { values }
     })
+}
+
+/// The gradients of those of the weights that are trained and took part, flat, in 32 bits.
+pub(super) fn of_weights<'w>(tracked: &'w Weights, all: &'w All) -> impl Iterator<Item = (String, Tensor<1>)> + 'w {
+    tracked.iter().filter_map(|(name, weight)| Some((name.to_owned(), weight.values.grad(all)?.cast(DType::F32))))
 }
 
 /// The loss of the samples of one optimizer step, and what it would take to lower it.
@@ -48,23 +52,44 @@ impl Gradients {
         Ok(gradients)
     }
 
+    /// The same block by block, see [`blocks::backward`]. `state` is left as it is.
+    ///
+    /// # Errors
+    /// When a batch can't be made, or the weights make no network.
+    pub fn by_blocks(
+        state: &mut State,
+        parameters: &Train,
+        batches: impl IntoIterator<Item = Result<Batch, StageError>>,
+        samples: usize,
+    ) -> Result<Self, StageError> {
+        let mut sum = Self::default();
+        for batch in batches {
+            let batch = batch?;
+            let share = batch.len() as f64 / samples as f64;
+            sum.loss += blocks::backward(state, parameters, batch, share, &mut |_, gradients| {
+                sum_up(&mut sum.tensors, gradients)
+            })?;
+        }
+        Ok(sum)
+    }
+
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
         let network = Mmdit::new(&tracked.root())?;
         let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
         let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
         let loss = batch.losses(velocity).mean().mul_scalar(share);
         self.loss += f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
-        let all = loss.backward();
-        for (name, weight) in tracked.iter().filter(|(name, _)| *name != POSITION_TABLE) {
-            if let Some(gradient) = weight.values.grad(&all) {
-                let gradient = gradient.cast(DType::F32);
-                let sum = match self.tensors.remove(name) {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                };
-                self.tensors.insert(name.to_owned(), sum);
-            }
-        }
+        sum_up(&mut self.tensors, of_weights(tracked, &loss.backward()));
         Ok(())
+    }
+}
+
+fn sum_up(sums: &mut BTreeMap<String, Tensor<1>>, gradients: impl IntoIterator<Item = (String, Tensor<1>)>) {
+    for (name, gradient) in gradients {
+        let sum = match sums.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        sums.insert(name, sum);
     }
 }

@@ -1,12 +1,16 @@
 //! What a pipeline may say about training.
 
+pub use crate::train::{
+    optimizer::Optimizer,
+    selection::{Decay, Group},
+};
 use crate::{
     precision::Precision,
     problem::Problem,
     train::{
         density::Density,
         init::Init,
-        loss::{DeltaSchedule, Loss, Objective, Target},
+        loss::{Loss, Objective, Target},
         schedule::Schedule,
         weighting::Weighting,
     },
@@ -29,8 +33,10 @@ pub struct Train {
     pub batch: u32,
     /// Batches whose gradients are added up before a step: a larger batch in the memory of a small one.
     pub accumulate: u32,
-    /// The type that the network computes in. The weights that are trained are always kept in 32 bits, so that no small update is lost.
+    /// The type that the network computes in.
     pub precision: Precision,
+    /// The type that the weights are kept in between steps. Default `F32`, in which no small update is lost.
+    pub weights: WeightType,
     /// Everything random follows from it: the order of the data, noise, timesteps, dropout.
     pub seed: u64,
     /// The learning rate at the top of the schedule.
@@ -39,6 +45,13 @@ pub struct Train {
     pub schedule: Schedule,
     /// What turns gradients into updates.
     pub optimizer: Optimizer,
+    /// Tensors with learning rates and weight decays of their own; a tensor goes by the first group that it is in. Default none.
+    pub groups: Vec<Group>,
+    /// Tensors that are not trained, by patterns as in `groups`: `["joint_blocks.0-11.*"]`. They take no gradients and no states,
+    /// and nothing is computed backwards below the first tensor that is trained. Default none.
+    pub freeze: Vec<String>,
+    /// Which tensors the weight decay is for. Default `All`.
+    pub decay: Decay,
     /// Gradients are scaled down to this L2 norm over all weights together; 0 leaves them as they are.
     pub max_gradient_norm: f64,
     /// What the network's output is compared as: the velocity, the default, as in the SD3 paper; or the clean latents, as in sd-scripts.
@@ -67,6 +80,38 @@ pub struct Train {
     pub encoder_dropout: EncoderDropout,
     /// Steps between two saves of the state from which a killed run goes on. Changes no result, so it is in no key.
     pub save_every: u32,
+    /// What the backward pass remembers of the forward pass. Default `None`, which remembers everything.
+    pub checkpointing: Checkpointing,
+    /// Moves each block's weights as soon as its gradients are known, and frees these: for the memory of all gradients but one
+    /// block's. Needs `checkpointing: Blocks` and `accumulate: 1`. With `max_gradient_norm` the backward pass is made twice, the
+    /// first time for the norm; 0 saves that. Default `false`. Changes no result, so it is in no key.
+    pub fused_step: bool,
+    /// The last so many blocks' weights and optimizer states lie in the host's memory, and come to the device one block at a
+    /// time. Needs `checkpointing: Blocks`; `fused_step` keeps their gradients off the device too. Default 0. Changes no result,
+    /// so it is in no key; on a CPU it does nothing.
+    pub block_swap: u32,
+}
+
+/// The type that weights are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WeightType {
+    /// 32 bits; the network is given copies in `precision`.
+    #[default]
+    F32,
+    /// bf16, rounded at each step up or down by chance so that the mean is right: half the memory. Rounding to the nearest loses
+    /// updates below a 256th of a weight altogether.
+    Bf16Stochastic,
+}
+
+/// What is remembered for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Checkpointing {
+    /// Everything: the fastest.
+    #[default]
+    None,
+    /// What goes into each block; each runs a second time in the backward pass. A third more work for a small share of the memory.
+    /// Gradients differ in their last bits.
+    Blocks,
 }
 
 impl Default for Train {
@@ -79,10 +124,14 @@ impl Default for Train {
             batch: 1,
             accumulate: 1,
             precision: Precision::Bf16,
+            weights: WeightType::F32,
             seed: 42,
             learning_rate: 1e-4,
             schedule: Schedule::default(),
             optimizer: Optimizer::default(),
+            groups: Vec::new(),
+            freeze: Vec::new(),
+            decay: Decay::All,
             max_gradient_norm: 1.0,
             target: Target::Velocity,
             loss: Loss::L2,
@@ -96,51 +145,9 @@ impl Default for Train {
             caption_dropout: 0.0,
             encoder_dropout: EncoderDropout::default(),
             save_every: 250,
-        }
-    }
-}
-
-/// An optimizer and its settings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub enum Optimizer {
-    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), as `torch.optim.AdamW`: decay first, then the update.
-    AdamW {
-        /// Decay of the mean of gradients.
-        #[serde(default = "default_beta1")]
-        beta1: f64,
-        /// Decay of the mean of squared gradients.
-        #[serde(default = "default_beta2")]
-        beta2: f64,
-        /// Added to the root of the second moment.
-        #[serde(default = "default_epsilon")]
-        epsilon: f64,
-        /// Share of a weight that is taken off at each step, times the learning rate.
-        #[serde(default = "default_weight_decay")]
-        weight_decay: f64,
-    },
-}
-
-fn default_beta1() -> f64 {
-    0.9
-}
-fn default_beta2() -> f64 {
-    0.999
-}
-fn default_epsilon() -> f64 {
-    1e-8
-}
-fn default_weight_decay() -> f64 {
-    0.01
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self::AdamW {
-            beta1: default_beta1(),
-            beta2: default_beta2(),
-            epsilon: default_epsilon(),
-            weight_decay: default_weight_decay(),
+            checkpointing: Checkpointing::None,
+            fused_step: false,
+            block_swap: 0,
         }
     }
 }
@@ -190,11 +197,13 @@ impl Train {
         within("encoder_dropout.clip_l", self.encoder_dropout.clip_l, 0.0, 1.0);
         within("encoder_dropout.clip_g", self.encoder_dropout.clip_g, 0.0, 1.0);
         within("encoder_dropout.t5", self.encoder_dropout.t5, 0.0, 1.0);
-        let Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } = &self.optimizer;
-        within("optimizer.beta1", *beta1, 0.0, 0.999_999);
-        within("optimizer.beta2", *beta2, 0.0, 0.999_999_9);
-        within("optimizer.epsilon", *epsilon, 0.0, 1.0);
-        within("optimizer.weight_decay", *weight_decay, 0.0, 1.0);
+        for (name, value, low, high) in self.optimizer.settings() {
+            within(&format!("optimizer.{name}"), value, low, high);
+        }
+        for group in &self.groups {
+            within("groups", group.learning_rate, 0.0, 1000.0);
+            within("groups", group.weight_decay.unwrap_or_default(), 0.0, 10.0);
+        }
         match self.density {
             Density::LogitNormal { mean, standard_deviation } => {
                 within("density.mean", mean, -10.0, 10.0);
@@ -214,7 +223,7 @@ impl Train {
             problems.push(Problem::new("max_timestep", message).hint("min_timestep: 0, max_timestep: 1000"));
         }
         problems.extend(self.schedule.problems());
-        problems.extend(self.without_effect());
+        problems.extend(self.contradictions());
         if self.precision == Precision::F16 {
             problems.push(
                 Problem::new("precision", "gradients of SD3 underflow in F16, and there is no loss scaling")
@@ -224,85 +233,8 @@ impl Train {
         problems
     }
 
-    /// Options that do nothing beside each other, or the same thing twice.
-    fn without_effect(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut refuse = |refused: bool, field: &str, message: &str, hint: &str| {
-            if refused {
-                problems.push(Problem::new(field, message).hint(hint));
-            }
-        };
-        refuse(
-            self.stratified && u64::from(self.batch) * u64::from(self.accumulate) == 1,
-            "stratified",
-            "has no effect with one sample in a step",
-            "raise `batch` or `accumulate`, or leave it out",
-        );
-        refuse(
-            (self.target, self.weighting, self.loss) == (Target::X0, Weighting::SigmaSqrt, Loss::L2),
-            "weighting",
-            "`SigmaSqrt` takes back just what `target: X0` does",
-            "target: Velocity without a weighting is the same",
-        );
-        refuse(
-            (self.density, self.weighting) == (Density::CosMap, Weighting::CosMap),
-            "weighting",
-            "`CosMap` counts what `density: CosMap` has counted already",
-            "either of them alone",
-        );
-        refuse(
-            self.loss == Loss::Huber { delta: 1.0, schedule: DeltaSchedule::Exponential },
-            "loss.schedule",
-            "has no effect on a `delta` of 1, which it comes from",
-            "Huber(delta: 0.1, schedule: Exponential)",
-        );
-        problems
-    }
-
     /// What the loss is made of.
     pub fn objective(&self) -> Objective {
         Objective { target: self.target, weighting: self.weighting, loss: self.loss }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> Vec<String> {
-        let train: Train = ron::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        train.problems().into_iter().map(|problem| problem.path).collect()
-    }
-
-    #[test]
-    fn options_without_effect_are_refused_and_their_neighbours_are_not() {
-        for (text, field) in [
-            ("(stratified: true)", "stratified"),
-            ("(target: X0, weighting: SigmaSqrt)", "weighting"),
-            ("(density: CosMap, weighting: CosMap)", "weighting"),
-            ("(loss: Huber(schedule: Exponential))", "loss.schedule"),
-            ("(max_timestep: 1001)", "max_timestep"),
-            ("(min_timestep: 500, max_timestep: 500)", "max_timestep"),
-            ("(density: Mode(scale: 1.8))", "density.scale"),
-            ("(loss: Huber(delta: 0))", "loss.delta"),
-            ("(loss: SmoothL1(beta: 0))", "loss.beta"),
-            ("(schedule: Linear(minimum_ratio: 2))", "schedule.minimum_ratio"),
-        ] {
-            assert_eq!(problems(text), [field], "{text}");
-        }
-        for text in [
-            "()",
-            "(stratified: true, batch: 2)",
-            "(stratified: true, accumulate: 4)",
-            "(target: X0, weighting: SigmaSqrt, loss: L1)",
-            "(target: X0, weighting: CosMap)",
-            "(density: Uniform, weighting: CosMap)",
-            "(density: CosMap, weighting: None)",
-            "(loss: Huber(delta: 0.1, schedule: Exponential))",
-            "(min_timestep: 999)",
-            "(density: Mode())",
-        ] {
-            assert!(problems(text).is_empty(), "{text}: {:?}", problems(text));
-        }
     }
 }

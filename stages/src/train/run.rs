@@ -11,6 +11,7 @@ use crate::{
         batch::Batch,
         objective::{self, Gradients},
         order::Turn,
+        parameters::Checkpointing,
         state::{self, Measured, State},
     },
     work::Work,
@@ -64,10 +65,12 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
 
 /// The furthest state from which the epoch `first` can be reached.
 fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>) -> Result<State, StageError> {
+    let depth = job.facts.geometry.depth;
+    let home = |name: &str| if job.parameters.swaps(name, depth) { Device::flex() } else { device.clone() };
     for epoch in (0..=first).rev() {
         let unfinished = state::unfinished(&work.store.work_dir(&job.actions[epoch].key)?);
         if unfinished.exists() {
-            match State::load(&unfinished, device) {
+            match State::load(&unfinished, home) {
                 Ok(state) => {
                     work.progress.line(&format!("going on from step {} of epoch {}", state.position.steps, epoch + 1));
                     return Ok(state);
@@ -85,13 +88,13 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
             && let Ok(path) = work.store.file(&kept.digest)
         {
             let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason };
-            return State::load(&path, device).map_err(reason);
+            return State::load(&path, home).map_err(reason);
         }
     }
     let Some(source) = job.facts.open(Component::Mmdit)? else {
         return Err(StageError::Unfit("the model has no MMDiT".to_owned()));
     };
-    let weights = nn::load(&source, device, DType::F32)?;
+    let weights = nn::load_each(&source, |name| (home(name), nn::dtype(job.parameters.kept_in(name))))?;
     job.facts.check(Component::Mmdit)?;
     Ok(State::start(weights))
 }
@@ -106,12 +109,7 @@ fn finish_epoch(
     let epoch = state.position.epoch as usize;
     let name = (epoch + 1).to_string();
     let weights = work.store.temporary_path();
-    nn::save(
-        state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())),
-        job.parameters.precision,
-        None,
-        &weights,
-    )?;
+    nn::save(state.results(&job.parameters.optimizer), job.parameters.precision, None, &weights)?;
     let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
     let measured =
         serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
@@ -142,12 +140,24 @@ struct Trainer<'j> {
 impl Trainer<'_> {
     /// One optimizer step over the batches of `turns`.
     fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
-        let tracked = objective::tracked(&state.weights, self.dtype);
+        let (parameters, rate) = (&self.job.parameters, self.job.learning_rate(step));
         let samples = turns.iter().map(Vec::len).sum();
-        let draw = |turns: &Vec<(Turn, f32)>| {
-            Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)
+        let levels = self.job.levels(step, turns);
+        let mut batches = levels
+            .iter()
+            .map(|turns| Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype));
+        if parameters.fused_step
+            && let Some(batch) = batches.next()
+        {
+            return state.update_by_blocks(batch?, parameters, rate, step);
+        }
+        let gradients = match parameters.checkpointing {
+            Checkpointing::None => {
+                let tracked = objective::tracked(&state.weights, self.dtype, |name| parameters.trains(name));
+                Gradients::of(&tracked, batches, samples)?
+            }
+            Checkpointing::Blocks => Gradients::by_blocks(state, parameters, batches, samples)?,
         };
-        let gradients = Gradients::of(&tracked, self.job.levels(step, turns).iter().map(draw), samples)?;
-        state.update(gradients, &self.job.parameters, self.job.learning_rate(step), step)
+        state.update(gradients, parameters, rate, step)
     }
 }
