@@ -4,6 +4,7 @@ use super::{Data, PlanError, StageResult, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
+    adapter::parameters::Method,
     captions::Items,
     checkpoint::Component,
     error::StageError,
@@ -131,7 +132,10 @@ impl<'p> Planner<'p> {
                 }
             }
         }
-        let digests = |facts: &Facts| facts.components.values().map(|located| located.digest).collect::<Vec<_>>();
+        let digests = |facts: &Facts| {
+            let all = facts.components.values().chain(facts.adapters.values());
+            all.map(|located| located.digest).collect::<Vec<_>>()
+        };
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
     }
 
@@ -262,9 +266,12 @@ impl<'p> Planner<'p> {
             Kind::Captions => Value::Null,
             Kind::EncodeText => facts.text_encoders(),
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
-            Kind::Train => facts.digests(&[Component::Mmdit]),
+            Kind::Train => match &stage.stage {
+                Stage::Train(parameters) => facts.start(&parameters.method),
+                _ => Value::Null,
+            },
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, facts),
+                Stage::Export(parameters) => export::job::model(parameters, facts, self.trains_adapter(index)),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -306,6 +313,14 @@ impl<'p> Planner<'p> {
             all.extend(self.ancestors(upstream.stage));
         }
         all
+    }
+
+    fn trains_adapter(&self, index: usize) -> bool {
+        let adapter = |above: &usize| match &self.resolved.stages[*above].stage {
+            Stage::Train(train) => train.method != Method::Full,
+            _ => false,
+        };
+        self.ancestors(index).iter().any(adapter)
     }
 
     fn t5_tokens_of(&self, index: usize) -> u32 {

@@ -2,7 +2,11 @@
 
 use crate::{pipeline::Resolved, plan::PlanError};
 use sd3pipe_cache::{Digest, Store};
-use sd3pipe_stages::{action::Artifact, stage::Kind};
+use sd3pipe_stages::{
+    action::Artifact,
+    export::{LORA_DIFFUSERS, LORA_KOHYA},
+    stage::Kind,
+};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -28,6 +32,9 @@ pub fn deliver(
     let root = if several { folder(resolved).join(&stage.name) } else { folder(resolved) };
     let checkpoint =
         |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
+    let lora = |epoch: &str, form: &str| {
+        root.join("lora").join(format!("{}-epoch-{epoch:0>4}{form}.safetensors", resolved.pipeline.name))
+    };
     // Where to, what, and what the run says of it: of a folder its name, and not each of its files.
     let mut wanted: Vec<(PathBuf, Digest, PathBuf)> = Vec::new();
     for entry in &artifact.entries {
@@ -38,6 +45,8 @@ pub fn deliver(
                 Some((epoch, inside)) => shown.insert(checkpoint(epoch)).join(inside),
                 None => continue,
             },
+            (Kind::Export, LORA_KOHYA) => lora(&entry.item, ""),
+            (Kind::Export, LORA_DIFFUSERS) => lora(&entry.item, "-diffusers"),
             (Kind::Sample, "image") => root.join("samples").join(&entry.item),
             (Kind::Sample, "sheet") => root.join(&entry.item),
             _ => continue,

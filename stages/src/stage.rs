@@ -110,7 +110,7 @@ impl Stage {
             Self::EncodeText(stage) => stage.problems(),
             Self::EncodeImages(stage) => stage.problems(),
             Self::Train(stage) => stage.problems(),
-            Self::Export(stage) => stage.epochs.problems("epochs", None),
+            Self::Export(stage) => stage.problems(),
             Self::Sample(stage) => stage.problems(),
         }
     }
@@ -126,9 +126,16 @@ impl Stage {
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
+        // What a file holds is in the key, not where it lies.
+        if let Some(lora) = value.pointer_mut("/method/LoRA").and_then(Value::as_object_mut) {
+            lora.remove("from");
+        }
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
-            Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
+            Self::Export(_) => {
+                &[("layout", json!("SingleFile")), ("text_encoders", json!(false)), ("lora", Value::Null)][..]
+            }
+            Self::Train(_) => &[("method", json!("Full"))],
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {

@@ -119,6 +119,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     let identity = Digest::of(&T5Tokenizer::open(&tokenizer).unwrap().identity());
     Facts {
         components: components.collect(),
+        adapters: BTreeMap::new(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
         clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(&ClipTokenizer::built_in_identity()) },
         t5_tokenizer: Some(TokenizerFacts { path: Some(tokenizer), identity }),

@@ -1,13 +1,14 @@
 //! What a batch of turns becomes: noisy latents, levels, conditioning and the target, all drawn by (seed, step, item).
 
 use crate::{
+    adapter::parameters::{Lora, Method},
     error::StageError,
     images::Latents,
-    nn,
+    nn::{self, Weights},
     random::Draws,
     tensors::Array,
     text::{Conditioning, Dropped, Encoded},
-    train::{TrainJob, order::Turn},
+    train::{TrainJob, adapter, order::Turn},
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_cache::{Digest, Store};
@@ -25,6 +26,8 @@ pub struct Batch {
     pub context: Tensor<3>,
     /// The pooled vector that the network reads, in its type.
     pub pooled: Tensor<2>,
+    /// The dropout of an adapter's inner values, by names as the network reads them; none for most trainings.
+    pub masks: Weights,
 }
 
 /// What was drawn for one sample of a batch.
@@ -79,7 +82,20 @@ impl Batch {
         }
         let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
         let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
-        Self::new(&samples, context, pooled)
+        let mut batch = Self::new(&samples, context, pooled)?;
+        if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
+            && *dropout > 0.0
+        {
+            let names: Vec<String> =
+                turns.iter().map(|turn| format!("{}#{}", job.items[turn.item].id, turn.repeat)).collect();
+            let draws = |sample: &str, site: &str| {
+                Draws::new(parameters.seed, "adapter dropout", step, &format!("{sample}/{site}"))
+            };
+            let ([_, _, height, width], patch) = (batch.noisy.dims(), job.facts.geometry.patch);
+            let tokens = [(height / patch) * (width / patch), batch.context.dims()[1]];
+            batch.masks = adapter::masks(&job.adapter, *dropout, &draws, &names, tokens, device);
+        }
+        Ok(batch)
     }
 
     /// The batch of these samples, on the device of their conditioning (equation 13 of the SD3 paper, arXiv:2403.03206, with
@@ -110,7 +126,7 @@ impl Batch {
             |values| Tensor::from_data(TensorData::new(values, [samples.len(), channels, height, width]), place);
         let timesteps: Vec<f32> = samples.iter().map(|sample| 1000.0 * sample.sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
-        Ok(Self { noisy: image(noisy), timesteps, target: image(target), context, pooled })
+        Ok(Self { noisy: image(noisy), timesteps, target: image(target), context, pooled, masks: Weights::default() })
     }
 
     /// How many samples it has.

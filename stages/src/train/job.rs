@@ -2,8 +2,8 @@
 
 use crate::{
     action::{Action, Artifact},
+    adapter::{Place, parameters::Method, places},
     captions::Item,
-    checkpoint::Component,
     error::StageError,
     facts::Facts,
     stage::Stage,
@@ -38,6 +38,8 @@ pub struct TrainJob {
     pub items: Vec<TrainItem>,
     /// The encoding of the empty prompt.
     pub empty: Digest,
+    /// Where the adapter sits, if one is trained.
+    pub adapter: Vec<Place>,
     /// Rows of T5's output in the texts.
     pub t5_tokens: u32,
     /// One for each epoch, each reading the one before it.
@@ -76,8 +78,12 @@ impl TrainJob {
             })
             .collect::<Result<Vec<_>, StageError>>()?;
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
-        let mut job =
-            Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
+        let adapter = match &parameters.method {
+            Method::Full => Vec::new(),
+            Method::LoRA(lora) => places(lora, &facts.geometry)?,
+        };
+        let (parameters, facts) = (parameters.clone(), facts.clone());
+        let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
         job.actions = job.chain()?;
         Ok(job)
     }
@@ -98,7 +104,7 @@ impl TrainJob {
             match actions.last() {
                 Some(previous) => preimage.read("previous", &previous.key.to_string())?,
                 None => {
-                    preimage.read("model", &self.facts.digests(&[Component::Mmdit]))?;
+                    preimage.read("model", &self.facts.start(&self.parameters.method))?;
                     preimage.read("parameters", &parameters)?;
                     preimage.read("device", &self.facts.device)?;
                     preimage.read("t5_tokens", &self.t5_tokens)?;

@@ -6,6 +6,8 @@ pub mod parameters;
 pub mod schedule;
 
 #[cfg(feature = "compute")]
+pub mod adapter;
+#[cfg(feature = "compute")]
 mod batch;
 #[cfg(feature = "compute")]
 mod objective;
@@ -31,6 +33,9 @@ pub use order::Turn;
 pub use run::train;
 #[cfg(feature = "compute")]
 pub use state::{Measured, Position, State};
+
+/// The role of an epoch's adapter, in the place of an epoch's `weights`.
+pub const ADAPTER: &str = "adapter";
 
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;

@@ -49,8 +49,8 @@ impl Gradients {
     }
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
-        let network = Mmdit::new(&tracked.root())?;
-        let Batch { noisy, timesteps, target, context, pooled } = batch;
+        let Batch { noisy, timesteps, target, context, pooled, masks } = batch;
+        let network = Mmdit::new(&tracked.with(&masks).root())?;
         let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
         let difference = velocity.cast(DType::F32) - target;
         let loss = (difference.clone() * difference).mean().mul_scalar(share);

@@ -1,9 +1,9 @@
 //! What a pipeline may say about training.
 
-use crate::{precision::Precision, problem::Problem, train::schedule::Schedule};
+use crate::{adapter::parameters::Method, precision::Precision, problem::Problem, train::schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
-/// Fine-tunes every weight of the MMDiT on cached texts and latents, by flow matching.
+/// Fine-tunes the MMDiT on cached texts and latents, by flow matching.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
@@ -11,6 +11,8 @@ pub struct Train {
     pub text: Option<String>,
     /// The `EncodeImages` stage; may be left out when there is just one.
     pub latents: Option<String>,
+    /// What is trained: every weight, or a low-rank adapter beside them. Every weight when left out.
+    pub method: Method,
     /// Times that the whole data is seen. 16 gives a row of checkpoints from under-fitted to over-fitted to choose from.
     pub epochs: u32,
     /// Images in a forward pass, all of one bucket. 1 fits a 24 GB card at 1024 pixels.
@@ -48,6 +50,7 @@ impl Default for Train {
         Self {
             text: None,
             latents: None,
+            method: Method::Full,
             epochs: 16,
             batch: 1,
             accumulate: 1,
@@ -185,6 +188,9 @@ impl Train {
         if let Density::LogitNormal { mean, standard_deviation } = self.density {
             within("density.mean", mean, -10.0, 10.0);
             within("density.standard_deviation", standard_deviation, 0.001, 10.0);
+        }
+        if let Method::LoRA(lora) = &self.method {
+            problems.extend(lora.problems());
         }
         if self.precision == Precision::F16 {
             problems.push(

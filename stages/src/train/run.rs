@@ -2,12 +2,14 @@
 
 use crate::{
     action::output,
-    checkpoint::Component,
+    adapter::parameters::Method,
+    checkpoint::{Component, ComponentSource},
     error::StageError,
-    nn,
+    nn::{self, Weights},
+    precision::Precision,
     text::Conditioning,
     train::{
-        TrainJob,
+        ADAPTER, TrainJob, adapter,
         batch::Batch,
         objective::{self, Gradients},
         order::Turn,
@@ -42,9 +44,16 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
 
     let device = work.device.open();
     let mut state = nearest_state(job, first, &device, work)?;
+    let dtype = nn::dtype(job.parameters.precision);
     let trainer = Trainer {
         job,
-        dtype: nn::dtype(job.parameters.precision),
+        dtype,
+        frozen: match job.parameters.method {
+            Method::Full => None,
+            Method::LoRA(_) => {
+                Some(adapter::frozen(base(job, |source| Ok(nn::load(source, &device, dtype)?))?, &job.adapter, &device))
+            }
+        },
         conditioning: Conditioning::new(&job.facts.geometry, job.t5_tokens),
         device,
     };
@@ -106,12 +115,21 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
             return State::load(&path, device).map_err(reason);
         }
     }
+    let weights = base(job, |source| match &job.parameters.method {
+        Method::Full => Ok(nn::load(source, device, DType::F32)?),
+        Method::LoRA(lora) => Ok(adapter::trained(&adapter::start(job, lora, source)?, device)),
+    })?;
+    Ok(State::start(weights))
+}
+
+/// What `read` makes of the MMDiT that the training starts from.
+fn base<T>(job: &TrainJob, read: impl Fn(&ComponentSource) -> Result<T, StageError>) -> Result<T, StageError> {
     let Some(source) = job.facts.open(Component::Mmdit)? else {
         return Err(StageError::Unfit("the model has no MMDiT".to_owned()));
     };
-    let weights = nn::load(&source, device, DType::F32)?;
+    let read = read(&source)?;
     job.facts.check(Component::Mmdit)?;
-    Ok(State::start(weights))
+    Ok(read)
 }
 
 fn finish_epoch(
@@ -124,13 +142,19 @@ fn finish_epoch(
     let epoch = state.position.epoch as usize;
     let name = (epoch + 1).to_string();
     let weights = work.store.temporary_path();
-    nn::save(
-        state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())),
-        job.parameters.precision,
-        None,
-        &weights,
-    )?;
-    let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
+    let role = match job.parameters.method {
+        Method::Full => {
+            let tensors = state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone()));
+            nn::save(tensors, job.parameters.precision, None, &weights)?;
+            "weights"
+        }
+        // Small, so that nothing need be rounded.
+        Method::LoRA(_) => {
+            nn::save(adapter::saved(&state.weights, &job.adapter), Precision::F32, None, &weights)?;
+            ADAPTER
+        }
+    };
+    let mut outputs = vec![output(role, name.clone(), work.store.adopt(&weights)?)];
     let measured =
         serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
     outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
@@ -150,6 +174,8 @@ fn finish_epoch(
 struct Trainer<'j> {
     job: &'j TrainJob,
     dtype: DType,
+    /// The weights that an adapter is trained beside.
+    frozen: Option<Weights>,
     conditioning: Conditioning,
     device: Device,
 }
@@ -157,7 +183,10 @@ struct Trainer<'j> {
 impl Trainer<'_> {
     /// One optimizer step over the batches of `turns`.
     fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
-        let tracked = objective::tracked(&state.weights, self.dtype);
+        let tracked = match &self.frozen {
+            None => objective::tracked(&state.weights, self.dtype),
+            Some(frozen) => adapter::tracked(frozen, &state.weights, self.dtype),
+        };
         let samples = turns.iter().map(Vec::len).sum();
         let draw = |turns: &Vec<Turn>| {
             Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)
