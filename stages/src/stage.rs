@@ -148,7 +148,19 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::parameters::Layout;
+    use crate::{
+        adapter::parameters::{Lora, Method},
+        export::parameters::Layout,
+    };
+
+    #[test]
+    fn a_training_of_all_weights_has_the_key_that_it_had_and_an_adapters_file_is_not_in_it_by_its_path() {
+        let of = |method| Stage::Train(Train { method, ..Train::default() }).parameters().unwrap();
+        assert_eq!(of(Method::Full).get("method"), None);
+        let from = |path: &str| of(Method::LoRA(Lora { from: Some(path.into()), ..Lora::default() }));
+        assert_eq!(from("a"), from("b"));
+        assert_eq!(from("a")["method"]["LoRA"]["rank"], json!(16));
+    }
 
     #[test]
     fn what_was_added_to_export_is_in_its_key_only_when_it_is_used() {

@@ -4,6 +4,7 @@ mod edits;
 mod inputs;
 mod interrupted;
 mod layouts;
+mod lora;
 mod pipeline_files;
 mod reuse;
 mod space;

@@ -1,11 +1,11 @@
 //! An adapter before the first step: drawn, or out of a file.
 
 use super::{
-    Adapter, AdapterError, LowRank, Place,
+    Adapter, AdapterError, LowRank, Part, Place, Site,
     low_rank::{length, rows_mut, weight},
 };
 use crate::{checkpoint::ComponentSource, random::Draws, tensors::Array};
-use std::path::Path;
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 impl Adapter {
     /// An adapter that changes nothing yet: what reads is drawn evenly from ±1/√inputs (PyTorch's `kaiming_uniform_(a=√5)`, as in
@@ -65,16 +65,24 @@ impl Adapter {
 
     /// The same changes, with adapters of whole layers cut into those of their thirds where `pattern` has them so.
     fn split_like(self, pattern: &Self) -> Self {
-        let mut sites = std::collections::BTreeMap::new();
+        let mut sites = BTreeMap::new();
         for (site, low_rank) in self.sites {
-            let apart = || pattern.of_layer(&site.layer).filter_map(|(part, ours)| Some((part?, ours.rank())));
-            if site.part.is_some() || apart().next().is_none() {
+            let apart: BTreeMap<Part, usize> =
+                pattern.of_layer(&site.layer).filter_map(|(part, ours)| Some((part?, ours.rank()))).collect();
+            if site.part.is_some() || apart.is_empty() {
                 sites.insert(site, low_rank);
                 continue;
             }
-            for (part, rank) in apart() {
-                let site = super::Site { layer: site.layer.clone(), part: Some(part) };
-                sites.insert(site, low_rank.third(part as usize, rank));
+            let side_by_side = apart.values().sum::<usize>() == low_rank.rank();
+            let mut before = 0;
+            for part in Part::ALL {
+                let own = before..before + apart.get(&part).copied().unwrap_or_default();
+                before = own.end;
+                let third = low_rank.third(part, side_by_side.then_some(own));
+                // One that is none of ours and does nothing is not missed.
+                if apart.contains_key(&part) || third.up.values.iter().any(|value| *value != 0.0) {
+                    sites.insert(Site { layer: site.layer.clone(), part: Some(part) }, third);
+                }
             }
         }
         Self { sites }
@@ -82,21 +90,26 @@ impl Adapter {
 }
 
 impl LowRank {
-    /// One of three equal parts of the rows. Of several adapters side by side, each for a third (what sd-scripts' form makes of
-    /// them), it leaves out the directions that the third does not use, as far as `rank` asks for.
-    fn third(&self, part: usize, rank: usize) -> Self {
+    /// The rows of a third of the layer. Of several adapters side by side, which is what sd-scripts' form makes of thirds, only the
+    /// third's `own` directions, if its rows use no others.
+    fn third(&self, part: Part, own: Option<Range<usize>>) -> Self {
         let (all, inputs, outputs) = (self.rank(), self.down.shape[1], self.up.shape[0] / 3);
-        let up = &self.up.values[part * outputs * all..][..outputs * all];
-        let used = |direction: &usize| all <= rank || up.chunks(all).any(|row| row[*direction] != 0.0);
-        let kept: Vec<usize> = (0..all).filter(used).collect();
-        let down =
-            kept.iter().flat_map(|direction| &self.down.values[direction * inputs..][..inputs]).copied().collect();
-        let up = up.chunks(all).flat_map(|row| kept.iter().map(|direction| row[*direction])).collect();
+        let start = part as usize * outputs;
+        let rows = || self.up.values[start * all..][..outputs * all].chunks(all);
+        let zero = |values: &[f32]| values.iter().all(|value| *value == 0.0);
+        let own = own.filter(|own| rows().all(|row| zero(&row[..own.start]) && zero(&row[own.end..])));
+        let own = own.unwrap_or(0..all);
         Self {
-            down: Array { shape: vec![kept.len(), inputs], values: down },
-            up: Array { shape: vec![outputs, kept.len()], values: up },
+            down: Array {
+                shape: vec![own.len(), inputs],
+                values: self.down.values[own.start * inputs..own.end * inputs].to_vec(),
+            },
+            up: Array {
+                shape: vec![outputs, own.len()],
+                values: rows().flat_map(|row| &row[own.clone()]).copied().collect(),
+            },
             scale: self.scale,
-            magnitude: self.magnitude.as_ref().map(|magnitude| magnitude[part * outputs..][..outputs].to_vec()),
+            magnitude: self.magnitude.as_ref().map(|magnitude| magnitude[start..][..outputs].to_vec()),
         }
     }
 }

@@ -50,13 +50,13 @@ fn write_file(
     notes: &BTreeMap<String, String>,
     work: &Work<'_>,
 ) -> Result<Output, StageError> {
-    let encoded = |(name, array): &'_ (String, Array)| {
+    let mut encoded = Vec::new();
+    for (name, array) in arrays {
         // An alpha that is rounded would be another strength.
         let precision = if array.shape.is_empty() { Precision::F32 } else { job.parameters.precision };
         tensors::check(name, array, precision)?;
-        Ok((name.clone(), EncodedArray { array, precision }))
-    };
-    let encoded = arrays.iter().map(encoded).collect::<Result<Vec<_>, StageError>>()?;
+        encoded.push((name.clone(), EncodedArray { array, precision }));
+    }
     let path = work.store.temporary_path();
     tensors::write_file(&path, encoded, notes)?;
     let content = adapter::file_digest(&path)?;

@@ -72,9 +72,9 @@ impl LowRank {
         let dtype = x.dtype();
         let merged = linear(x, weight.clone().transpose(), None) + added;
         // In f32: a gain is close to 1, where bf16 knows steps of a hundredth.
-        let merged = (merged.cast(DType::F32) * gain.unsqueeze()).cast(dtype);
+        let merged = (merged.cast(DType::F32) * gain.unsqueeze::<D>()).cast(dtype);
         match bias {
-            Some(bias) => merged + bias.unsqueeze(),
+            Some(bias) => merged + bias.unsqueeze::<D>(),
             None => merged,
         }
     }
@@ -109,7 +109,8 @@ impl Branch {
 
     fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
-        let inner = linear(x, self.down.clone().transpose(), None).cast(DType::F32) * self.scale.clone().unsqueeze();
+        let inner =
+            linear(x, self.down.clone().transpose(), None).cast(DType::F32) * self.scale.clone().unsqueeze::<D>();
         let inner = match &self.mask {
             Some(mask) => {
                 let shape = inner.dims();
@@ -123,7 +124,7 @@ impl Branch {
     /// The lengths of rows with the adapter added to them. Gradients don't flow through them (DoRA, section 4.3).
     fn lengths(&self, rows: Tensor<2>) -> Tensor<1> {
         let wide = |tensor: &Tensor<2>| tensor.clone().inner().cast(DType::F32);
-        let added = wide(&self.up).matmul(wide(&self.down)) * self.scale.clone().inner().unsqueeze();
+        let added = wide(&self.up).matmul(wide(&self.down)) * self.scale.clone().inner().unsqueeze::<2>();
         let merged = rows.inner().cast(DType::F32) + added;
         merged.square().sum_dim(1).sqrt().clamp_min(1e-12).flatten(0, 1)
     }
