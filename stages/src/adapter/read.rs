@@ -62,7 +62,9 @@ const PREFIXES: [&str; 5] =
 pub fn file_digest(path: &Path) -> Result<Digest, CheckpointError> {
     let file = TensorFile::open(path)?;
     let mut hasher = blake3::Hasher::new_derive_key("sd3pipe adapter v1");
-    let mut field = |part: &[u8]| drop(hasher.update(&(part.len() as u64).to_le_bytes()).update(part));
+    let mut field = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    };
     for name in file.names() {
         let Some(info) = file.info(name) else { continue };
         field(name.as_bytes());

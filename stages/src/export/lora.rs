@@ -52,8 +52,8 @@ fn write_file(
 ) -> Result<Output, StageError> {
     let mut encoded = Vec::new();
     for (name, array) in arrays {
-        // An alpha that is rounded would be another strength.
-        let precision = if array.shape.is_empty() { Precision::F32 } else { job.parameters.precision };
+        // An alpha that is rounded would be another strength, a magnitude another length; they are few.
+        let precision = if name.ends_with(".weight") { job.parameters.precision } else { Precision::F32 };
         tensors::check(name, array, precision)?;
         encoded.push((name.clone(), EncodedArray { array, precision }));
     }

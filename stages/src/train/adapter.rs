@@ -5,7 +5,7 @@ use crate::{
     checkpoint::ComponentSource,
     error::StageError,
     nn::{
-        self, Weight, Weights,
+        Weight, Weights,
         low_rank::{MASK, SCALE},
     },
     random::Draws,
