@@ -7,9 +7,11 @@ use super::{
     source::Sources,
 };
 use sd3pipe_stages::{
+    adapter::parameters::{Lora, Method},
     checkpoint::Component,
+    export::parameters::{Export, Layout, LoraForm},
     stage::{Kind, Stage},
-    train::init::Init,
+    train::{init::Init, parameters::Train},
 };
 use std::path::{Path, PathBuf};
 
@@ -169,9 +171,12 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
                     resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
                 }
             }
-            Stage::Train(train) => {
-                if let Init::File(path) = &mut train.init {
+            Stage::Train(Train { init, method, .. }) => {
+                if let Init::File(path) = init {
                     resolve(format!("stages.{name}.init"), path, "file or folder", Path::exists);
+                }
+                if let Method::LoRA(Lora { from: Some(path), .. }) = method {
+                    resolve(format!("stages.{name}.method.from"), path, "file", Path::is_file);
                 }
             }
             _ => {}
@@ -247,6 +252,7 @@ fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str,
                     for problem in export.epochs.problems("epochs", Some(train.epochs)) {
                         faults.add(&format!("stages.{name}.epochs"), problem.message, problem.hint);
                     }
+                    check_lora_form(name, export, &train.method, faults);
                 }
             }
             Stage::Train(train) => {
@@ -278,6 +284,29 @@ fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str,
     if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
         let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
         faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
+    }
+}
+
+/// Fields of an export that say nothing for this kind of training.
+fn check_lora_form(name: &str, export: &Export, method: &Method, faults: &mut Faults<'_>) {
+    let mut without_effect = |field: &str, why: &str, hint: &str| {
+        faults.add(&format!("stages.{name}.{field}"), format!("`{field}` has no effect: {why}"), hint.to_owned());
+    };
+    match (method, &export.lora) {
+        (Method::Full, Some(_)) => {
+            without_effect("lora", "the training has no adapter", "leave it out, or train with method: LoRA()");
+        }
+        (Method::LoRA(_), None | Some(LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both)) => {
+            let why = "the adapter alone is written";
+            let hint = "leave it out, or merge the adapter into the model: lora: Merged(1.0)";
+            if export.layout != Layout::SingleFile {
+                without_effect("layout", why, hint);
+            }
+            if export.text_encoders {
+                without_effect("text_encoders", why, hint);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Data, PlanError, StageResult, Start, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
+    adapter::parameters::{Lora, Method},
     captions::Items,
     checkpoint::Component,
     error::StageError,
@@ -14,7 +15,7 @@ use sd3pipe_stages::{
     sample::{SampleJob, parameters::Sample},
     stage::{Kind, Stage},
     text::TextJob,
-    train::TrainJob,
+    train::{TrainJob, parameters::Train},
 };
 use serde_json::{Map, Value};
 use std::{
@@ -140,7 +141,8 @@ impl<'p> Planner<'p> {
         let digests = |facts: &Facts| {
             let tokenizers =
                 facts.t5_tokenizer.iter().chain([&facts.clip_tokenizer]).map(|tokenizer| tokenizer.identity);
-            facts.components.values().map(|located| located.digest).chain(tokenizers).collect::<Vec<_>>()
+            let weights = facts.components.values().chain(facts.adapters.values()).map(|located| located.digest);
+            weights.chain(tokenizers).collect::<Vec<_>>()
         };
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
     }
@@ -294,9 +296,12 @@ impl<'p> Planner<'p> {
             Kind::Captions => Value::Null,
             Kind::EncodeText => facts.text_encoders(),
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
-            Kind::Train => facts.digests(&[Component::Mmdit]),
+            Kind::Train => match &stage.stage {
+                Stage::Train(parameters) => facts.start(&parameters.method),
+                _ => Value::Null,
+            },
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, &facts),
+                Stage::Export(parameters) => export::job::model(parameters, &facts, self.adapter_of(index).is_some()),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -338,6 +343,14 @@ impl<'p> Planner<'p> {
             all.extend(self.ancestors(upstream.stage));
         }
         all
+    }
+
+    /// The adapter that is trained above a stage, if one is.
+    fn adapter_of(&self, index: usize) -> Option<&Lora> {
+        self.ancestors(index).into_iter().find_map(|above| match &self.resolved.stages[above].stage {
+            Stage::Train(Train { method: Method::LoRA(lora), .. }) => Some(lora),
+            _ => None,
+        })
     }
 
     fn t5_tokens_of(&self, index: usize) -> u32 {
@@ -402,7 +415,13 @@ impl<'p> Planner<'p> {
                     data: result(captions)?.digest,
                     resolution: self.resolution_of(index),
                 };
-                Job::Export(ExportJob::new(parameters, &facts, provenance, &artifact("train")?)?)
+                Job::Export(ExportJob::new(
+                    parameters,
+                    &facts,
+                    provenance,
+                    self.adapter_of(index),
+                    &artifact("train")?,
+                )?)
             }
             Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
         })

@@ -110,7 +110,7 @@ impl Stage {
             Self::EncodeText(stage) => stage.problems(),
             Self::EncodeImages(stage) => stage.problems(),
             Self::Train(stage) => stage.problems(),
-            Self::Export(stage) => stage.epochs.problems("epochs", None),
+            Self::Export(stage) => stage.problems(),
             Self::Sample(stage) => stage.problems(),
         }
     }
@@ -130,9 +130,14 @@ impl Stage {
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
+        // What a file holds is in the key, not where it lies.
+        if let Some(lora) = value.pointer_mut("/method/LoRA").and_then(Value::as_object_mut) {
+            lora.remove("from");
+        }
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
             Self::Train(_) => &[
+                ("method", json!("Full")),
                 ("target", json!("Velocity")),
                 ("loss", json!("L2")),
                 ("weighting", json!("None")),
@@ -146,7 +151,9 @@ impl Stage {
                 ("decay", json!("All")),
                 ("checkpointing", json!("None")),
             ][..],
-            Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
+            Self::Export(_) => {
+                &[("layout", json!("SingleFile")), ("text_encoders", json!(false)), ("lora", Value::Null)][..]
+            }
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {
@@ -169,7 +176,19 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::parameters::Layout;
+    use crate::{
+        adapter::parameters::{Lora, Method},
+        export::parameters::Layout,
+    };
+
+    #[test]
+    fn a_training_of_all_weights_has_the_key_that_it_had_and_an_adapters_file_is_not_in_it_by_its_path() {
+        let of = |method| Stage::Train(Train { method, ..Train::default() }).parameters().unwrap();
+        assert_eq!(of(Method::Full).get("method"), None);
+        let from = |path: &str| of(Method::LoRA(Lora { from: Some(path.into()), ..Lora::default() }));
+        assert_eq!(from("a"), from("b"));
+        assert_eq!(from("a")["method"]["LoRA"]["rank"], json!(16));
+    }
 
     #[test]
     fn what_was_added_to_export_is_in_its_key_only_when_it_is_used() {

@@ -91,7 +91,7 @@ fn geometry() -> MmditGeometry {
 fn footprint(precision: Precision, side: usize) -> Footprint {
     let parameters = Train { precision, ..Train::default() };
     let batch = [1, (side * side / 4) as u64, TEXT as u64];
-    Footprint::new(&geometry(), &parameters, DeviceKind::Cpu, vec![batch])
+    Footprint::new(&geometry(), &parameters, DeviceKind::Cpu, vec![batch]).unwrap()
 }
 
 /// Two steps: the second has everything that a step of a long training has.

@@ -1,5 +1,5 @@
 //! Training steps against PyTorch's: losses, gradients, AdamW, clipping, schedule, batches that are added up
-//! (see `tools/goldens/train.py`).
+//! (see `tools/goldens/train.py`), and adapters against PEFT's (`tools/goldens/lora.py`).
 //!
 //! Whoever has to change a number here changes what equal inputs give, and must raise `train::REVISION`.
 #![cfg(feature = "compute")]
@@ -7,16 +7,21 @@
 mod golden;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use golden::{Golden, PROBES, distance, sketch, uniform, values};
-use sd3pipe_stages::checkpoint::POSITION_TABLE;
+use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
+use sd3pipe_stages::adapter::{
+    self,
+    parameters::{Lora, Target},
+};
+use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
 use sd3pipe_stages::error::StageError;
-use sd3pipe_stages::nn::{Mmdit, PositionCrop, dtype};
+use sd3pipe_stages::nn::{Mmdit, PositionCrop, Weight, Weights};
+use sd3pipe_stages::precision::Precision;
 use sd3pipe_stages::tensors::Array;
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
 use sd3pipe_stages::train::parameters::Train;
 use sd3pipe_stages::train::schedule::Schedule;
 use sd3pipe_stages::train::span::Span;
-use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
+use sd3pipe_stages::train::{self, Batch, Drawn, Gradients, State, network, tracked};
 use std::collections::BTreeMap;
 
 /// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
@@ -69,63 +74,120 @@ fn worst<'t>(
     worst
 }
 
-fn train(form: &str) {
-    let golden = Golden::open(&format!("train-{form}"));
+/// Ten steps from the one that `start` is.
+fn ten_steps(name: &str, golden: &Golden, start: &State) -> State {
     let [learning_rate, weight_decay]: [f64; 2] = ["learning_rate", "weight_decay"].map(|field| golden.config(field));
     let parameters = Train {
         optimizer: Optimizer::AdamW(AdamW { weight_decay, ..AdamW::default() }),
         max_gradient_norm: golden.config("largest_norm"),
+        precision: Precision::F32,
         ..Train::default()
     };
     let schedule = Schedule::Cosine { warmup: Span::Steps(golden.config("warmup")), minimum_ratio: 0.0 };
     let steps: Vec<Vec<Size>> = golden.config("batches");
     let measured = golden.doubles("measured");
 
-    let start = golden.mmdit();
-    let mut state = State::start(start.clone());
+    let mut state = start.clone();
     for (step, (sizes, &[loss, norm, rate])) in steps.iter().zip(measured.as_chunks::<3>().0).enumerate() {
         let samples = sizes.iter().map(|size| size.0).sum();
         let batches =
             sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
-        let gradients =
-            Gradients::of(&tracked(&state.weights, DType::F32, |name| parameters.trains(name)), batches, samples)
-                .unwrap();
+        let gradients = Gradients::of(&network(&state, &parameters), batches, samples).unwrap();
         if step == 0 {
             let found = gradients.tensors.iter().map(|(name, gradient)| (name.as_str(), values(gradient.clone())));
-            let (error, name) = worst(&golden, "gradients", 1e-4 * norm, found);
-            assert!(error <= OF_GRADIENTS, "{form}: the gradient of {name} is off by {error:e}");
+            let (error, tensor) = worst(golden, "gradients", 1e-4 * norm, found);
+            assert!(error <= OF_GRADIENTS, "{name}: the gradient of {tensor} is off by {error:e}");
         }
         let factor = schedule.factor(step as u64, steps.len() as u64);
         let found = state.update(gradients, &parameters, learning_rate * factor, step as u64).unwrap();
-        println!("{form} step {step}: {:.1e} {:.1e}", found.loss / loss - 1.0, found.gradient_norm / norm - 1.0);
+        println!("{name} step {step}: {:.1e} {:.1e}", found.loss / loss - 1.0, found.gradient_norm / norm - 1.0);
         for (what, found, expected) in [("loss", found.loss, loss), ("norm", found.gradient_norm, norm)] {
             let error = (found / expected - 1.0).abs();
-            assert!(error <= OF_GRADIENTS, "{form}: the {what} of step {step} is {found} and not {expected}");
+            assert!(error <= OF_GRADIENTS, "{name}: the {what} of step {step} is {found} and not {expected}");
         }
         assert!((found.learning_rate - rate).abs() <= 1e-12);
     }
-    let trained = start.iter().filter(|(name, _)| *name != POSITION_TABLE);
+    let trained = start.weights.iter().filter(|(name, _)| *name != POSITION_TABLE);
     let updates = trained
         .map(|(name, weight)| (name, values(state.weights.get(name).unwrap().values.clone() - weight.values.clone())));
-    let (error, name) = worst(&golden, "updates", 0.0, updates);
-    assert!(error <= OF_UPDATES, "{form}: the update of {name} is off by {error:e}");
-    let fixed = |weights: &sd3pipe_stages::nn::Weights| values(weights.get(POSITION_TABLE).unwrap().values.clone());
-    assert_eq!(fixed(&state.weights), fixed(&start));
+    let (error, tensor) = worst(golden, "updates", 0.0, updates);
+    assert!(error <= OF_UPDATES, "{name}: the update of {tensor} is off by {error:e}");
+    state
+}
+
+fn train_all(form: &str) {
+    let golden = Golden::open(&format!("train-{form}"));
+    let start = State::start(golden.mmdit());
+    let state = ten_steps(form, &golden, &start);
+    let fixed = |state: &State| values(state.weights.get(POSITION_TABLE).unwrap().values.clone());
+    assert_eq!(fixed(&state), fixed(&start));
+}
+
+/// The adapter of `tools/goldens/lora.py` before the first step.
+fn adapter(golden: &Golden, lora: Lora) -> State {
+    let (scale, shapes): (f32, BTreeMap<String, Vec<usize>>) = (golden.config("scale"), golden.config("adapter"));
+    let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
+    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
+    let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
+    let places = adapter::places(&lora, &geometry).unwrap();
+    assert!(places.iter().all(|place| place.scale == scale));
+
+    let device = Device::flex();
+    let base = golden.mmdit();
+    let start = shapes.iter().map(|(name, shape)| {
+        let formula = || weight(name, shape).into_iter();
+        let values: Vec<f32> = match name.split_once(".lora_") {
+            Some((layer, "magnitude_vector")) => {
+                let rows = values(base.get(&format!("{layer}.weight")).unwrap().values.clone());
+                let lengths = rows.chunks(rows.len() / shape[0]).map(|row| {
+                    row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt() as f32
+                });
+                lengths.zip(formula()).map(|(length, by)| length * (1.0 + by)).collect()
+            }
+            Some((_, "up.weight")) => formula().map(|value| value * 0.1).collect(),
+            _ => formula().collect(),
+        };
+        let values =
+            Tensor::from_data(TensorData::new(values, [shape.iter().product::<usize>()]), (&device, DType::F32));
+        (name.clone(), Weight { values, shape: shape.clone() })
+    });
+    let start: Weights = start.collect();
+    State { frozen: train::adapter::frozen(base, &places, |_| device.clone()), ..State::start(start) }
+}
+
+fn train_adapter(case: &str, lora: Lora) {
+    let golden = Golden::open(&format!("train-{case}"));
+    ten_steps(case, &golden, &adapter(&golden, lora));
+}
+
+#[test]
+fn ten_steps_of_a_lora_equal_the_reference() {
+    train_adapter("lora", Lora::default());
+}
+
+#[test]
+fn ten_steps_of_a_lora_with_queries_keys_and_values_apart_equal_the_reference() {
+    train_adapter("lora-split", Lora { split_qkv: true, ..Lora::default() });
+}
+
+#[test]
+fn ten_steps_of_a_dora_equal_the_reference() {
+    train_adapter("dora", Lora { dora: true, ..Lora::default() });
 }
 
 #[test]
 fn ten_steps_of_sd3_medium_equal_the_reference() {
-    train("3-medium");
+    train_all("3-medium");
 }
 
 #[test]
 fn ten_steps_of_sd35_medium_equal_the_reference() {
-    train("3.5-medium");
+    train_all("3.5-medium");
 }
 
 #[test]
 fn ten_steps_of_sd35_large_equal_the_reference() {
-    train("3.5-large");
+    train_all("3.5-large");
 }
 
 /// Two batches of unlike size, as one step adds them up.
@@ -136,8 +198,7 @@ fn batches() -> impl Iterator<Item = Result<Batch, StageError>> {
 }
 
 fn plain(state: &State, parameters: &Train) -> Gradients {
-    let tracked = tracked(&state.weights, dtype(parameters.precision), |name| parameters.trains(name));
-    Gradients::of(&tracked, batches(), 3).unwrap()
+    Gradients::of(&network(state, parameters), batches(), 3).unwrap()
 }
 
 fn by_blocks(state: &mut State, parameters: &Train) -> Gradients {
@@ -177,6 +238,23 @@ fn gradients_by_blocks_are_those_of_the_plain_pass() {
             // The rest is the same arithmetic.
             assert!(name.starts_with("t_embedder") || name.starts_with("y_embedder") || found == expected, "{name}");
         }
+    }
+}
+
+#[test]
+fn an_adapters_gradients_by_blocks_are_those_of_the_plain_pass() {
+    let golden = Golden::open("train-lora");
+    let parameters = parameters("");
+    for dora in [false, true] {
+        let mut state = adapter(&golden, Lora { dora, ..Lora::default() });
+        let plain = plain(&state, &parameters);
+        let found = by_blocks(&mut state, &parameters);
+        assert_eq!(found.loss.to_bits(), plain.loss.to_bits());
+        assert!(found.tensors.keys().eq(state.weights.names()), "{:?}", found.tensors.keys());
+        let (found, plain) = (bits(found.tensors), bits(plain.tensors));
+        let in_blocks = |name: &str| name.starts_with("joint_blocks.");
+        assert!(plain.iter().filter(|(name, _)| in_blocks(name)).all(|(name, gradient)| found[name] == *gradient));
+        assert_eq!(found.len(), plain.len());
     }
 }
 

@@ -12,6 +12,7 @@ mod interrupted;
 mod killed;
 mod lab;
 mod layouts;
+mod lora;
 mod memory;
 mod pipeline_files;
 mod property;

@@ -8,7 +8,7 @@ import numpy
 import torch
 from safetensors.torch import save_file
 
-LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
 

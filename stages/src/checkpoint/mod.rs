@@ -16,6 +16,7 @@ pub use expected::{block_of, expected_names, mmdit_names};
 #[cfg(feature = "compute")]
 pub(crate) use geometry::TIMESTEP_FEATURES;
 pub use geometry::{GeometryError, MmditGeometry, MmditModel, POSITION_TABLE};
+pub(crate) use layout::Form;
 pub use layout::Layout;
 pub use source::ComponentSource;
 pub use tensor_file::{TensorFile, TensorInfo};

@@ -9,6 +9,7 @@ pub mod clip;
 pub mod convolution;
 pub mod linear;
 pub mod load;
+pub(crate) mod low_rank;
 pub mod mmdit;
 pub mod norm;
 pub mod t5;

@@ -113,6 +113,13 @@ impl Weights {
         Self { tensors: tensors.collect() }
     }
 
+    /// These tensors and others; of those with the same name, the others.
+    #[must_use]
+    pub fn with(&self, others: &Self) -> Self {
+        let both = self.tensors.iter().chain(&others.tensors);
+        both.map(|(name, weight)| (name.clone(), weight.clone())).collect()
+    }
+
     /// The view from which a network is built.
     pub fn root(&self) -> Scope<'_> {
         Scope { weights: self, prefix: String::new(), read: Rc::default() }

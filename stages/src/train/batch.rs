@@ -1,13 +1,14 @@
 //! What a batch of turns becomes: noisy latents, levels, conditioning and the target, all drawn by (seed, step, item).
 
 use crate::{
+    adapter::parameters::{Lora, Method},
     error::StageError,
     images::Latents,
-    nn,
+    nn::{self, Weights},
     random::Draws,
     tensors::Array,
     text::{Conditioning, Dropped, Encoded},
-    train::{TrainJob, loss::Objective, order::Turn},
+    train::{TrainJob, adapter, loss::Objective, order::Turn},
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_cache::{Digest, Store};
@@ -29,6 +30,8 @@ pub struct Batch {
     pub context: Tensor<3>,
     /// The pooled vector that the network reads, in its type.
     pub pooled: Tensor<2>,
+    /// The dropout of an adapter's inner values, by names as the network reads them; none for most trainings.
+    pub masks: Weights,
 }
 
 /// What was drawn for one sample of a batch.
@@ -81,7 +84,20 @@ impl Batch {
         }
         let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
         let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
-        Ok(Self { objective: parameters.objective(), ..Self::new(&samples, context, pooled)? })
+        let mut batch = Self { objective: parameters.objective(), ..Self::new(&samples, context, pooled)? };
+        if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
+            && *dropout > 0.0
+        {
+            let names: Vec<String> =
+                turns.iter().map(|(turn, _)| format!("{}#{}", job.items[turn.item].id, turn.repeat)).collect();
+            let draws = |sample: &str, site: &str| {
+                Draws::new(parameters.seed, "adapter dropout", step, &format!("{sample}/{site}"))
+            };
+            let ([_, _, height, width], patch) = (batch.noisy.dims(), job.facts.geometry.patch);
+            let tokens = [(height / patch) * (width / patch), batch.context.dims()[1]];
+            batch.masks = adapter::masks(&job.adapter, *dropout, &draws, &names, tokens, device);
+        }
+        Ok(batch)
     }
 
     /// The batch of these samples, on the device of their conditioning (equation 13 of the SD3 paper, arXiv:2403.03206, with
@@ -113,8 +129,8 @@ impl Batch {
         let sigmas: Vec<f32> = samples.iter().map(|sample| sample.sigma).collect();
         let timesteps: Vec<f32> = sigmas.iter().map(|sigma| 1000.0 * sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
-        let objective = Objective::default();
-        Ok(Self { noisy: image(noisy), timesteps, sigmas, target: image(target), objective, context, pooled })
+        let (objective, masks) = (Objective::default(), Weights::default());
+        Ok(Self { noisy: image(noisy), timesteps, sigmas, target: image(target), objective, context, pooled, masks })
     }
 
     /// The loss of each value of the velocity that the network gives, in 32 bits, weighted for its sample. Its mean is the mean over the

@@ -36,23 +36,24 @@ pub(super) fn backward(
     share: f64,
     sink: &mut Sink<'_>,
 ) -> Result<f64, StageError> {
-    let shape = |name: &str| state.weights.get(name).map(|weight| weight.shape.clone());
+    let shape =
+        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
     let geometry = MmditGeometry::of(shape).map_err(WeightsError::from)?;
     let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
-    let part = Part { geometry: &geometry, parameters, device: context.device() };
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: context.device() };
     let [_, _, height, width] = noisy.dims();
     let first = first_trained(&state.weights, parameters);
 
-    let ends = part.weights(&state.weights, None, true);
+    let ends = part.weights(state, None, true);
     let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
-    let still = part.weights(&state.weights, None, false);
+    let still = part.weights(state, None, false);
     let still = Mmdit::without_blocks(&still.root(), &geometry)?;
     let conditioning = still.condition(timesteps.clone(), pooled.clone());
     let mut streams = still.embed(noisy.clone(), context.clone(), PositionCrop::Centre);
     let mut inputs = Vec::new();
     for index in 0..geometry.depth {
         inputs.push(streams.clone());
-        streams = part.block(&state.weights, index, false)?.1.forward(streams, conditioning.clone());
+        streams = part.block(state, index, false)?.1.forward(streams, conditioning.clone());
     }
 
     let (image, condition) = (leaf(&streams.image), leaf(&conditioning));
@@ -72,7 +73,7 @@ pub(super) fn backward(
         if first.is_none_or(|first| Some(index) < first) {
             return Ok(value);
         }
-        let (weights, block) = part.block(&state.weights, index, true)?;
+        let (weights, block) = part.block(state, index, true)?;
         let (image, context, condition) = (leaf(&input.image), leaf(&input.context), leaf(&conditioning));
         let output = block.forward(Streams { image: image.clone(), context: context.clone() }, condition.clone());
         let mut all = (along(output.image, above.image) + along(output.context, above.context)).backward();
@@ -100,20 +101,25 @@ fn first_trained(weights: &Weights, parameters: &Train) -> Option<Option<usize>>
 struct Part<'p> {
     geometry: &'p MmditGeometry,
     parameters: &'p Train,
+    /// An adapter's dropout.
+    masks: &'p Weights,
     device: Device,
 }
 
 impl Part<'_> {
     /// The weights of a block, or those outside of all blocks, as the network takes them.
-    fn weights(&self, weights: &Weights, block: Option<usize>, tracks: bool) -> Weights {
-        let of_part = weights.iter().filter(|(name, _)| block_of(name) == block);
-        let here: Weights =
-            of_part.map(|(name, weight)| (name.to_owned(), weight.clone().to_device(&self.device))).collect();
-        tracked(&here, nn::dtype(self.parameters.precision), |name| tracks && self.parameters.trains(name))
+    fn weights(&self, state: &State, block: Option<usize>, tracks: bool) -> Weights {
+        let here = |weights: &Weights| -> Weights {
+            let of_part = weights.iter().filter(|(name, _)| block_of(name) == block);
+            of_part.map(|(name, weight)| (name.to_owned(), weight.clone().to_device(&self.device))).collect()
+        };
+        let trains = |name: &str| tracks && self.parameters.trains(name);
+        let trained = tracked(&here(&state.weights), nn::dtype(self.parameters.precision), trains);
+        here(&state.frozen).map(|_, values| values.autodiff()).with(&trained).with(&here(self.masks))
     }
 
-    fn block(&self, weights: &Weights, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {
-        let weights = self.weights(weights, Some(index), tracks);
+    fn block(&self, state: &State, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {
+        let weights = self.weights(state, Some(index), tracks);
         let block = Mmdit::block(&weights.root(), self.geometry, index)?;
         Ok((weights, block))
     }

@@ -1,12 +1,14 @@
 //! Settings of a training that are right alone and not together.
 
 use crate::{
+    adapter::parameters::Method,
     problem::Problem,
     train::{
         density::Density,
+        init::Init,
         loss::{DeltaSchedule, Loss, Target},
         optimizer::Optimizer,
-        parameters::{Checkpointing, Train},
+        parameters::{Checkpointing, Train, WeightType},
         schedule::Schedule,
         weighting::Weighting,
     },
@@ -21,6 +23,7 @@ impl Train {
                 problems.push(Problem::new(field, message).hint(hint));
             }
         };
+        let lora = matches!(self.method, Method::LoRA(_));
         let prodigy = matches!(self.optimizer, Optimizer::Prodigy(_));
         let schedule_free = matches!(self.optimizer, Optimizer::AdamWScheduleFree(_));
         let by_blocks = self.checkpointing == Checkpointing::Blocks;
@@ -71,6 +74,24 @@ impl Train {
             "optimizer.warmup_init",
             "it has no effect without relative_step",
             "leave it out, or add relative_step: true",
+        );
+        refuse(
+            lora && self.init != Init::Model,
+            "init",
+            "an adapter's files are for the pipeline's model, and are of no use on other weights",
+            "export the checkpoint that it is to start from, and name that as the pipeline's `model`",
+        );
+        refuse(
+            lora && !self.freeze.is_empty(),
+            "freeze",
+            "an adapter leaves all of the model's weights as they are",
+            "choose by `targets` and `blocks`",
+        );
+        refuse(
+            lora && self.weights != WeightType::F32,
+            "weights",
+            "an adapter is small, and is kept in 32 bits",
+            "leave it out; the model's weights beside it are in `precision`",
         );
         refuse(self.fused_step && !by_blocks, "fused_step", "it goes block by block", "add checkpointing: Blocks");
         refuse(
@@ -144,12 +165,16 @@ mod tests {
             ("(fused_step: true, checkpointing: Blocks, accumulate: 2)", "fused_step"),
             ("(fused_step: true, checkpointing: Blocks, optimizer: Prodigy(()), learning_rate: 1.0)", "fused_step"),
             ("(block_swap: 2)", "block_swap"),
+            ("(method: LoRA(()), init: File(\"x\"))", "init"),
+            ("(method: LoRA(()), freeze: [\"*\"])", "freeze"),
+            ("(method: LoRA(()), weights: Bf16Stochastic)", "weights"),
         ] {
             assert_eq!(problems(settings), [field], "{settings}");
         }
         for settings in [
             "()",
             "(optimizer: Prodigy(()), learning_rate: 1.0)",
+            "(method: LoRA(()), checkpointing: Blocks, fused_step: true, optimizer: AdamW8bit(()))",
             "(optimizer: AdamWScheduleFree(()), schedule: Constant(warmup: 3))",
             "(fused_step: true, checkpointing: Blocks, block_swap: 2, optimizer: AdamW8bit(()), weights: Bf16Stochastic)",
         ] {

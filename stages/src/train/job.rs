@@ -2,8 +2,8 @@
 
 use crate::{
     action::{Action, Artifact},
+    adapter::{Place, parameters::Method, places},
     captions::Item,
-    checkpoint::Component,
     error::StageError,
     facts::Facts,
     random::Draws,
@@ -39,6 +39,8 @@ pub struct TrainJob {
     pub items: Vec<TrainItem>,
     /// The encoding of the empty prompt.
     pub empty: Digest,
+    /// Where the adapter sits, if one is trained.
+    pub adapter: Vec<Place>,
     /// Rows of T5's output in the texts.
     pub t5_tokens: u32,
     /// One for each epoch, each reading the one before it.
@@ -77,8 +79,12 @@ impl TrainJob {
             })
             .collect::<Result<Vec<_>, StageError>>()?;
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
-        let mut job =
-            Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
+        let adapter = match &parameters.method {
+            Method::Full => Vec::new(),
+            Method::LoRA(lora) => places(lora, &facts.geometry)?,
+        };
+        let (parameters, facts) = (parameters.clone(), facts.clone());
+        let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
         job.actions = job.chain()?;
         Ok(job)
     }
@@ -99,7 +105,7 @@ impl TrainJob {
             match actions.last() {
                 Some(previous) => preimage.read("previous", &previous.key.to_string())?,
                 None => {
-                    preimage.read("model", &self.facts.digests(&[Component::Mmdit]))?;
+                    preimage.read("model", &self.facts.start(&self.parameters.method))?;
                     preimage.read("parameters", &parameters)?;
                     preimage.read("device", &self.facts.device)?;
                     preimage.read("t5_tokens", &self.t5_tokens)?;
@@ -181,7 +187,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         action::Entry,
-        checkpoint::{ComponentSource, MmditGeometry},
+        checkpoint::{Component, ComponentSource, MmditGeometry},
         device::DeviceKind,
         facts::{Located, TokenizerFacts},
     };
@@ -192,6 +198,7 @@ pub(crate) mod tests {
         let located = Located { path: path.into(), digest: Digest::of(b"mmdit"), files: Vec::new() };
         Facts {
             components: [(Component::Mmdit, located)].into(),
+            adapters: [].into(),
             geometry: MmditGeometry::of(|name| source.shape(name).map(<[usize]>::to_vec)).unwrap(),
             clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(b"tokenizer"), files: Vec::new() },
             t5_tokenizer: None,

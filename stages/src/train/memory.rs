@@ -1,9 +1,11 @@
 //! The memory that a training needs at its worst moment, by counting what is held.
 
 use crate::{
+    adapter::parameters::Method,
     captions::report::CLIP_TOKENS,
     checkpoint::{MmditGeometry, block_of, mmdit_names},
     device::DeviceKind,
+    error::StageError,
     precision::Precision,
     train::{
         TrainJob,
@@ -53,7 +55,10 @@ pub struct Part {
 
 impl Footprint {
     /// That of a job.
-    pub fn of(job: &TrainJob) -> Self {
+    ///
+    /// # Errors
+    /// When an adapter can't sit where it is to.
+    pub fn of(job: &TrainJob) -> Result<Self, StageError> {
         let text = CLIP_TOKENS as u64 + u64::from(job.t5_tokens);
         let patch = 8 * job.facts.geometry.patch as u64;
         let mut buckets: BTreeMap<(u32, u32), u64> = BTreeMap::new();
@@ -68,13 +73,26 @@ impl Footprint {
     }
 
     /// That of a training with batches of these shapes.
-    pub fn new(geometry: &MmditGeometry, parameters: &Train, device: DeviceKind, batches: Vec<[u64; 3]>) -> Self {
+    ///
+    /// # Errors
+    /// When an adapter can't sit where it is to.
+    pub fn new(
+        geometry: &MmditGeometry,
+        parameters: &Train,
+        device: DeviceKind,
+        batches: Vec<[u64; 3]>,
+    ) -> Result<Self, StageError> {
         let on_gpu = device == DeviceKind::Cuda;
-        let recomputes_blocks = parameters.checkpointing == Checkpointing::Blocks;
         let (mut held, mut largest, mut parts) = (0, 0, BTreeMap::<Option<usize>, Part>::new());
-        for (name, shape) in mmdit_names(geometry) {
+        let own = parameters.tensors(geometry)?.into_iter().map(|tensor| (tensor, false));
+        let beside = match parameters.method {
+            Method::Full => Vec::new(),
+            Method::LoRA(_) => mmdit_names(geometry),
+        };
+        for ((name, shape), frozen) in own.chain(beside.into_iter().map(|tensor| (tensor, true))) {
             let size = shape.iter().product::<usize>() as u64;
-            let (trained, precision) = (parameters.trains(&name), parameters.kept_in(&name));
+            let trained = !frozen && parameters.trains(&name);
+            let precision = if frozen { parameters.precision } else { parameters.kept_in(&name) };
             let states = if trained { parameters.optimizer.keeps(&shape) } else { Vec::new() };
             let states = states.iter().map(|(_, dtype, count)| (dtype.bitsize() / 8 * count) as u64);
             let resident = size * precision.bytes() as u64 + states.sum::<u64>();
@@ -99,7 +117,7 @@ impl Footprint {
             trained: most.trained.max(part.trained),
             guests: most.guests.max(part.guests),
         };
-        Self {
+        Ok(Self {
             geometry: geometry.clone(),
             held,
             whole: parts.values().fold(Part::default(), sum),
@@ -107,11 +125,11 @@ impl Footprint {
             largest,
             precision: parameters.precision,
             accumulates: parameters.accumulate > 1,
-            recomputes_blocks,
+            recomputes_blocks: parameters.checkpointing == Checkpointing::Blocks,
             fused_step: parameters.fused_step,
             fused_attention: on_gpu,
             batches,
-        }
+        })
     }
 
     /// The most bytes that are held at once, whichever moment that is:
@@ -242,7 +260,7 @@ mod tests {
             patch: 2,
             channels: 16,
         };
-        Footprint::new(&geometry, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]])
+        Footprint::new(&geometry, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]]).unwrap()
     }
 
     /// Values of SD3-medium that are trained, and those of its table of positions, which is not.
@@ -303,7 +321,9 @@ mod tests {
         let held = TRAINED * (2 + 2);
         assert!((held..held * 5 / 4).contains(&fused), "{fused}");
         assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
+        let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
+        assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
         let frozen = medium("(freeze: [\"joint_blocks.0-11.*\"])").peak();
-        assert!(frozen < plain * 2 / 3, "{frozen} of {plain}");
+        assert!(frozen < plain * 3 / 4, "{frozen} of {plain}");
     }
 }

@@ -17,6 +17,8 @@ pub mod span;
 pub mod weighting;
 
 #[cfg(feature = "compute")]
+pub mod adapter;
+#[cfg(feature = "compute")]
 mod batch;
 #[cfg(feature = "compute")]
 mod blocks;
@@ -37,13 +39,16 @@ pub use batch::{Batch, Drawn};
 pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]
-pub use objective::{Gradients, tracked};
+pub use objective::{Gradients, network, tracked};
 pub use order::Turn;
 pub use rates::Rate;
 #[cfg(feature = "compute")]
 pub use run::train;
 #[cfg(feature = "compute")]
 pub use state::{Measured, Position, State};
+
+/// The role of an epoch's adapter, in the place of an epoch's `weights`.
+pub const ADAPTER: &str = "adapter";
 
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;

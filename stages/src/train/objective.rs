@@ -1,6 +1,7 @@
 //! The loss that training lowers, and its gradients.
 
 use crate::{
+    adapter::MAGNITUDE,
     error::StageError,
     nn::{self, Mmdit, PositionCrop, Weights},
     train::{batch::Batch, blocks, parameters::Train, state::State},
@@ -12,9 +13,16 @@ use std::collections::BTreeMap;
 /// same kind, so that the same kernels run; where nothing below is trained, nothing is recorded.
 pub fn tracked(weights: &Weights, dtype: DType, trains: impl Fn(&str) -> bool) -> Weights {
     weights.map(|name, values| {
-        let values = values.cast(dtype).autodiff();
+        // A DoRA's magnitudes stay in 32 bits: they are close to lengths that they are divided by.
+        let values = if name.ends_with(MAGNITUDE) { values } else { values.cast(dtype) }.autodiff();
         if trains(name) { values.require_grad() } else { values }
     })
+}
+
+/// All that the network is made of, as [`tracked`] makes it, with an adapter's frozen weights.
+pub fn network(state: &State, parameters: &Train) -> Weights {
+    let trained = tracked(&state.weights, nn::dtype(parameters.precision), |name| parameters.trains(name));
+    state.frozen.map(|_, values| values.autodiff()).with(&trained)
 }
 
 /// The gradients of those of the weights that are trained and took part, flat, in 32 bits.
@@ -74,7 +82,7 @@ impl Gradients {
     }
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
-        let network = Mmdit::new(&tracked.root())?;
+        let network = Mmdit::new(&tracked.with(&batch.masks).root())?;
         let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
         let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
         let loss = batch.losses(velocity).mean().mul_scalar(share);

@@ -5,6 +5,7 @@ pub use crate::train::{
     selection::{Decay, Group},
 };
 use crate::{
+    adapter::parameters::Method,
     precision::Precision,
     problem::Problem,
     train::{
@@ -17,7 +18,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Fine-tunes every weight of the MMDiT on cached texts and latents, by flow matching.
+/// Fine-tunes the MMDiT on cached texts and latents, by flow matching.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
@@ -25,6 +26,8 @@ pub struct Train {
     pub text: Option<String>,
     /// The `EncodeImages` stage; may be left out when there is just one.
     pub latents: Option<String>,
+    /// What is trained: every weight, or a low-rank adapter beside them. Every weight when left out.
+    pub method: Method,
     /// The weights to start from: the pipeline's model unless given, or what another run has trained, or a checkpoint.
     pub init: Init,
     /// Times that the whole data is seen. 16 gives a row of checkpoints from under-fitted to over-fitted to choose from.
@@ -119,6 +122,7 @@ impl Default for Train {
         Self {
             text: None,
             latents: None,
+            method: Method::Full,
             init: Init::Model,
             epochs: 16,
             batch: 1,
@@ -223,6 +227,9 @@ impl Train {
             problems.push(Problem::new("max_timestep", message).hint("min_timestep: 0, max_timestep: 1000"));
         }
         problems.extend(self.schedule.problems());
+        if let Method::LoRA(lora) = &self.method {
+            problems.extend(lora.problems());
+        }
         problems.extend(self.contradictions());
         if self.precision == Precision::F16 {
             problems.push(

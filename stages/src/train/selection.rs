@@ -1,6 +1,7 @@
 //! Which tensors are trained, and how each of them.
 
 use crate::{
+    adapter::{self, parameters::Method},
     checkpoint::{MmditGeometry, POSITION_TABLE, block_of, mmdit_names},
     error::StageError,
     precision::Precision,
@@ -69,12 +70,23 @@ impl Train {
         (group.map_or(1.0, |group| group.learning_rate), if decays { decay } else { 0.0 })
     }
 
+    /// The tensors that a training has, with their shapes: the network's own, the table of positions included, or an adapter's.
+    ///
+    /// # Errors
+    /// When an adapter can't sit where it is to.
+    pub fn tensors(&self, geometry: &MmditGeometry) -> Result<Vec<(String, Vec<usize>)>, StageError> {
+        Ok(match &self.method {
+            Method::Full => mmdit_names(geometry),
+            Method::LoRA(lora) => adapter::tensors(&adapter::places(lora, geometry)?, lora.dora),
+        })
+    }
+
     /// Makes sure that the model has what the parameters speak of.
     ///
     /// # Errors
     /// When a pattern is that of no tensor, when nothing is left to train, or when the model has fewer blocks than are swapped.
     pub fn check_model(&self, geometry: &MmditGeometry) -> Result<(), StageError> {
-        let names = mmdit_names(geometry);
+        let names = self.tensors(geometry)?;
         let names: Vec<&str> =
             names.iter().map(|(name, _)| name.as_str()).filter(|name| *name != POSITION_TABLE).collect();
         let frozen = self.freeze.iter().map(|pattern| ("freeze", pattern));

@@ -25,9 +25,12 @@ use std::{
 /// The weights, what the optimizer keeps, and how far the epoch is.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Every tensor of the MMDiT under its name, the table of positions included, each in the type and on the device that it is
-    /// kept in and on between steps.
+    /// Every tensor of the MMDiT under its name, the table of positions included, or of an adapter, each in the type and on the device
+    /// that it is kept in and on between steps.
     pub weights: Weights,
+    /// The weights that an adapter is trained beside, in the type that the network computes in, and the adapter's scales; in no file.
+    /// Nothing when the network's own weights are trained.
+    pub frozen: Weights,
     /// What the optimizer keeps of each trained tensor; nothing before the first step.
     pub kept: BTreeMap<String, Kept>,
     /// What the optimizer keeps of the training as a whole.
@@ -67,7 +70,13 @@ const WEIGHTS: &str = "weights";
 impl State {
     /// The state before the first step.
     pub fn start(weights: Weights) -> Self {
-        Self { weights, kept: BTreeMap::new(), course: Course::default(), position: Position::default() }
+        Self {
+            weights,
+            frozen: Weights::default(),
+            kept: BTreeMap::new(),
+            course: Course::default(),
+            position: Position::default(),
+        }
     }
 
     /// The weights to save and to draw with, see [`Optimizer::result`].
