@@ -306,6 +306,11 @@ fn check_lora_form(name: &str, export: &Export, method: &Method, faults: &mut Fa
                 without_effect("text_encoders", why, hint);
             }
         }
+        (Method::LoRA(lora), Some(LoraForm::Merged(_))) if !export.text_encoders && lora.clips().next().is_some() => {
+            let message = "the adapter is one of the CLIPs too, and a checkpoint without them would lose that";
+            let hint = "put them inside: text_encoders: true".to_owned();
+            faults.add(&format!("stages.{name}.lora"), message.to_owned(), hint);
+        }
         _ => {}
     }
 }

@@ -241,7 +241,8 @@ impl<'p> Planner<'p> {
         self.check_size(stage)?;
         self.check_text_encoders(stage)?;
         if let Stage::Train(parameters) = &stage.stage {
-            parameters.check_model(&self.facts()?.geometry)?;
+            let facts = self.facts()?;
+            parameters.check_model(&facts.geometry, &facts.clips)?;
         }
         Ok(())
     }
@@ -301,7 +302,7 @@ impl<'p> Planner<'p> {
                 _ => Value::Null,
             },
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, &facts, self.adapter_of(index).is_some()),
+                Stage::Export(parameters) => export::job::model(parameters, &facts, self.adapter_of(index)),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -423,7 +424,10 @@ impl<'p> Planner<'p> {
                     &artifact("train")?,
                 )?)
             }
-            Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
+            Stage::Sample(parameters) => {
+                let adapter = self.adapter_of(index);
+                Job::Sample(SampleJob::new(parameters, &facts, adapter, &artifact("export")?)?)
+            }
         })
     }
 }

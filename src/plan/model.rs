@@ -4,7 +4,7 @@ use super::PlanError;
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
-    adapter::{self, parameters::Method},
+    adapter::{self, Clips, parameters::Method},
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
     error::StageError,
     export,
@@ -25,7 +25,7 @@ const ALL: [Component; 6] =
 /// Looks at every file of the model. With no store each file is hashed anew.
 pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanError> {
     let model = &resolved.pipeline.model;
-    let (mut components, mut geometry) = (BTreeMap::new(), None);
+    let (mut components, mut geometry, mut clips) = (BTreeMap::new(), None, Clips::new());
     for component in ALL {
         let (path, named) = model.file(component);
         let looked = component_fingerprints(path, component)
@@ -43,6 +43,10 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
                 component,
                 source,
             })?);
+        }
+        if matches!(component, Component::ClipL | Component::ClipG) {
+            let shapes = source.tensors().map(|(name, view)| (name.to_owned(), view.shape));
+            clips.insert(component, shapes.collect());
         }
         let digest = component_digest(path, &files, &source, store)?;
         components.insert(component, Located { path: path.to_owned(), digest, files });
@@ -73,9 +77,9 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         }
         None => None,
     };
-    let adapters = adapters(resolved, &geometry, store)?;
+    let adapters = adapters(resolved, &geometry, &clips, store)?;
     let device = resolved.pipeline.device.kind();
-    let facts = Facts { components, adapters, geometry, clip_tokenizer, t5_tokenizer, device };
+    let facts = Facts { components, adapters, geometry, clips, clip_tokenizer, t5_tokenizer, device };
     for stage in &resolved.stages {
         if let Stage::Export(parameters) = &stage.stage {
             export::check(parameters, &facts)?;
@@ -88,12 +92,13 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
 fn adapters(
     resolved: &Resolved,
     geometry: &MmditGeometry,
+    clips: &Clips,
     store: Option<&Store>,
 ) -> Result<BTreeMap<PathBuf, Located>, PlanError> {
     let mut adapters = BTreeMap::new();
     for stage in &resolved.stages {
         let Stage::Train(Train { method: Method::LoRA(lora), .. }) = &stage.stage else { continue };
-        adapter::places(lora, geometry).map_err(StageError::from)?;
+        adapter::places(lora, geometry, clips).map_err(StageError::from)?;
         let Some(path) = &lora.from else { continue };
         let fault = |source| PlanError::File { path: path.clone(), source };
         let before = std::fs::metadata(path).map_err(fault)?;

@@ -1,7 +1,10 @@
 //! What is known of a model without loading it: where its networks lie, and the digests of what they read.
 
 use crate::{
-    adapter::parameters::{Lora, Method},
+    adapter::{
+        Base, Clips,
+        parameters::{Lora, Method},
+    },
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry, component_files},
     device::DeviceKind,
     error::StageError,
@@ -79,6 +82,8 @@ pub struct Facts {
     pub adapters: BTreeMap<PathBuf, Located>,
     /// The MMDiT's geometry.
     pub geometry: MmditGeometry,
+    /// The tensors of the CLIPs that the model has.
+    pub clips: Clips,
     /// CLIP's tokenizer.
     pub clip_tokenizer: TokenizerFacts,
     /// T5's tokenizer, if the model has a T5.
@@ -136,12 +141,29 @@ impl Facts {
         Ok(Some(ComponentSource::open(&located.path, component)?))
     }
 
-    /// The part of a training's key that names what it starts from.
+    /// Opens the networks that an adapter belongs to, as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// As there, and when the model lacks one of them.
+    pub fn base(&self, networks: &[Component]) -> Result<Base<'_>, StageError> {
+        let open = |network: &Component| {
+            self.open(*network)?.ok_or_else(|| StageError::Unfit(format!("the model has no {network}")))
+        };
+        let sources = networks.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        Ok(Base::new(&self.geometry, &self.clips, sources))
+    }
+
+    /// The part of a training's key that names what it starts from. CLIPs with an adapter read the captions themselves.
     pub fn start(&self, method: &Method) -> Value {
-        let mut start = self.digests(&[Component::Mmdit]);
-        if let (Method::LoRA(Lora { from: Some(path), .. }), Value::Object(start)) = (method, &mut start) {
+        let Method::LoRA(lora) = method else { return self.digests(&[Component::Mmdit]) };
+        let mut start = self.digests(&lora.networks());
+        let Value::Object(fields) = &mut start else { return start };
+        if lora.clips().next().is_some() {
+            fields.insert("clip_tokenizer".to_owned(), self.clip_tokenizer.identity.to_string().into());
+        }
+        if let Lora { from: Some(path), .. } = lora {
             let digest = self.adapters.get(path).map_or(Value::Null, |located| located.digest.to_string().into());
-            start.insert("adapter".to_owned(), digest);
+            fields.insert("adapter".to_owned(), digest);
         }
         start
     }

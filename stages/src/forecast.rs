@@ -7,7 +7,7 @@ use crate::{
     checkpoint::{Component, mmdit_names},
     error::StageError,
     export::{
-        ExportJob, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE,
+        ENCODER_FILE, ExportJob, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE, encoder_folder,
         job::model,
         parameters::{Layout, LoraForm},
     },
@@ -108,7 +108,7 @@ fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
 }
 
 fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
-    let tensors = job.parameters.tensors(&job.facts.geometry)?.into_iter();
+    let tensors = job.parameters.tensors(&job.facts.geometry, &job.facts.clips)?.into_iter();
     let (role, weights) = match job.parameters.method {
         Method::Full => ("weights", file_length(tensors, job.parameters.precision, &BTreeMap::new())?),
         Method::LoRA(_) => {
@@ -142,7 +142,7 @@ fn state_length(job: &TrainJob) -> Result<u64, StageError> {
         let weight = (format!("weights/{name}"), parameters.kept_in(&name).dtype(), shape);
         std::iter::once(weight).chain(kept)
     };
-    let tensors = parameters.tensors(&job.facts.geometry)?.into_iter().flat_map(of_tensor);
+    let tensors = parameters.tensors(&job.facts.geometry, &job.facts.clips)?.into_iter().flat_map(of_tensor);
     let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", parameters.epochs);
     let mut course = serde_json::to_string(&Course::default()).map_err(|error| StageError::Unfit(error.to_string()))?;
     if matches!(parameters.optimizer, Optimizer::Prodigy(_) | Optimizer::AdamWScheduleFree(_)) {
@@ -180,7 +180,7 @@ fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<F
     let form = missing.iter().find_map(|index| job.form(*index));
     if let (Some(adapter), Some(form @ (LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both))) = (&job.adapter, form)
     {
-        let bound = adapter_bound(&places(adapter, &job.facts.geometry)?);
+        let bound = adapter_bound(&places(adapter, &job.facts.geometry, &job.facts.clips)?);
         let outputs = missing.iter().map(|&index| {
             let epoch = job.checkpoints[index].0.to_string();
             let kohya = (form != LoraForm::Diffusers).then(|| checkpoint(index, LORA_KOHYA, &epoch, bound));
@@ -196,6 +196,11 @@ fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<F
             Ok(checkpoint(index, "checkpoint", &job.checkpoints[index].0.to_string(), length))
         });
     }
+    let own: Vec<(String, Component, &Shapes)> = others
+        .iter()
+        .filter(|(component, _)| job.trains(*component))
+        .map(|(component, shapes)| (format!("{}/{ENCODER_FILE}", encoder_folder(*component)), *component, shapes))
+        .collect();
     let common = match known.iter().find(|outputs| !outputs.is_empty()) {
         // Another epoch has brought them into the store.
         Some(outputs) => outputs.clone(),
@@ -205,9 +210,14 @@ fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<F
         let epoch = job.checkpoints[index].0;
         let length = folder_file(&trained, job.parameters.precision, &notes(index))?;
         let mut outputs = vec![checkpoint(index, "file", &format!("{epoch}/{TRANSFORMER_FILE}"), length)];
+        for (name, component, shapes) in &own {
+            let length = encoder_file(job, *component, shapes, &notes(index))?;
+            outputs.push(of_action("file", &format!("{epoch}/{name}"), &job.actions[index], length));
+        }
         outputs.extend(common.iter().filter_map(|file| {
             let (_, name) = file.item.split_once('/')?;
-            (name != TRANSFORMER_FILE).then(|| Output { item: format!("{epoch}/{name}"), ..file.clone() })
+            let common = name != TRANSFORMER_FILE && own.iter().all(|(own, ..)| name != own);
+            common.then(|| Output { item: format!("{epoch}/{name}"), ..file.clone() })
         }));
         Ok(outputs)
     });
@@ -237,17 +247,25 @@ fn folder_file(shapes: &Shapes, precision: Precision, notes: &BTreeMap<String, S
     Ok(file_length(shapes.iter().cloned(), precision, notes)? + LONGER_NAMES * shapes.len() as u64)
 }
 
+/// The bytes of a text encoder's weights, or of half a VAE's, in a diffusers folder. CLIP-L may get a projection that its file leaves out.
+fn encoder_file(
+    job: &ExportJob,
+    component: Component,
+    shapes: &Shapes,
+    notes: &BTreeMap<String, String>,
+) -> Result<u64, StageError> {
+    let width = shapes.iter().find(|(name, _)| name.ends_with("token_embedding.weight"));
+    let width = width.and_then(|(_, shape)| shape.get(1)).copied().unwrap_or_default();
+    let projection = (width * width * job.parameters.precision.bytes()) as u64;
+    let projection = if component == Component::ClipL { projection } else { 0 };
+    Ok(folder_file(shapes, job.parameters.precision, notes)? + projection)
+}
+
 /// The files of a diffusers folder that are the same for every epoch, with bounds of their lengths: a folder's small files as one.
 fn common_files(job: &ExportJob, others: &[(Component, Shapes)]) -> Result<Vec<Output>, StageError> {
     let mut files = vec![("configuration".to_owned(), 10 * CONFIGURATION)];
-    for (component, shapes) in others {
-        // CLIP-L may get a projection that its file leaves out.
-        let width = shapes.iter().find(|(name, _)| name.ends_with("token_embedding.weight"));
-        let width = width.and_then(|(_, shape)| shape.get(1)).copied().unwrap_or_default();
-        let projection = (width * width * job.parameters.precision.bytes()) as u64;
-        let projection = if *component == Component::ClipL { projection } else { 0 };
-        let length = folder_file(shapes, job.parameters.precision, &BTreeMap::new())?;
-        files.push((component.to_string(), length + projection));
+    for (component, shapes) in others.iter().filter(|(component, _)| !job.trains(*component)) {
+        files.push((component.to_string(), encoder_file(job, *component, shapes, &BTreeMap::new())?));
     }
     let mut tokenizer = |name: &str, path: Option<&Path>| {
         files.extend(path.map(|path| (name.to_owned(), folder_length(path))));
@@ -257,7 +275,7 @@ fn common_files(job: &ExportJob, others: &[(Component, Shapes)]) -> Result<Vec<O
     tokenizer("tokenizer_2", facts.clip_tokenizer.path.as_deref());
     tokenizer("tokenizer_3", facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_deref()));
     let made_of =
-        format!("{} {:?}", model(&job.parameters, &job.facts, job.adapter.is_some()), job.parameters.precision);
+        format!("{} {:?}", model(&job.parameters, &job.facts, job.adapter.as_ref()), job.parameters.precision);
     let file =
         |(name, length): (String, u64)| expected("file", &format!("0/{name}"), &format!("{name} of {made_of}"), length);
     Ok(files.into_iter().map(file).collect())

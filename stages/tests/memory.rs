@@ -6,6 +6,7 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_stages::{
+    adapter::Clips,
     checkpoint::{MmditGeometry, mmdit_names},
     device::DeviceKind,
     nn::{self, Weight, Weights},
@@ -91,7 +92,7 @@ fn geometry() -> MmditGeometry {
 fn footprint(precision: Precision, side: usize) -> Footprint {
     let parameters = Train { precision, ..Train::default() };
     let batch = [1, (side * side / 4) as u64, TEXT as u64];
-    Footprint::new(&geometry(), &parameters, DeviceKind::Cpu, vec![batch]).unwrap()
+    Footprint::new(&geometry(), &Clips::new(), &parameters, DeviceKind::Cpu, vec![batch]).unwrap()
 }
 
 /// Two steps: the second has everything that a step of a long training has.

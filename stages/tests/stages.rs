@@ -122,6 +122,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
         components: components.collect(),
         adapters: BTreeMap::new(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
+        clips: BTreeMap::new(),
         clip_tokenizer: TokenizerFacts {
             path: None,
             identity: Digest::of(&ClipTokenizer::built_in_identity()),
@@ -211,7 +212,7 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
         precision: Precision::F32,
         ..Sample::default()
     };
-    let images = run(&Job::Sample(SampleJob::new(&parameters, &facts, &export).unwrap()), &mut work);
+    let images = run(&Job::Sample(SampleJob::new(&parameters, &facts, None, &export).unwrap()), &mut work);
     check_images(&golden, &images, &store);
     assert!(work.changed.is_empty());
 }

@@ -9,7 +9,7 @@ mod golden;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
 use sd3pipe_stages::adapter::{
-    self,
+    self, Clips,
     parameters::{Lora, Target},
 };
 use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
@@ -129,7 +129,7 @@ fn adapter(golden: &Golden, lora: Lora) -> State {
     let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
     let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
     let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
-    let places = adapter::places(&lora, &geometry).unwrap();
+    let places = adapter::places(&lora, &geometry, &Clips::new()).unwrap();
     assert!(places.iter().all(|place| place.scale == scale));
 
     let device = Device::flex();

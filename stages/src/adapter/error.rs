@@ -12,8 +12,8 @@ pub enum AdapterError {
     /// The pipeline's blocks and targets name no layer that the model has.
     #[error("method: {0}")]
     Nowhere(String),
-    /// The file holds tensors that are no part of an adapter of this MMDiT.
-    #[error("{} is no adapter of this model's MMDiT:\n{}", path.display(), problems.join("\n"))]
+    /// The file holds tensors that are no part of an adapter of this model.
+    #[error("{} is no adapter of this model's MMDiT and CLIPs:\n{}", path.display(), problems.join("\n"))]
     Unfit {
         /// The file.
         path: PathBuf,

@@ -1,10 +1,7 @@
 //! An adapter on the host, and what it makes of the weights that it belongs to.
 
-use super::{Part, Site};
-use crate::{
-    checkpoint::ComponentSource,
-    tensors::{self, Array},
-};
+use super::{Base, Part, Site};
+use crate::tensors::{self, Array};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -87,8 +84,8 @@ impl Adapter {
             .filter(move |layer| std::mem::replace(&mut last, layer) != *layer)
     }
 
-    /// A tensor of the base model, by its canonical name, with the adapter in it; nothing when it's none that the adapter changes.
-    pub fn merged(&self, base: &ComponentSource, name: &str, strength: f32) -> Option<Array> {
+    /// A tensor of the base model, by its name in an adapter, with the adapter in it; nothing when it's none that the adapter changes.
+    pub fn merged(&self, base: &Base<'_>, name: &str, strength: f32) -> Option<Array> {
         let layer = name.strip_suffix(".weight")?;
         let mut sites = self.of_layer(layer).peekable();
         sites.peek()?;
@@ -108,7 +105,7 @@ impl Adapter {
 }
 
 /// The weight of a layer, in 32 bits.
-pub(super) fn weight(base: &ComponentSource, layer: &str) -> Option<Array> {
+pub(super) fn weight(base: &Base<'_>, layer: &str) -> Option<Array> {
     let name = format!("{layer}.weight");
     let view = base.tensor(&name)?;
     let values = tensors::decode(view.dtype, &view.bytes())?;

@@ -1,5 +1,6 @@
-//! Low-rank adapters (LoRA, DoRA) of the MMDiT: where they sit, what they are, and the files that they come in.
+//! Low-rank adapters (LoRA, DoRA) of the MMDiT and of the CLIPs: where they sit, what they are, and the files that they come in.
 
+mod base;
 mod error;
 mod low_rank;
 pub mod parameters;
@@ -8,6 +9,7 @@ mod site;
 mod start;
 mod write;
 
+pub use base::{Base, Clips, network_of, prefix};
 pub use error::AdapterError;
 pub use low_rank::{Adapter, LowRank};
 pub use read::{ALPHA, DOWN, MAGNITUDE, UP, file_digest};

@@ -1,16 +1,16 @@
 //! What a pipeline may say about what is trained: every weight, or a low-rank adapter.
 
-use crate::problem::Problem;
+use crate::{checkpoint::Component, problem::Problem};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
 
-/// What of the MMDiT is trained.
+/// What of the model is trained.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Method {
-    /// Every weight.
+    /// Every weight of the MMDiT.
     #[default]
     Full,
     /// A low-rank adapter beside weights that stay as they are: `y = W·x + (alpha/rank)·up·down·x` (Hu et al. 2021,
@@ -18,7 +18,7 @@ pub enum Method {
     LoRA(Lora),
 }
 
-/// A low-rank adapter of the MMDiT. The text encoders get none: training reads their outputs, which are cached.
+/// A low-rank adapter of the MMDiT and, where `targets` say so, of the CLIPs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
@@ -27,11 +27,12 @@ pub struct Lora {
     /// The adapter's output is scaled by alpha/rank. When left out it is each layer's own rank, a scale of 1, so that another rank
     /// needs no other learning rate.
     pub alpha: Option<f64>,
-    /// The kinds of layers that get an adapter. All layers of the joint blocks, as in sd-scripts, when left out.
+    /// The kinds of layers that get an adapter. All layers of the joint blocks when left out, and none of the CLIPs: their cached
+    /// outputs are all that training reads then.
     pub targets: BTreeSet<Target>,
     /// Ranks of kinds of layers that differ from `rank`: `{ImageModulation: 4}`.
     pub ranks: BTreeMap<Target, u32>,
-    /// The joint blocks that get an adapter, counted from 0: `"0-11,23"`. All of them when left out.
+    /// The joint blocks that get an adapter, counted from 0: `"0-11,23"`. All of them when left out. The CLIPs have none.
     pub blocks: Option<String>,
     /// Gives queries, keys and values an adapter each, as diffusers does. Otherwise the three share the half that reads, as in
     /// sd-scripts: fewer weights, and one file of the same rank for both. Kinds of which only some are targets are always apart.
@@ -93,6 +94,16 @@ pub enum Target {
     Embedders,
     /// The two layers after the last block.
     FinalLayer,
+    /// Queries, keys, values and outputs in every layer of CLIP-L, which learns what new words mean. Its captions are then encoded at
+    /// every step, forwards and backwards, so that each step takes longer and the encoder stays in memory; their cached encodings
+    /// serve for the other encoders. `groups` can give it a rate of its own: `(match: "clip_l.*", learning_rate: 0.1)`.
+    ClipLAttention,
+    /// The two feed-forward layers in every layer of CLIP-L, at the same cost.
+    ClipLFeedForward,
+    /// Queries, keys, values and outputs in every layer of CLIP-G, which is over five times as large as CLIP-L: `clip_g.*`.
+    ClipGAttention,
+    /// The two feed-forward layers in every layer of CLIP-G, at the same cost.
+    ClipGFeedForward,
 }
 
 impl Target {
@@ -177,6 +188,21 @@ impl Lora {
             }
         }
         Ok(Some(blocks))
+    }
+
+    /// The CLIPs of which some layers are targets.
+    pub fn clips(&self) -> impl Iterator<Item = Component> {
+        let of_clips = [
+            (Component::ClipL, [Target::ClipLAttention, Target::ClipLFeedForward]),
+            (Component::ClipG, [Target::ClipGAttention, Target::ClipGFeedForward]),
+        ];
+        let chosen = |targets: &[Target; 2]| targets.iter().any(|target| self.targets.contains(target));
+        of_clips.into_iter().filter(move |(_, targets)| chosen(targets)).map(|(clip, _)| clip)
+    }
+
+    /// The networks of which some layers may have an adapter.
+    pub fn networks(&self) -> Vec<Component> {
+        std::iter::once(Component::Mmdit).chain(self.clips()).collect()
     }
 
     /// The rank of a kind of layers; none when it gets no adapter.

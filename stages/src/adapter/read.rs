@@ -1,12 +1,12 @@
 //! Adapters out of files: in the form of sd-scripts and ComfyUI, in that of diffusers, and in our own.
 
 use super::{
-    Adapter, AdapterError, LowRank, Part, Site,
+    Adapter, AdapterError, Base, LowRank, Part, Site,
     low_rank::{rows_mut, weight},
     site::layers,
 };
 use crate::{
-    checkpoint::{CheckpointError, ComponentSource, Form, Layout, MmditGeometry, TensorFile},
+    checkpoint::{CheckpointError, Form, Layout, TensorFile},
     tensors::{self, Array},
 };
 use sd3pipe_cache::Digest;
@@ -51,9 +51,18 @@ const ROLES: [(&str, Role); 10] = [
     (".dora_scale", Role::DoraScale),
 ];
 
-/// What the names of a file's modules may begin with: our own have no prefix.
-const PREFIXES: [&str; 5] =
-    ["lora_unet_", "lora_transformer_", "transformer.", "base_model.model.", "diffusion_model."];
+/// What the names of a file's modules may begin with, and what our own begin with then.
+const PREFIXES: [(&str, &str); 9] = [
+    ("lora_unet_", ""),
+    ("lora_transformer_", ""),
+    ("transformer.", ""),
+    ("base_model.model.", ""),
+    ("diffusion_model.", ""),
+    ("lora_te1_", "clip_l_"),
+    ("lora_te2_", "clip_g_"),
+    ("text_encoder.", "clip_l_"),
+    ("text_encoder_2.", "clip_g_"),
+];
 
 /// The digest of an adapter's file: of its tensors, and of the notes that its scale may depend on.
 ///
@@ -96,13 +105,13 @@ struct Found {
 }
 
 impl Adapter {
-    /// Reads an adapter of an MMDiT.
+    /// Reads an adapter of these networks.
     ///
     /// # Errors
-    /// When the file can't be read, or holds anything that is no part of an adapter of this MMDiT, such as one of a text encoder.
-    pub fn read(path: &Path, geometry: &MmditGeometry, base: &ComponentSource) -> Result<Self, AdapterError> {
+    /// When the file can't be read, or holds anything that is no part of an adapter of them, such as one of T5.
+    pub fn read(path: &Path, base: &Base<'_>) -> Result<Self, AdapterError> {
         let file = TensorFile::open(path)?;
-        let (layers, slots) = (layers(geometry), slots(geometry));
+        let (layers, slots) = (layers(base.geometry, base.clips), slots(base));
         let settings = Settings::of(&file);
         let mut problems = Vec::new();
         let mut modules: BTreeMap<&str, Found> = BTreeMap::new();
@@ -187,7 +196,7 @@ fn low_rank(
     (outputs, inputs): (usize, usize),
     swapped: bool,
     scale: impl Fn(Option<f64>, usize) -> f32,
-    base: &ComponentSource,
+    base: &Base<'_>,
 ) -> Result<LowRank, String> {
     let (Some(mut down), Some(mut up)) = (found.down, found.up) else {
         return Err("has only one half of an adapter".to_owned());
@@ -211,7 +220,7 @@ fn low_rank(
     }
     let mut low_rank = LowRank { down, up, scale: scale(found.alpha, rank), magnitude: None };
     if let Some(magnitude) = magnitude.as_mut().filter(|_| dora_scale) {
-        let mut weight = weight(base, &site.layer).ok_or("belongs to a layer that can't be read")?;
+        let mut weight = weight(base, &site.layer).ok_or("belongs to a network that no target lies in")?;
         let lengths = low_rank.lengths(rows_mut(&mut weight.values, site.part));
         magnitude.iter_mut().zip(lengths).for_each(|(magnitude, (plain, merged))| *magnitude *= merged / plain);
     }
@@ -221,17 +230,19 @@ fn low_rank(
 
 /// A module's name without what the forms differ in: prefix, dots or underscores.
 fn plain(module: &str) -> String {
-    PREFIXES.iter().find_map(|prefix| module.strip_prefix(prefix)).unwrap_or(module).replace('.', "_")
+    let known = PREFIXES.iter().find_map(|(prefix, ours)| Some((*ours, module.strip_prefix(prefix)?)));
+    let (ours, rest) = known.unwrap_or(("", module));
+    format!("{ours}{}", rest.replace('.', "_"))
 }
 
 /// Every module that a file could have, by its plain name.
-fn slots(geometry: &MmditGeometry) -> HashMap<String, Slot> {
+fn slots(base: &Base<'_>) -> HashMap<String, Slot> {
     let mut slots = HashMap::new();
     let mut add = |name: &str, layer: &str, part, swapped| {
         slots.insert(name.replace('.', "_"), Slot { site: Site { layer: layer.to_owned(), part }, swapped });
     };
-    let diffusers = Layout::DiffusersMmdit { depth: geometry.depth };
-    for layer in layers(geometry).keys() {
+    let diffusers = Layout::DiffusersMmdit { depth: base.geometry.depth };
+    for layer in layers(base.geometry, base.clips).keys() {
         add(layer, layer, None, false);
         let Some(place) = diffusers.place(&format!("{layer}.weight")) else { continue };
         let names = place.names.iter().filter_map(|name| name.strip_suffix(".weight"));
@@ -258,8 +269,10 @@ impl Settings {
 
     /// The scale of a module, given the alpha beside its tensors and its rank. Without either alpha is the rank.
     fn scale(&self, module: &str) -> impl Fn(Option<f64>, usize) -> f32 {
-        let name = module.strip_prefix("transformer.").unwrap_or(module);
-        let of = |field: &str| self.0.get(format!("transformer.{field}"));
+        let of_encoder = |network: &&str| module.strip_prefix(network).is_some_and(|rest| rest.starts_with('.'));
+        let network = ["text_encoder", "text_encoder_2"].into_iter().find(of_encoder).unwrap_or("transformer");
+        let name = module.strip_prefix(network).and_then(|rest| rest.strip_prefix('.')).unwrap_or(module);
+        let of = |field: &str| self.0.get(format!("{network}.{field}"));
         let pattern = of("alpha_pattern").and_then(|pattern| pattern.get(name));
         let noted = pattern.or_else(|| of("lora_alpha")).and_then(Value::as_f64);
         let by_root = of("use_rslora").and_then(Value::as_bool) == Some(true);

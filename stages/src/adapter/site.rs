@@ -1,10 +1,11 @@
-//! Where an adapter sits: the layers of an MMDiT by their kinds.
+//! Where an adapter sits: the layers of an MMDiT and of the CLIPs by their kinds.
 
 use super::{
-    AdapterError, DOWN, MAGNITUDE, UP,
+    AdapterError, Clips, DOWN, MAGNITUDE, UP,
+    base::{network_of, prefix},
     parameters::{Lora, Target},
 };
-use crate::checkpoint::{MmditGeometry, POSITION_TABLE, mmdit_names};
+use crate::checkpoint::{Component, MmditGeometry, POSITION_TABLE, mmdit_names};
 use std::{collections::BTreeMap, fmt};
 
 /// A third of a layer that makes queries, keys and values at once.
@@ -35,7 +36,7 @@ impl Part {
 /// A layer that has an adapter, or the third of one that has its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Site {
-    /// The layer's canonical name: `joint_blocks.0.x_block.attn.qkv`.
+    /// The layer's canonical name, `joint_blocks.0.x_block.attn.qkv`; that of a CLIP's begins with `clip_l.` or `clip_g.`.
     pub layer: String,
     /// The third of its rows; none for all of them.
     pub part: Option<Part>,
@@ -66,24 +67,33 @@ pub struct Place {
 }
 
 /// Every layer that can have an adapter, with the shape of its weight.
-pub(super) fn layers(geometry: &MmditGeometry) -> BTreeMap<String, Vec<usize>> {
-    let names = mmdit_names(geometry).into_iter().filter(|(name, shape)| name != POSITION_TABLE && shape.len() > 1);
+pub(super) fn layers(geometry: &MmditGeometry, clips: &Clips) -> BTreeMap<String, Vec<usize>> {
+    let mmdit = mmdit_names(geometry).into_iter().filter(|(name, _)| name != POSITION_TABLE);
+    let of_clip = |(clip, tensors): (&Component, &Vec<(String, Vec<usize>)>)| {
+        let inside = tensors.iter().filter(|(name, _)| name.starts_with("text_model.encoder.layers."));
+        inside.map(|(name, shape)| (format!("{}{name}", prefix(*clip)), shape.clone())).collect::<Vec<_>>()
+    };
+    let names = mmdit.chain(clips.iter().flat_map(of_clip)).filter(|(_, shape)| shape.len() > 1);
     names.filter_map(|(name, shape)| Some((name.strip_suffix(".weight")?.to_owned(), shape))).collect()
 }
 
 /// The places of an adapter, sorted by site.
 ///
 /// # Errors
-/// When blocks are named that the model has not, or no layer is left.
-pub fn places(lora: &Lora, geometry: &MmditGeometry) -> Result<Vec<Place>, AdapterError> {
+/// When blocks or CLIPs are named that the model has not, or no layer is left.
+pub fn places(lora: &Lora, geometry: &MmditGeometry, clips: &Clips) -> Result<Vec<Place>, AdapterError> {
     let chosen = lora.chosen_blocks().map_err(AdapterError::Nowhere)?;
     let last = geometry.depth - 1;
     if let Some(block) = chosen.iter().flatten().find(|block| **block > last) {
         let message = format!("blocks: there is no block {block}: the model's blocks are 0 to {last}");
         return Err(AdapterError::Nowhere(message));
     }
+    if let Some(clip) = lora.clips().find(|clip| !clips.contains_key(clip)) {
+        let message = format!("targets: the model has no {clip}: name its file in `model`, or leave its layers out");
+        return Err(AdapterError::Nowhere(message));
+    }
     let mut places = Vec::new();
-    for (layer, shape) in layers(geometry) {
+    for (layer, shape) in layers(geometry, clips) {
         let (block, targets) = kind(&layer);
         if block.is_some_and(|block| chosen.as_ref().is_some_and(|chosen| !chosen.contains(&block))) {
             continue;
@@ -119,6 +129,14 @@ pub fn places(lora: &Lora, geometry: &MmditGeometry) -> Result<Vec<Place>, Adapt
 fn kind(layer: &str) -> (Option<usize>, [Option<Target>; 3]) {
     use Target::*;
     let one = |target| [Some(target), None, None];
+    let of_clip = match network_of(layer) {
+        (Component::ClipL, name) => Some((name, ClipLAttention, ClipLFeedForward)),
+        (Component::ClipG, name) => Some((name, ClipGAttention, ClipGFeedForward)),
+        _ => None,
+    };
+    if let Some((name, attention, feed_forward)) = of_clip {
+        return (None, one(if name.contains(".self_attn.") { attention } else { feed_forward }));
+    }
     let Some((block, rest)) = layer.strip_prefix("joint_blocks.").and_then(|layer| layer.split_once('.')) else {
         return (None, one(if layer.starts_with("final_layer") { FinalLayer } else { Embedders }));
     };
@@ -163,7 +181,7 @@ pub(super) mod tests {
     }
 
     fn sites(lora: &Lora, geometry: &MmditGeometry) -> Vec<String> {
-        places(lora, geometry).unwrap().iter().map(|place| place.site.to_string()).collect()
+        places(lora, geometry, &Clips::new()).unwrap().iter().map(|place| place.site.to_string()).collect()
     }
 
     /// sd-scripts' modules, counted in the reference: 237 of SD3-medium, 263 of SD3.5-medium, 377 of SD3.5-large.
@@ -171,7 +189,7 @@ pub(super) mod tests {
     fn the_default_adapts_as_many_layers_as_sd_scripts() {
         for (depth, dual, expected) in [(24, 0, 237), (24, 13, 263), (38, 0, 377)] {
             let geometry = geometry(depth, 64 * depth, &(0..dual).collect::<Vec<_>>());
-            assert_eq!(places(&Lora::default(), &geometry).unwrap().len(), expected);
+            assert_eq!(places(&Lora::default(), &geometry, &Clips::new()).unwrap().len(), expected);
         }
     }
 
@@ -201,12 +219,46 @@ pub(super) mod tests {
         assert_eq!(sites(&lora(&[Target::Embedders], None), &geometry).len(), 6);
     }
 
+    /// sd-scripts' modules, counted in the reference: 72 of CLIP-L and 192 of CLIP-G.
+    #[test]
+    fn clips_have_as_many_layers_as_in_sd_scripts_and_none_of_them_by_default() {
+        let clips: Clips = [(Component::ClipL, clip(12, 768)), (Component::ClipG, clip(32, 1280))].into();
+        let geometry = geometry(24, 1536, &[]);
+        assert_eq!(places(&Lora::default(), &geometry, &clips).unwrap().len(), 237);
+        let count = |targets: &[Target]| {
+            let lora = Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
+            places(&lora, &geometry, &clips).unwrap().len()
+        };
+        assert_eq!(count(&[Target::ClipLAttention]), 48);
+        assert_eq!(count(&[Target::ClipLAttention, Target::ClipLFeedForward]), 72);
+        assert_eq!(count(&[Target::ClipGAttention, Target::ClipGFeedForward]), 192);
+        let lora = Lora { targets: [Target::ClipGFeedForward].into(), ..Lora::default() };
+        assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("the model has no CLIP-G"));
+    }
+
+    /// The tensors of a CLIP's layers.
+    fn clip(layers: usize, width: usize) -> Vec<(String, Vec<usize>)> {
+        let of_layer = |index: usize| {
+            let name = move |part: &str, kind: &str| format!("text_model.encoder.layers.{index}.{part}.{kind}");
+            let linear = |part: &str, outputs: usize, inputs: usize| {
+                [(name(part, "weight"), vec![outputs, inputs]), (name(part, "bias"), vec![outputs])]
+            };
+            let attention = ["q", "k", "v", "out"].map(|part| linear(&format!("self_attn.{part}_proj"), width, width));
+            let norm = [(name("layer_norm1", "weight"), vec![width]), (name("layer_norm1", "bias"), vec![width])];
+            let hidden = 4 * width;
+            let inner = [linear("mlp.fc1", hidden, width), linear("mlp.fc2", width, hidden)];
+            [&attention.concat()[..], &norm, &inner.concat()].concat()
+        };
+        let embedding = ("text_model.embeddings.token_embedding.weight".to_owned(), vec![49408, width]);
+        std::iter::once(embedding).chain((0..layers).flat_map(of_layer)).collect()
+    }
+
     #[test]
     fn blocks_that_are_not_there_and_an_empty_choice_are_errors() {
         let geometry = geometry(3, 64, &[]);
         let lora = Lora { blocks: Some("1-3".into()), ..Lora::default() };
-        assert!(places(&lora, &geometry).unwrap_err().to_string().contains("no block 3"));
+        assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("no block 3"));
         let lora = Lora { blocks: Some("2".into()), targets: [Target::TextOutput].into(), ..Lora::default() };
-        assert!(places(&lora, &geometry).unwrap_err().to_string().contains("no layer"));
+        assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("no layer"));
     }
 }

@@ -1,16 +1,16 @@
 //! An adapter before the first step: drawn, or out of a file.
 
 use super::{
-    Adapter, AdapterError, LowRank, Part, Place, Site,
+    Adapter, AdapterError, Base, LowRank, Part, Place, Site,
     low_rank::{length, rows_mut, weight},
 };
-use crate::{checkpoint::ComponentSource, random::Draws, tensors::Array};
+use crate::{random::Draws, tensors::Array};
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
 impl Adapter {
     /// An adapter that changes nothing yet: what reads is drawn evenly from ±1/√inputs (PyTorch's `kaiming_uniform_(a=√5)`, as in
     /// sd-scripts and PEFT), what writes is 0, and a DoRA's magnitudes are the lengths of the rows as they are.
-    pub fn start(places: &[Place], dora: bool, seed: u64, base: &ComponentSource) -> Self {
+    pub fn start(places: &[Place], dora: bool, seed: u64, base: &Base<'_>) -> Self {
         let draw = |place: &Place| {
             let mut draws = Draws::new(seed, "adapter", 0, &place.site.to_string());
             let bound = 1.0 / libm::sqrt(place.inputs as f64);
@@ -114,7 +114,7 @@ impl LowRank {
     }
 }
 
-fn row_lengths(place: &Place, base: &ComponentSource) -> Vec<f32> {
+fn row_lengths(place: &Place, base: &Base<'_>) -> Vec<f32> {
     // A layer that is missing was refused when the network was found.
     let mut weight = weight(base, &place.site.layer).unwrap_or_default().values;
     rows_mut(&mut weight, place.site.part).chunks(place.inputs).map(|row| length(row.iter().copied())).collect()

@@ -1,12 +1,13 @@
 //! Adapters as other programs read them.
 
 use super::{
-    ALPHA, Adapter, DOWN, LowRank, MAGNITUDE, UP,
+    ALPHA, Adapter, Base, DOWN, LowRank, MAGNITUDE, UP,
+    base::network_of,
     low_rank::{length, rows_mut, weight},
     site::layers,
 };
 use crate::{
-    checkpoint::{ComponentSource, Form, Layout, MmditGeometry},
+    checkpoint::{Component, Form, Layout},
     tensors::Array,
 };
 
@@ -15,18 +16,24 @@ type Tensors = Vec<(String, Array)>;
 
 impl Adapter {
     /// In the form of sd-scripts, as it and ComfyUI read it: `lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight`, `.lora_up.weight`,
-    /// `.alpha`, and of a DoRA `.dora_scale`.
+    /// `.alpha`, and of a DoRA `.dora_scale`; of CLIP-L `lora_te1_text_model_…`, of CLIP-G `lora_te2_text_model_…`.
     ///
     /// Adapters of the thirds of a layer become one of the sum of their ranks, each writing to its own rows, with an alpha that
     /// is larger by as much: sd-scripts leaves alpha as it is there, so that its own readers apply a third of what was trained.
     ///
     /// ComfyUI divides a DoRA's rows by their lengths *before* the adapter is added, and means the lengths afterwards: the
     /// magnitudes are written such that it comes to what was trained, on the model that it was trained on.
-    pub fn to_kohya(&self, geometry: &MmditGeometry, base: &ComponentSource) -> Tensors {
+    pub fn to_kohya(&self, base: &Base<'_>) -> Tensors {
         let mut tensors = Vec::new();
-        for (layer, shape) in layers(geometry) {
+        for (layer, shape) in layers(base.geometry, base.clips) {
             let Some(whole) = self.whole(&layer, base) else { continue };
-            let name = format!("lora_unet_{}", layer.replace('.', "_"));
+            let (network, own) = network_of(&layer);
+            let prefix = match network {
+                Component::ClipL => "lora_te1_",
+                Component::ClipG => "lora_te2_",
+                _ => "lora_unet_",
+            };
+            let name = format!("{prefix}{}", own.replace('.', "_"));
             let rank = whole.rank();
             if let Some(magnitude) = &whole.magnitude {
                 let lengths = whole.lengths(&weight(base, &layer).unwrap_or_default().values);
@@ -46,24 +53,22 @@ impl Adapter {
     }
 
     /// In the form of PEFT, as diffusers' `load_lora_weights` reads it: `transformer.transformer_blocks.0.attn.to_q.lora_A.weight`,
-    /// `.lora_B.weight`, and of a DoRA `.lora_magnitude_vector`.
+    /// `.lora_B.weight`, and of a DoRA `.lora_magnitude_vector`; of CLIP-L `text_encoder.text_model.…`, of CLIP-G `text_encoder_2.text_model.…`.
     ///
     /// There is no alpha in it: the half that writes is scaled by alpha/rank, and all ranks are filled up with zeros to the
     /// largest, because releases of diffusers take one alpha for all.
-    pub fn to_diffusers(&self, geometry: &MmditGeometry) -> Tensors {
-        let layout = Layout::DiffusersMmdit { depth: geometry.depth };
+    pub fn to_diffusers(&self, base: &Base<'_>) -> Tensors {
         let rank = self.sites.values().map(LowRank::rank).max().unwrap_or_default();
         let mut tensors = Vec::new();
-        for (layer, shape) in layers(geometry) {
-            let Some(place) = layout.place(&format!("{layer}.weight")) else { continue };
-            let modules: Vec<&str> = place.names.iter().filter_map(|name| name.strip_suffix(".weight")).collect();
+        for (layer, shape) in layers(base.geometry, base.clips) {
+            let Some((modules, form)) = modules(&layer, base.geometry.depth) else { continue };
             for (part, low_rank) in self.of_layer(&layer) {
                 let chosen = match part {
                     Some(part) => &modules[part as usize..=part as usize],
                     None => &modules[..],
                 };
                 let mut low_rank = low_rank.scaled().widened(rank);
-                if place.form == Form::Swapped {
+                if form == Form::Swapped {
                     let half = low_rank.up.values.len() / 2;
                     low_rank.up.values.rotate_left(half);
                     low_rank.magnitude.iter_mut().for_each(|magnitude| magnitude.rotate_left(shape[0] / 2));
@@ -73,15 +78,15 @@ impl Adapter {
                     let up = low_rank.up.values[index * outputs * rank..][..outputs * rank].to_vec();
                     let up = Array { shape: vec![outputs, rank], values: up };
                     tensors.push((
-                        format!("transformer.{module}.lora_A.weight"),
+                        format!("{module}.lora_A.weight"),
                         like_kernel(low_rank.down.clone(), &shape),
                     ));
-                    tensors.push((format!("transformer.{module}.lora_B.weight"), writing(up, &shape)));
+                    tensors.push((format!("{module}.lora_B.weight"), writing(up, &shape)));
                     if let Some(magnitude) = &low_rank.magnitude {
                         let values = magnitude[index * outputs..][..outputs].to_vec();
                         // PEFT has a convolution's along its second side.
                         let shape = if shape.len() == 4 { vec![1, outputs, 1, 1] } else { vec![outputs] };
-                        tensors.push((format!("transformer.{module}{MAGNITUDE}"), Array { shape, values }));
+                        tensors.push((format!("{module}{MAGNITUDE}"), Array { shape, values }));
                     }
                 }
             }
@@ -90,7 +95,7 @@ impl Adapter {
     }
 
     /// The adapter of a whole layer, put together of those of its thirds where they are apart; nothing when it has none.
-    fn whole(&self, layer: &str, base: &ComponentSource) -> Option<LowRank> {
+    fn whole(&self, layer: &str, base: &Base<'_>) -> Option<LowRank> {
         let parts: Vec<_> = self.of_layer(layer).collect();
         let (first, one) = *parts.first()?;
         if first.is_none() {
@@ -146,6 +151,21 @@ impl LowRank {
             ..self
         }
     }
+}
+
+/// The modules of diffusers that a layer is there, and how its rows lie in them.
+fn modules(layer: &str, depth: usize) -> Option<(Vec<String>, Form)> {
+    let (network, own) = network_of(layer);
+    let folder = match network {
+        Component::ClipL => "text_encoder",
+        Component::ClipG => "text_encoder_2",
+        _ => {
+            let place = Layout::DiffusersMmdit { depth }.place(&format!("{layer}.weight"))?;
+            let modules = place.names.iter().filter_map(|name| name.strip_suffix(".weight"));
+            return Some((modules.map(|module| format!("transformer.{module}")).collect(), place.form));
+        }
+    };
+    Some((vec![format!("{folder}.{own}")], Form::Same))
 }
 
 /// The half that reads, with the sides that the weight has after its first.

@@ -1,8 +1,8 @@
-//! Writes a checkpoint as a diffusers folder: an object for each file, of which only the MMDiT's differs from epoch to epoch.
+//! Writes a checkpoint as a diffusers folder: an object for each file, of which only those of what is trained differ from epoch to epoch.
 
 use super::{
-    TRANSFORMER_FILE, config,
-    tensor::{Cast, cast_all, content_digest},
+    ENCODER_FILE, TRANSFORMER_FILE, config, encoder_folder,
+    tensor::{Cast, Network, cast_all, content_digest},
     tokenizers,
     write::trained,
 };
@@ -34,13 +34,22 @@ pub(super) fn write(
         Some(files) => files,
         none => none.insert(write_common(job, work)?),
     };
-    let trained = trained(job, index, work)?;
-    let mmdit = cast_all(&trained, job.parameters.precision)?;
-    let layout = Layout::DiffusersMmdit { depth: job.facts.geometry.depth };
-    let mut file =
-        write_weights(TRANSFORMER_FILE, store(layout, &mmdit)?, job.metadata(*epoch, &weights.digest), work)?;
-    file.content = Some(content_digest(&mmdit));
-    let mut files: Vec<Output> = files.iter().cloned().chain([file]).collect();
+    let mut files = files.clone();
+    let own = std::iter::once(Component::Mmdit).chain(job.others().filter(|component| job.trains(*component)));
+    let sources = own.map(|network| trained(job, index, network, work)).collect::<Result<Vec<_>, _>>()?;
+    let cast = |source| Ok((ComponentSource::component(source), cast_all(source, job.parameters.precision)?));
+    let networks: Vec<Network<'_>> = sources.iter().map(cast).collect::<Result<_, StageError>>()?;
+    let notes = job.metadata(*epoch, &weights.digest);
+    for (source, (network, tensors)) in sources.iter().zip(&networks) {
+        if *network == Component::Mmdit {
+            let layout = Layout::DiffusersMmdit { depth: job.facts.geometry.depth };
+            let mut file = write_weights(TRANSFORMER_FILE, store(layout, tensors)?, notes.clone(), work)?;
+            file.content = Some(content_digest(&networks));
+            files.push(file);
+        } else {
+            files.push(write_text_encoder(source, job.parameters.precision, notes.clone(), work)?);
+        }
+    }
     files.sort_by(|left, right| left.item.cmp(&right.item));
     for file in &mut files {
         file.item = format!("{epoch}/{}", file.item);
@@ -48,7 +57,7 @@ pub(super) fn write(
     Ok(files)
 }
 
-/// Everything but the MMDiT's weights.
+/// Everything but the weights that are trained.
 fn write_common(job: &ExportJob, work: &Work<'_>) -> Result<Vec<Output>, StageError> {
     let precision = job.parameters.precision;
     let mut files = Vec::new();
@@ -82,14 +91,13 @@ fn write_common(job: &ExportJob, work: &Work<'_>) -> Result<Vec<Output>, StageEr
     let included = TEXT_ENCODERS.into_iter().filter(|_| job.parameters.text_encoders);
     for component in included {
         let Some(source) = job.facts.open(component)? else { continue };
-        let (folder, class) = match component {
-            Component::ClipL => ("text_encoder", "CLIPTextModelWithProjection"),
-            Component::ClipG => ("text_encoder_2", "CLIPTextModelWithProjection"),
-            _ => ("text_encoder_3", "T5EncoderModel"),
-        };
+        let folder = encoder_folder(component);
+        let class = if component == Component::T5 { "T5EncoderModel" } else { "CLIPTextModelWithProjection" };
         parts.insert(folder, ("transformers", class));
         texts.push((format!("{folder}/config.json"), config::text_encoder(&source, precision)?));
-        files.push(write_text_encoder(&format!("{folder}/model.safetensors"), &source, precision, work)?);
+        if !job.trains(component) {
+            files.push(write_text_encoder(&source, precision, BTreeMap::new(), work)?);
+        }
         job.facts.check(component)?;
     }
 
@@ -108,9 +116,9 @@ fn write_common(job: &ExportJob, work: &Work<'_>) -> Result<Vec<Output>, StageEr
 
 /// A CLIP-L without a projection gets the identity: diffusers would make one up.
 fn write_text_encoder(
-    name: &str,
     source: &ComponentSource,
     precision: Precision,
+    notes: BTreeMap<String, String>,
     work: &Work<'_>,
 ) -> Result<Output, StageError> {
     let width = match source.shape("text_model.embeddings.token_embedding.weight") {
@@ -124,7 +132,8 @@ fn write_text_encoder(
         let view = TensorView::new(Dtype::F32, vec![width, width], &identity);
         tensors.push((PROJECTION.to_owned(), Cast::new(PROJECTION, view, precision)?));
     }
-    write_weights(name, tensors, BTreeMap::new(), work)
+    let name = format!("{}/{ENCODER_FILE}", encoder_folder(source.component()));
+    write_weights(&name, tensors, notes, work)
 }
 
 /// The tensors of a network in a layout.

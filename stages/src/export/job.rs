@@ -81,7 +81,7 @@ impl ExportJob {
             if let Some(form) = form {
                 preimage.read("lora", &form)?;
             }
-            preimage.read("model", &model(parameters, facts, form.is_some()))?;
+            preimage.read("model", &model(parameters, facts, adapter.filter(|_| form.is_some())))?;
             preimage.read("metadata", &job.metadata(epoch, &entry.digest))?;
             job.actions.push(Action::new(format!("epoch {epoch}"), preimage));
         }
@@ -92,6 +92,14 @@ impl ExportJob {
     pub fn form(&self, index: usize) -> Option<LoraForm> {
         let (_, entry) = self.checkpoints.get(index)?;
         (entry.role == ADAPTER).then(|| self.parameters.lora.unwrap_or(LoraForm::Both))
+    }
+
+    /// Whether a network is another in each checkpoint.
+    pub fn trains(&self, network: Component) -> bool {
+        match &self.adapter {
+            Some(adapter) => adapter.networks().contains(&network),
+            None => network == Component::Mmdit,
+        }
     }
 
     /// The networks that are written beside the MMDiT, as far as the model has them.
@@ -116,7 +124,12 @@ impl ExportJob {
             ("sd3pipe.weights", weights.to_string()),
             ("sd3pipe.epoch", epoch.to_string()),
         ];
-        fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let mut metadata: BTreeMap<_, _> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        if let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.clips().next().is_some()) {
+            let trained = adapter.networks().iter().map(ToString::to_string).collect::<Vec<_>>();
+            metadata.insert("sd3pipe.trained".to_owned(), trained.join(", "));
+        }
+        metadata
     }
 
     /// What the stage made: a checkpoint for each epoch, or its files. The `content` of what holds the MMDiT is the digest of that
@@ -134,11 +147,11 @@ fn others(parameters: &Export) -> Vec<Component> {
 }
 
 /// The part of a key that names what an export reads of a model, for a training of an adapter or of whole weights.
-pub fn model(parameters: &Export, facts: &Facts, adapter: bool) -> Value {
+pub fn model(parameters: &Export, facts: &Facts, adapter: Option<&Lora>) -> Value {
     let merged = matches!(parameters.lora, Some(LoraForm::Merged(_)));
-    let others = if adapter && !merged { Vec::new() } else { others(parameters) };
-    let base = if adapter { &[Component::Mmdit][..] } else { &[] };
-    let mut value = facts.digests(&[base, &others].concat());
+    let others = if adapter.is_some() && !merged { Vec::new() } else { others(parameters) };
+    let base = adapter.map(Lora::networks).unwrap_or_default();
+    let mut value = facts.digests(&[base, others].concat());
     if let (Layout::Diffusers, Value::Object(map)) = (parameters.layout, &mut value) {
         // Only tokenizers that have files are copied.
         let t5 = facts.t5_tokenizer.iter().map(|tokenizer| ("t5_tokenizer", tokenizer));

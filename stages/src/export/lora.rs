@@ -2,7 +2,7 @@
 
 use crate::{
     action::output,
-    adapter::{self, Adapter},
+    adapter::{self, Adapter, Base, parameters::Lora, prefix},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
     export::{ExportJob, LORA_DIFFUSERS, LORA_KOHYA, parameters::LoraForm},
@@ -18,7 +18,6 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 pub(super) fn write(job: &ExportJob, index: usize, form: LoraForm, work: &Work<'_>) -> Result<Vec<Output>, StageError> {
     let (epoch, entry) = &job.checkpoints[index];
     let (base, adapter) = open(job, index, work)?;
-    let geometry = &job.facts.geometry;
     let mut notes = job.metadata(*epoch, &entry.digest);
     notes.entry("modelspec.architecture".to_owned()).and_modify(|architecture| architecture.push_str("/lora"));
     let mut outputs = Vec::new();
@@ -32,13 +31,13 @@ pub(super) fn write(job: &ExportJob, index: usize, form: LoraForm, work: &Work<'
             ("ss_network_dim".to_owned(), rank.to_string()),
             ("ss_network_alpha".to_owned(), (scale * rank as f32).to_string()),
         ]);
-        outputs.push(write_file(job, LORA_KOHYA, *epoch, &adapter.to_kohya(geometry, &base), &notes, work)?);
+        outputs.push(write_file(job, LORA_KOHYA, *epoch, &adapter.to_kohya(&base), &notes, work)?);
     }
     if matches!(form, LoraForm::Diffusers | LoraForm::Both) {
         notes.insert("format".to_owned(), "pt".to_owned());
-        outputs.push(write_file(job, LORA_DIFFUSERS, *epoch, &adapter.to_diffusers(geometry), &notes, work)?);
+        outputs.push(write_file(job, LORA_DIFFUSERS, *epoch, &adapter.to_diffusers(&base), &notes, work)?);
     }
-    job.facts.check(Component::Mmdit)?;
+    check(job)?;
     Ok(outputs)
 }
 
@@ -65,17 +64,20 @@ fn write_file(
     Ok(output)
 }
 
-/// The model's MMDiT with the adapter in it, in the export's precision.
+/// A network of the model with the adapter in it, in the export's precision.
 pub(super) fn merged(
     job: &ExportJob,
     index: usize,
     strength: f64,
+    network: Component,
     work: &Work<'_>,
 ) -> Result<ComponentSource, StageError> {
     let (base, adapter) = open(job, index, work)?;
-    let tensors = base.tensors().map(|(name, view)| {
+    let source = base.source(network).ok_or_else(|| StageError::Unfit(format!("the adapter is none of {network}")))?;
+    let tensors = source.tensors().map(|(name, view)| {
         let tensor = Merged {
             base: &base,
+            source,
             adapter: &adapter,
             name,
             shape: view.shape,
@@ -86,22 +88,31 @@ pub(super) fn merged(
     });
     let path = work.store.temporary_path();
     tensors::write_file(&path, tensors.collect(), &BTreeMap::new())?;
-    job.facts.check(Component::Mmdit)?;
+    check(job)?;
     let file = TensorFile::open(&path)?;
     // What is mapped stays until it is let go.
     std::fs::remove_file(&path).map_err(|source| StageError::File { path, source })?;
-    Ok(ComponentSource::find(Arc::new(file), Component::Mmdit)?)
+    Ok(ComponentSource::find(Arc::new(file), network)?)
 }
 
-fn open(job: &ExportJob, index: usize, work: &Work<'_>) -> Result<(ComponentSource, Adapter), StageError> {
-    let base = job.facts.open(Component::Mmdit)?;
-    let base = base.ok_or_else(|| StageError::Unfit("the model has no MMDiT".to_owned()))?;
-    let adapter = Adapter::read(&work.store.file(&job.checkpoints[index].1.digest)?, &job.facts.geometry, &base)?;
+fn open<'j>(job: &'j ExportJob, index: usize, work: &Work<'_>) -> Result<(Base<'j>, Adapter), StageError> {
+    let base = job.facts.base(&networks(job))?;
+    let adapter = Adapter::read(&work.store.file(&job.checkpoints[index].1.digest)?, &base)?;
     Ok((base, adapter))
 }
 
+fn networks(job: &ExportJob) -> Vec<Component> {
+    job.adapter.as_ref().map(Lora::networks).unwrap_or_default()
+}
+
+/// Makes sure that what was opened is still what the key says.
+fn check(job: &ExportJob) -> Result<(), StageError> {
+    networks(job).into_iter().try_for_each(|network| job.facts.check(network))
+}
+
 struct Merged<'m> {
-    base: &'m ComponentSource,
+    base: &'m Base<'m>,
+    source: &'m ComponentSource,
     adapter: &'m Adapter,
     name: &'m str,
     shape: Vec<usize>,
@@ -119,13 +130,14 @@ impl View for Merged<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let merged = self.adapter.merged(self.base, self.name, self.strength).map(|array| array.values);
+        let name = format!("{}{}", prefix(self.source.component()), self.name);
+        let merged = self.adapter.merged(self.base, &name, self.strength).map(|array| array.values);
         let plain = || {
-            let view = self.base.tensor(self.name)?;
+            let view = self.source.tensor(self.name)?;
             tensors::decode(view.dtype, &view.bytes())
         };
         let bytes = self.precision.encode(&merged.or_else(plain).unwrap_or_default());
-        self.base.release(self.name);
+        self.source.release(self.name);
         bytes.into()
     }
 

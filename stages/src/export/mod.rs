@@ -43,5 +43,17 @@ pub const LORA_KOHYA: &str = "lora kohya";
 /// The role of an adapter in the form of diffusers.
 pub const LORA_DIFFUSERS: &str = "lora diffusers";
 
+/// The folder of a text encoder in a diffusers folder.
+pub fn encoder_folder(encoder: Component) -> &'static str {
+    match encoder {
+        Component::ClipL => "text_encoder",
+        Component::ClipG => "text_encoder_2",
+        _ => "text_encoder_3",
+    }
+}
+
+/// What the weights of a text encoder are called there.
+pub const ENCODER_FILE: &str = "model.safetensors";
+
 /// Where a diffusers folder has the MMDiT's weights.
 pub const TRANSFORMER_FILE: &str = "transformer/diffusion_pytorch_model.safetensors";

@@ -52,11 +52,15 @@ pub(super) fn cast_all(source: &ComponentSource, precision: Precision) -> Result
     source.tensors().map(cast).collect()
 }
 
-/// The digest of an MMDiT as it is written: what sampling depends on, whatever the layout and the metadata.
-pub(super) fn content_digest(mmdit: &[(String, Cast<'_>)]) -> Digest {
+/// A network's tensors as they are written.
+pub(super) type Network<'f> = (Component, Vec<(String, Cast<'f>)>);
+
+/// The digest of networks as they are written: what sampling depends on, whatever the layout and the metadata.
+pub(super) fn content_digest<'n>(networks: impl IntoIterator<Item = &'n Network<'n>>) -> Digest {
     let mut lines = Vec::new();
-    for (name, tensor) in mmdit {
-        let name = format!("{}{name}", Component::Mmdit.prefix());
+    let tensors = networks.into_iter().flat_map(|(network, tensors)| tensors.iter().map(move |tensor| (network, tensor)));
+    for (network, (name, tensor)) in tensors {
+        let name = format!("{}{name}", network.prefix());
         lines.push(format!("{name} {:?} {:?} {}", tensor.dtype(), tensor.shape(), Digest::of(&tensor.data())));
     }
     lines.sort();

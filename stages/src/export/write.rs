@@ -3,7 +3,7 @@
 use super::{
     folder, lora,
     parameters::{Layout, LoraForm},
-    tensor::{cast_all, content_digest},
+    tensor::{Network, cast_all, content_digest},
 };
 use crate::{
     action::output,
@@ -38,40 +38,41 @@ pub fn export(job: &ExportJob, missing: &[usize], work: &mut Work<'_>) -> Result
     Ok(())
 }
 
-/// The trained MMDiT of a checkpoint.
-pub(super) fn trained(job: &ExportJob, index: usize, work: &Work<'_>) -> Result<ComponentSource, StageError> {
+/// A network that is another in each checkpoint, as this one has it.
+pub(super) fn trained(
+    job: &ExportJob,
+    index: usize,
+    network: Component,
+    work: &Work<'_>,
+) -> Result<ComponentSource, StageError> {
     if let Some(LoraForm::Merged(strength)) = job.form(index) {
-        return lora::merged(job, index, strength, work);
+        return lora::merged(job, index, strength, network, work);
     }
     let (_, weights) = &job.checkpoints[index];
     let file = TensorFile::open(work.store.file(&weights.digest)?)?;
-    Ok(ComponentSource::find(Arc::new(file), Component::Mmdit)?)
+    Ok(ComponentSource::find(Arc::new(file), network)?)
 }
 
 fn write_file(job: &ExportJob, index: usize, work: &Work<'_>) -> Result<Output, StageError> {
     let (epoch, weights) = &job.checkpoints[index];
     let precision = job.parameters.precision;
-    let trained = trained(job, index, work)?;
-    let mut sources = Vec::new();
+    let mut sources = vec![trained(job, index, Component::Mmdit, work)?];
     for component in job.others() {
-        sources.extend(job.facts.open(component)?);
+        match job.trains(component) {
+            true => sources.push(trained(job, index, component, work)?),
+            false => sources.extend(job.facts.open(component)?),
+        }
     }
-    let mmdit = cast_all(&trained, precision)?;
-    let content = content_digest(&mmdit);
-    let mut tensors = Vec::new();
-    let mut add = |component: Component, network: Vec<(String, _)>| {
-        tensors.extend(network.into_iter().map(|(name, cast)| (format!("{}{name}", component.prefix()), cast)));
-    };
-    add(Component::Mmdit, mmdit);
-    for source in &sources {
-        add(source.component(), cast_all(source, precision)?);
-    }
+    let cast = |source| Ok((ComponentSource::component(source), cast_all(source, precision)?));
+    let networks: Vec<Network<'_>> = sources.iter().map(cast).collect::<Result<_, StageError>>()?;
+    let content = content_digest(networks.iter().filter(|(network, _)| job.trains(*network)));
+    let tensors = networks.into_iter().flat_map(|(network, tensors)| {
+        tensors.into_iter().map(move |(name, cast)| (format!("{}{name}", network.prefix()), cast))
+    });
     let path = work.store.temporary_path();
     // The header is ours to order: with several notes, that of the library would follow a hash map.
-    tensors::write_file(&path, tensors, &job.metadata(*epoch, &weights.digest))?;
-    for source in &sources {
-        job.facts.check(source.component())?;
-    }
+    tensors::write_file(&path, tensors.collect(), &job.metadata(*epoch, &weights.digest))?;
+    job.others().try_for_each(|component| job.facts.check(component))?;
     let mut output = output("checkpoint", epoch.to_string(), work.store.adopt(&path)?);
     output.content = Some(content);
     Ok(output)

@@ -2,9 +2,10 @@
 
 use crate::{
     action::{Action, Artifact, Entry},
+    adapter::parameters::Lora,
     checkpoint::Component,
     error::StageError,
-    export::{LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE},
+    export::{ENCODER_FILE, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE, encoder_folder},
     facts::Facts,
     sample::{REVISION, parameters::Sample, shrink},
     text::{TextJob, parameters::EncodeText},
@@ -33,6 +34,8 @@ pub struct Row {
     pub name: String,
     /// The exported checkpoint; none for the model as it was.
     pub checkpoint: Option<Entry>,
+    /// What holds each CLIP that was trained, so that the prompts are encoded anew by it.
+    pub clips: Vec<(Component, Entry)>,
 }
 
 impl Row {
@@ -63,19 +66,36 @@ fn epoch_of(entry: &Entry) -> Option<u32> {
     epoch.parse().ok()
 }
 
+/// What of an export holds a text encoder of a checkpoint: the checkpoint's own file, or another of its folder.
+fn holder<'e>(export: &'e Artifact, epoch: u32, checkpoint: &'e Entry, encoder: Component) -> Option<&'e Entry> {
+    if checkpoint.role != "file" {
+        return Some(checkpoint);
+    }
+    let name = format!("{epoch}/{}/{ENCODER_FILE}", encoder_folder(encoder));
+    export.of("file").find(|entry| entry.item == name)
+}
+
 impl SampleJob {
-    /// The images that `parameters` asks of an export's artifact.
-    pub fn new(parameters: &Sample, facts: &Facts, export: &Artifact) -> Result<Self, StageError> {
+    /// The images that `parameters` asks of an export's artifact, of a training of this adapter if it was one.
+    pub fn new(
+        parameters: &Sample,
+        facts: &Facts,
+        adapter: Option<&Lora>,
+        export: &Artifact,
+    ) -> Result<Self, StageError> {
         let mut exported: Vec<(u32, &Entry)> =
             export.entries.iter().filter_map(|entry| Some((epoch_of(entry)?, entry))).collect();
         // Of an adapter in both forms one is drawn with: they are the same.
         exported.dedup_by_key(|(epoch, _)| *epoch);
         let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
         let chosen = parameters.epochs.of(count);
-        let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None });
+        let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None, clips: Vec::new() });
         let rows = exported.iter().filter(|(epoch, _)| chosen.contains(epoch));
-        let rows =
-            rows.map(|(epoch, entry)| Row { name: format!("epoch {epoch}"), checkpoint: Some((*entry).clone()) });
+        let rows = rows.map(|(epoch, entry)| {
+            let clips = adapter.into_iter().flat_map(Lora::clips);
+            let clips = clips.filter_map(|clip| Some((clip, holder(export, *epoch, entry, clip)?.clone()))).collect();
+            Row { name: format!("epoch {epoch}"), checkpoint: Some((*entry).clone()), clips }
+        });
         let mut job = Self {
             parameters: parameters.clone(),
             facts: facts.clone(),

@@ -1,11 +1,11 @@
 //! Draws the missing images: prompts first, then checkpoint by checkpoint, then the sheet.
 
 use crate::{
-    action::output,
-    adapter::Adapter,
+    action::{Entry, output},
+    adapter::{Adapter, network_of},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
-    nn::{self, Mmdit, VaeDecoder, Weight},
+    nn::{self, Mmdit, VaeDecoder, Weight, Weights},
     random::Draws,
     sample::{
         SampleJob, Shot,
@@ -22,7 +22,7 @@ use crate::{
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_cache::Digest;
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Instant};
 
 /// Carries out the missing actions of a job.
 pub fn sample(job: &SampleJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
@@ -50,10 +50,12 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
             continue;
         }
         // One checkpoint in memory at a time.
-        let network = studio.network(row, work)?;
+        let encoded = studio.encoded(row, work)?;
+        let weights = studio.weights(row, row.checkpoint.as_ref(), Component::Mmdit, work)?;
+        let network = Mmdit::new(&weights.root())?;
         for index in of_row {
             let start = Instant::now();
-            let png = studio.image(&network, &job.shots[index], &job.actions[index].label, &mut steps, work)?;
+            let png = studio.image(&network, &encoded, &job.shots[index], &job.actions[index].label, &mut steps, work)?;
             let outputs = vec![output("image", job.file_name(&job.shots[index]), work.store.put(&png)?)];
             work.publish(&job.actions[index], outputs, start.elapsed().as_secs_f64())?;
             work.flush()?;
@@ -113,36 +115,60 @@ impl<'j> Studio<'j> {
         Ok(Self { job, encoded, conditioning, decoder, device, dtype })
     }
 
-    fn network(&self, row: &Row, work: &Work<'_>) -> Result<Mmdit, StageError> {
-        let source = match &row.checkpoint {
-            Some(entry) if !row.has_adapter() => {
-                ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&entry.digest)?)?), Component::Mmdit)?
-            }
-            _ => self
-                .job
-                .facts
-                .open(Component::Mmdit)?
-                .ok_or_else(|| StageError::Unfit("the model has no MMDiT".to_owned()))?,
-        };
-        let mut weights = nn::load(&source, &self.device, self.dtype)?;
-        if let Some(entry) = row.checkpoint.as_ref().filter(|_| row.has_adapter()) {
-            let adapter = Adapter::read(&work.store.file(&entry.digest)?, &self.job.facts.geometry, &source)?;
-            for name in adapter.layers().map(|layer| format!("{layer}.weight")) {
-                let Some(Array { shape, values }) = adapter.merged(&source, &name, 1.0) else { continue };
+    /// The weights of a network in a row: those in the file `held`, those of the model with the adapter in it added to them, or the
+    /// model's own.
+    fn weights(
+        &self,
+        row: &Row,
+        held: Option<&Entry>,
+        network: Component,
+        work: &Work<'_>,
+    ) -> Result<Weights, StageError> {
+        let file = held.map(|entry| work.store.file(&entry.digest)).transpose()?;
+        if let Some(path) = file.as_ref().filter(|_| !row.has_adapter()) {
+            let source = ComponentSource::find(Arc::new(TensorFile::open(path)?), network)?;
+            return Ok(nn::load(&source, &self.device, self.dtype)?);
+        }
+        let facts = &self.job.facts;
+        let networks: Vec<_> = [Component::Mmdit].into_iter().chain(row.clips.iter().map(|(clip, _)| *clip)).collect();
+        let base = facts.base(&networks)?;
+        let Some(source) = base.source(network) else { return Ok(Weights::default()) };
+        let mut weights = nn::load(source, &self.device, self.dtype)?;
+        if let Some(path) = file {
+            let adapter = Adapter::read(&path, &base)?;
+            for layer in adapter.layers().filter(|layer| network_of(layer).0 == network) {
+                let name = format!("{layer}.weight");
+                let Some(Array { shape, values }) = adapter.merged(&base, &name, 1.0) else { continue };
                 let values = TensorData::new(values, [shape.iter().product::<usize>()]);
                 let values = Tensor::<1>::from_data(values, (&self.device, DType::F32)).cast(self.dtype);
-                weights.insert(name, Weight { values, shape });
+                weights.insert(network_of(&name).1, Weight { values, shape });
             }
         }
-        if row.checkpoint.is_none() || row.has_adapter() {
-            self.job.facts.check(Component::Mmdit)?;
-        }
-        Ok(Mmdit::new(&weights.root())?)
+        networks.into_iter().try_for_each(|network| facts.check(network))?;
+        Ok(weights)
     }
 
-    fn conditioning(&self, text: &str) -> Result<(Tensor<3>, Tensor<2>), StageError> {
+    /// The prompts' encodings in a row: those of the model, but for CLIPs that were trained.
+    fn encoded(&self, row: &Row, work: &Work<'_>) -> Result<Cow<'_, BTreeMap<String, Encoded>>, StageError> {
+        let mut encoded = Cow::Borrowed(&self.encoded);
+        for (clip, entry) in &row.clips {
+            let weights = self.weights(row, Some(entry), *clip, work)?;
+            let texts: Vec<&str> = self.encoded.keys().map(String::as_str).collect();
+            let own = text::encode_clip(&self.job.facts, *clip, &weights, &texts)?;
+            for (encoded, own) in encoded.to_mut().values_mut().zip(own) {
+                *(if *clip == Component::ClipL { &mut encoded.clip_l } else { &mut encoded.clip_g }) = Some(own);
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn conditioning(
+        &self,
+        encoded: &BTreeMap<String, Encoded>,
+        text: &str,
+    ) -> Result<(Tensor<3>, Tensor<2>), StageError> {
         let encoded =
-            self.encoded.get(text).ok_or_else(|| StageError::Unfit(format!("the prompt {text:?} was not encoded")))?;
+            encoded.get(text).ok_or_else(|| StageError::Unfit(format!("the prompt {text:?} was not encoded")))?;
         self.conditioning.assemble(&[(encoded, Dropped::default())], &self.device, self.dtype)
     }
 
@@ -150,6 +176,7 @@ impl<'j> Studio<'j> {
     fn image(
         &self,
         network: &Mmdit,
+        encoded: &BTreeMap<String, Encoded>,
         shot: &Shot,
         label: &str,
         steps: &mut u64,
@@ -157,8 +184,8 @@ impl<'j> Studio<'j> {
     ) -> Result<Vec<u8>, StageError> {
         let parameters = &self.job.parameters;
         let prompt = &parameters.prompts[shot.prompt];
-        let negative = (parameters.cfg != 1.0).then(|| self.conditioning(&parameters.negative)).transpose()?;
-        let guidance = Guidance { prompt: self.conditioning(prompt)?, negative, cfg: parameters.cfg };
+        let negative = (parameters.cfg != 1.0).then(|| self.conditioning(encoded, &parameters.negative)).transpose()?;
+        let guidance = Guidance { prompt: self.conditioning(encoded, prompt)?, negative, cfg: parameters.cfg };
         let (width, height) = (parameters.size.0 as usize, parameters.size.1 as usize);
         let channels = self.job.facts.geometry.channels;
         let shape = [1, channels, height / 8, width / 8];
@@ -177,7 +204,7 @@ impl<'j> Studio<'j> {
             ("prompt", prompt.clone()),
             ("negative prompt", parameters.negative.clone()),
             ("checkpoint", self.job.rows[shot.row].name.clone()),
-            ("weights", self.weights(shot)),
+            ("weights", self.digest(shot)),
             (
                 "sampler",
                 format!(
@@ -190,7 +217,7 @@ impl<'j> Studio<'j> {
         png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)
     }
 
-    fn weights(&self, shot: &Shot) -> String {
+    fn digest(&self, shot: &Shot) -> String {
         let digest: Option<Digest> = match &self.job.rows[shot.row].checkpoint {
             Some(entry) => entry.content,
             None => self.job.facts.components.get(&Component::Mmdit).map(|located| located.digest),

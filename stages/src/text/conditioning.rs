@@ -129,8 +129,7 @@ impl Conditioning {
         let (rows, t5_rows) = context.split_at_mut(CLIP_TOKENS * self.context_width);
         let [left, right] =
             [&encoded.clip_l, &encoded.clip_g].map(|clip| clip.as_ref().map(|[states, _]| Encoded::width(states)));
-        // A missing CLIP leaves zeros in its place, and its width is what the other one leaves of the pooled vector.
-        let offset = left.unwrap_or_else(|| self.pooled_width.saturating_sub(right.unwrap_or_default()));
+        let offset = self.channel_of_clip_g(left, right);
         for (clip, offset, dropped) in [(&encoded.clip_l, 0, dropped.clip_l), (&encoded.clip_g, offset, dropped.clip_g)]
         {
             let Some([states, vector]) = clip else { continue };
@@ -156,6 +155,12 @@ impl Conditioning {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The first of CLIP-G's channels, given the widths of CLIP-L and of CLIP-G as far as there are both: a missing CLIP leaves zeros
+    /// in its place, and its width is what the other one leaves of the pooled vector.
+    pub fn channel_of_clip_g(&self, left: Option<usize>, right: Option<usize>) -> usize {
+        left.unwrap_or_else(|| self.pooled_width.saturating_sub(right.unwrap_or_default()))
     }
 
     fn misfit(&self, what: String) -> StageError {

@@ -102,18 +102,8 @@ impl Encoder {
         let device = work.device.open();
         let weights: Weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
         facts.check(component)?;
-        let scope = weights.root();
-        let clip = |network, pad| -> Result<Self, StageError> {
-            let tokenizer = match &facts.clip_tokenizer.path {
-                Some(path) => ClipTokenizer::open(path)?,
-                None => ClipTokenizer::built_in(),
-            };
-            facts.clip_tokenizer.check(&tokenizer.identity())?;
-            Ok(Self::Clip { network: Box::new(network), tokenizer, pad })
-        };
         Ok(Some(match component {
-            Component::ClipL => clip(Clip::new(&scope, ClipKind::L)?, ClipPad::EndOfText)?,
-            Component::ClipG => clip(Clip::new(&scope, ClipKind::G)?, ClipPad::Zero)?,
+            Component::ClipL | Component::ClipG => Self::clip(facts, component, &weights)?,
             _ => {
                 let named = facts.t5_tokenizer.as_ref();
                 let Some((named, path)) = named.and_then(|tokenizer| Some((tokenizer, tokenizer.path.as_ref()?)))
@@ -125,9 +115,15 @@ impl Encoder {
                 let tokens = job.parameters.t5_tokens as usize;
                 let tokenizer = T5Tokenizer::open(path)?;
                 named.check(&tokenizer.identity())?;
-                Self::T5 { network: Box::new(T5::new(&scope)?), tokenizer, tokens }
+                Self::T5 { network: Box::new(T5::new(&weights.root())?), tokenizer, tokens }
             }
         }))
+    }
+
+    fn clip(facts: &Facts, component: Component, weights: &Weights) -> Result<Self, StageError> {
+        let (kind, pad) = clip_kind(component);
+        let network = Box::new(Clip::new(&weights.root(), kind)?);
+        Ok(Self::Clip { network, tokenizer: clip_tokenizer(facts)?, pad })
     }
 
     fn forward(&self, texts: &[&str]) -> Result<Vec<Output>, StageError> {
@@ -154,6 +150,45 @@ impl Encoder {
             }
         })
     }
+}
+
+/// Which of the two CLIPs it is, and how its texts are filled up.
+pub(crate) fn clip_kind(component: Component) -> (ClipKind, ClipPad) {
+    match component {
+        Component::ClipL => (ClipKind::L, ClipPad::EndOfText),
+        _ => (ClipKind::G, ClipPad::Zero),
+    }
+}
+
+/// CLIP's tokenizer, as it was when the keys were taken.
+pub(crate) fn clip_tokenizer(facts: &Facts) -> Result<ClipTokenizer, StageError> {
+    let tokenizer = match &facts.clip_tokenizer.path {
+        Some(path) => ClipTokenizer::open(path)?,
+        None => ClipTokenizer::built_in(),
+    };
+    facts.clip_tokenizer.check(&tokenizer.identity())?;
+    Ok(tokenizer)
+}
+
+/// What a CLIP of these weights makes of texts, one at a time: its penultimate states and its pooled vector.
+///
+/// # Errors
+/// When the weights make no CLIP, or the tokenizer can't be opened or changed.
+pub fn encode_clip(
+    facts: &Facts,
+    component: Component,
+    weights: &Weights,
+    texts: &[&str],
+) -> Result<Vec<[Array; 2]>, StageError> {
+    let encoder = Encoder::clip(facts, component, weights)?;
+    let mut encoded = Vec::new();
+    for text in texts {
+        encoded.extend(encoder.forward(&[text])?.into_iter().filter_map(|output| match output {
+            Output::Clip(arrays) => Some(arrays),
+            Output::T5(_) => None,
+        }));
+    }
+    Ok(encoded)
 }
 
 /// A batch on the host, cut into its samples.

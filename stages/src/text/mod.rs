@@ -12,7 +12,9 @@ mod encode;
 #[cfg(feature = "compute")]
 pub use conditioning::{Conditioning, Dropped, Encoded};
 #[cfg(feature = "compute")]
-pub use encode::encode;
+pub use encode::{encode, encode_clip};
+#[cfg(feature = "compute")]
+pub(crate) use encode::{clip_kind, clip_tokenizer};
 pub use job::TextJob;
 
 /// See [`crate::stage::Stage::revision`].

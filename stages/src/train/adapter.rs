@@ -1,11 +1,12 @@
 //! Training an adapter: what it starts from, what is tracked beside weights that stay as they are, and its dropout.
 
 use crate::{
-    adapter::{ALPHA, Adapter, DOWN, MAGNITUDE, Place, UP, parameters::Lora},
-    checkpoint::ComponentSource,
+    adapter::{ALPHA, Adapter, DOWN, MAGNITUDE, Place, UP, network_of, parameters::Lora, prefix},
+    captions::report::CLIP_TOKENS,
+    checkpoint::Component,
     error::StageError,
     nn::{
-        Weight, Weights,
+        self, Weight, Weights,
         low_rank::{MASK, SCALE},
     },
     random::Draws,
@@ -15,14 +16,32 @@ use crate::{
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 /// The adapter before the first step.
-pub(super) fn start(job: &TrainJob, lora: &Lora, base: &ComponentSource) -> Result<Adapter, StageError> {
-    let mut adapter = Adapter::start(&job.adapter, lora.dora, job.parameters.seed, base);
+pub(super) fn start(job: &TrainJob, lora: &Lora) -> Result<Adapter, StageError> {
+    let base = job.facts.base(&lora.networks())?;
+    let mut adapter = Adapter::start(&job.adapter, lora.dora, job.parameters.seed, &base);
     if let Some(path) = &lora.from {
         job.facts.check_adapter(path)?;
-        adapter.take(Adapter::read(path, &job.facts.geometry, base)?, path)?;
+        adapter.take(Adapter::read(path, &base)?, path)?;
         job.facts.check_adapter(path)?;
     }
+    lora.networks().into_iter().try_for_each(|network| job.facts.check(network))?;
     Ok(adapter)
+}
+
+/// The weights that an adapter is trained beside, in a type: those of the MMDiT, and of the CLIPs that it changes too.
+pub(super) fn base(job: &TrainJob, dtype: DType, home: impl Fn(&str) -> Device) -> Result<Weights, StageError> {
+    let networks = std::iter::once(Component::Mmdit).chain(job.clips());
+    let mut all = Weights::default();
+    for network in networks {
+        let base = job.facts.base(&[network])?;
+        let Some(source) = base.source(network) else { continue };
+        let weights = nn::load_each(source, |name| (home(&format!("{}{name}", prefix(network))), dtype))?;
+        for (name, weight) in weights.iter() {
+            all.insert(format!("{}{name}", prefix(network)), weight.clone());
+        }
+        job.facts.check(network)?;
+    }
+    Ok(all)
 }
 
 /// The tensors of an adapter that are trained, in 32 bits.
@@ -91,6 +110,7 @@ pub(super) fn masks(
 /// How many times a layer is used for a sample: once for each token, or once.
 fn rows(layer: &str, [image, text]: [usize; 2]) -> usize {
     match layer {
+        _ if network_of(layer).0 != Component::Mmdit => CLIP_TOKENS,
         _ if layer.contains("adaLN_modulation")
             || layer.starts_with("t_embedder")
             || layer.starts_with("y_embedder") =>

@@ -7,11 +7,16 @@ use crate::{
     nn::{self, Weights},
     random::Draws,
     tensors::Array,
-    text::{Conditioning, Dropped, Encoded},
-    train::{TrainJob, adapter, loss::Objective, order::Turn},
+    text::{Dropped, Encoded},
+    train::{
+        TrainJob, adapter,
+        loss::Objective,
+        order::Turn,
+        prompts::{Caption, Prompt, Prompts},
+    },
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use sd3pipe_cache::{Digest, Store};
+use sd3pipe_cache::Store;
 
 /// One batch on the device.
 #[derive(Clone, Debug)]
@@ -30,6 +35,9 @@ pub struct Batch {
     pub context: Tensor<3>,
     /// The pooled vector that the network reads, in its type.
     pub pooled: Tensor<2>,
+    /// The captions for each CLIP that has an adapter, whose encodings take the place of those in `context` and `pooled`; none for
+    /// most trainings.
+    pub prompts: Vec<Prompt>,
     /// The dropout of an adapter's inner values, by names as the network reads them; none for most trainings.
     pub masks: Weights,
 }
@@ -54,13 +62,13 @@ impl Batch {
         job: &TrainJob,
         turns: &[(Turn, f32)],
         step: u64,
-        conditioning: &Conditioning,
+        prompts: &Prompts,
         store: &Store,
         device: &Device,
         dtype: DType,
     ) -> Result<Self, StageError> {
         let parameters = &job.parameters;
-        let (mut samples, mut texts) = (Vec::new(), Vec::new());
+        let (mut samples, mut captions) = (Vec::new(), Vec::new());
         for (turn, sigma) in turns {
             let item = &job.items[turn.item];
             let draws = |stream: &str| job.draws(stream, step, turn);
@@ -69,10 +77,11 @@ impl Batch {
             let noise = draws("noise").normals_f32(raw.len());
             samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma: *sigma });
             let chance = |stream: &str, rate: f64| rate > 0.0 && draws(stream).uniform() < rate;
-            let digest = if chance("caption dropout", parameters.caption_dropout) {
-                job.empty
+            let (text, digest) = if chance("caption dropout", parameters.caption_dropout) {
+                ("", &job.empty)
             } else {
-                variant(&item.texts, &mut draws("caption variant"))
+                let variant = draws("caption variant").below(item.texts.len() as u64) as usize;
+                (item.captions[variant].as_str(), &item.texts[variant])
             };
             let dropout = &parameters.encoder_dropout;
             let dropped = Dropped {
@@ -80,11 +89,10 @@ impl Batch {
                 clip_g: chance("CLIP-G dropout", dropout.clip_g),
                 t5: chance("T5 dropout", dropout.t5),
             };
-            texts.push((Encoded::read(store, &digest)?, dropped));
+            captions.push(Caption { text, encoded: Encoded::read(store, digest)?, dropped });
         }
-        let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
-        let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
-        let mut batch = Self { objective: parameters.objective(), ..Self::new(&samples, context, pooled)? };
+        let (context, pooled, prompts) = prompts.read(&captions, device, dtype)?;
+        let mut batch = Self { objective: parameters.objective(), prompts, ..Self::new(&samples, context, pooled)? };
         if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
             && *dropout > 0.0
         {
@@ -129,14 +137,24 @@ impl Batch {
         let sigmas: Vec<f32> = samples.iter().map(|sample| sample.sigma).collect();
         let timesteps: Vec<f32> = sigmas.iter().map(|sigma| 1000.0 * sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
-        let (objective, masks) = (Objective::default(), Weights::default());
-        Ok(Self { noisy: image(noisy), timesteps, sigmas, target: image(target), objective, context, pooled, masks })
+        let (noisy, target, objective) = (image(noisy), image(target), Objective::default());
+        let (prompts, masks) = (Vec::new(), Weights::default());
+        Ok(Self { noisy, timesteps, sigmas, target, objective, context, pooled, prompts, masks })
     }
 
     /// The loss of each value of the velocity that the network gives, in 32 bits, weighted for its sample. Its mean is the mean over the
     /// samples of each one's loss, as they are all of one size.
     pub fn losses(&self, velocity: Tensor<4>) -> Tensor<4> {
         self.objective.losses(velocity.cast(DType::F32) - self.target.clone(), &self.sigmas)
+    }
+
+    /// What the network reads of the captions: `context` and `pooled`, with what CLIPs that have an adapter make of them.
+    ///
+    /// # Errors
+    /// When the weights make no CLIP, or it doesn't know the captions' token ids.
+    pub fn conditioning(&self, weights: &Weights) -> Result<(Tensor<3>, Tensor<2>), StageError> {
+        let cached = (self.context.clone(), self.pooled.clone());
+        self.prompts.iter().try_fold(cached, |conditioning, prompt| prompt.put(weights, conditioning))
     }
 
     /// How many samples it has.
@@ -148,8 +166,4 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-fn variant(texts: &[Digest], draws: &mut Draws) -> Digest {
-    texts[draws.below(texts.len() as u64) as usize]
 }

@@ -1,7 +1,8 @@
 //! The backward pass block by block: of the forward pass only what goes into each block is kept, and each block runs again.
 
 use crate::{
-    checkpoint::{MmditGeometry, block_of},
+    adapter::network_of,
+    checkpoint::{Component, MmditGeometry, block_of},
     error::StageError,
     nn::{
         self, Mmdit, PositionCrop, Weights, WeightsError,
@@ -25,7 +26,8 @@ pub(super) type Sink<'s> = dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) + 
 ///
 /// The arithmetic is that of the plain backward pass, but for the order in which the blocks' gradients of the conditioning are
 /// added up, on which those of the timestep's and the pooled text's embedders depend. Below the first tensor that is trained no
-/// block runs again. Weights in the host's memory come to the batch's device for the time that their block runs.
+/// block runs again. Weights in the host's memory come to the batch's device for the time that their block runs. CLIPs that have
+/// an adapter come last of all, and run again too, one after the other.
 ///
 /// # Errors
 /// When the weights make no network.
@@ -39,14 +41,18 @@ pub(super) fn backward(
     let shape =
         |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
     let geometry = MmditGeometry::of(shape).map_err(WeightsError::from)?;
-    let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
-    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: context.device() };
+    let Batch { noisy, timesteps, .. } = batch.clone();
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: batch.context.device() };
     let [_, _, height, width] = noisy.dims();
     let first = first_trained(&state.weights, parameters);
 
-    let ends = part.weights(state, None, true);
+    let (mut context, mut pooled) = (batch.context.clone(), batch.pooled.clone());
+    for prompt in &batch.prompts {
+        (context, pooled) = prompt.put(&part.weights(state, Section::Clip(prompt.clip), false), (context, pooled))?;
+    }
+    let ends = part.weights(state, Section::Around, true);
     let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
-    let still = part.weights(state, None, false);
+    let still = part.weights(state, Section::Around, false);
     let still = Mmdit::without_blocks(&still.root(), &geometry)?;
     let conditioning = still.condition(timesteps.clone(), pooled.clone());
     let mut streams = still.embed(noisy.clone(), context.clone(), PositionCrop::Centre);
@@ -70,7 +76,7 @@ pub(super) fn backward(
     let mut above = Streams { image: taken(&image, &mut all), context: streams.context.inner().zeros_like() };
 
     for (index, input) in inputs.into_iter().enumerate().rev() {
-        if first.is_none_or(|first| Some(index) < first) {
+        if first.is_none_or(|first| Section::Block(index) < first) {
             return Ok(value);
         }
         let (weights, block) = part.block(state, index, true)?;
@@ -81,20 +87,57 @@ pub(super) fn backward(
         above = Streams { image: taken(&image, &mut all), context: taken(&context, &mut all) };
         of_condition = of_condition + taken(&condition, &mut all);
     }
-    if first == Some(None) {
-        let condition = network.condition(timesteps, pooled);
-        let Streams { image, context } = network.embed(noisy, context, PositionCrop::Centre);
-        let sum = along(condition, of_condition) + along(image, above.image) + along(context, above.context);
-        sink(state, of_weights(&ends, &sum.backward()).collect());
+    if first.is_none_or(|first| first > Section::Around) {
+        return Ok(value);
+    }
+    if !batch.prompts.is_empty() {
+        (context, pooled) = (leaf(&context), leaf(&pooled));
+    }
+    let condition = network.condition(timesteps, pooled.clone());
+    let streams = network.embed(noisy, context.clone(), PositionCrop::Centre);
+    let sum = along(condition, of_condition) + along(streams.image, above.image);
+    let mut all = (sum + along(streams.context, above.context)).backward();
+    sink(state, of_weights(&ends, &all).collect());
+    if batch.prompts.is_empty() {
+        return Ok(value);
+    }
+    let (of_context, of_pooled) = (taken(&context, &mut all), taken(&pooled, &mut all));
+    for prompt in &batch.prompts {
+        let weights = part.weights(state, Section::Clip(prompt.clip), true);
+        // What stands around the CLIP's channels is a constant here.
+        let (context, pooled) = prompt.put(&weights, (of_context.zeros_like(), of_pooled.zeros_like()))?;
+        let all = (along(context, of_context.clone()) + along(pooled, of_pooled.clone())).backward();
+        sink(state, of_weights(&weights, &all).collect());
     }
     Ok(value)
 }
 
-/// The first part of the network that is trained, in the order of the forward pass: something before the blocks (`None`), or the
-/// first block that is. Nothing at all if only what comes after the blocks is trained.
-fn first_trained(weights: &Weights, parameters: &Train) -> Option<Option<usize>> {
+/// A section of the networks whose gradients are known together, in the order of the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Section {
+    /// A CLIP that has an adapter.
+    Clip(Component),
+    /// What comes before the blocks, and what comes after them.
+    Around,
+    /// One of the blocks.
+    Block(usize),
+}
+
+impl Section {
+    /// That of a tensor.
+    fn of(name: &str) -> Self {
+        match (network_of(name), block_of(name)) {
+            ((Component::Mmdit, _), None) => Self::Around,
+            ((Component::Mmdit, _), Some(block)) => Self::Block(block),
+            ((clip, _), _) => Self::Clip(clip),
+        }
+    }
+}
+
+/// The first section that is trained, in the order of the forward pass. Nothing if only what comes after the blocks is trained.
+fn first_trained(weights: &Weights, parameters: &Train) -> Option<Section> {
     let names = weights.names().filter(|name| !name.starts_with("final_layer.") && parameters.trains(name));
-    names.map(block_of).min()
+    names.map(Section::of).min()
 }
 
 /// How parts of the network are made from the weights.
@@ -107,10 +150,10 @@ struct Part<'p> {
 }
 
 impl Part<'_> {
-    /// The weights of a block, or those outside of all blocks, as the network takes them.
-    fn weights(&self, state: &State, block: Option<usize>, tracks: bool) -> Weights {
+    /// The weights of a section, as the network takes them.
+    fn weights(&self, state: &State, section: Section, tracks: bool) -> Weights {
         let here = |weights: &Weights| -> Weights {
-            let of_part = weights.iter().filter(|(name, _)| block_of(name) == block);
+            let of_part = weights.iter().filter(|(name, _)| Section::of(name) == section);
             of_part.map(|(name, weight)| (name.to_owned(), weight.clone().to_device(&self.device))).collect()
         };
         let trains = |name: &str| tracks && self.parameters.trains(name);
@@ -119,7 +162,7 @@ impl Part<'_> {
     }
 
     fn block(&self, state: &State, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {
-        let weights = self.weights(state, Some(index), tracks);
+        let weights = self.weights(state, Section::Block(index), tracks);
         let block = Mmdit::block(&weights.root(), self.geometry, index)?;
         Ok((weights, block))
     }

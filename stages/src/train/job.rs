@@ -2,8 +2,9 @@
 
 use crate::{
     action::{Action, Artifact},
-    adapter::{Place, parameters::Method, places},
+    adapter::{Place, network_of, parameters::Method, places},
     captions::Item,
+    checkpoint::Component,
     error::StageError,
     facts::Facts,
     random::Draws,
@@ -22,6 +23,8 @@ pub struct TrainItem {
     pub repeats: u32,
     /// The encodings of its caption's variants.
     pub texts: Vec<Digest>,
+    /// The variants themselves, for CLIPs that have an adapter.
+    pub captions: Vec<String>,
     /// Its latents.
     pub latents: Digest,
     /// Width and height of its bucket in pixels.
@@ -73,6 +76,7 @@ impl TrainJob {
                     id: item.id.clone(),
                     repeats: item.repeats,
                     texts: texts.ok_or_else(|| lacking(&item.id))?,
+                    captions: item.texts.clone(),
                     latents: picture.digest,
                     bucket: picture.size.ok_or_else(|| lacking(&item.id))?,
                 })
@@ -81,7 +85,7 @@ impl TrainJob {
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
         let adapter = match &parameters.method {
             Method::Full => Vec::new(),
-            Method::LoRA(lora) => places(lora, &facts.geometry)?,
+            Method::LoRA(lora) => places(lora, &facts.geometry, &facts.clips)?,
         };
         let (parameters, facts) = (parameters.clone(), facts.clone());
         let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
@@ -122,6 +126,7 @@ impl TrainJob {
     }
 
     fn items_digest(&self) -> Digest {
+        let reads_captions = !self.clips().is_empty();
         let mut bytes = Vec::new();
         let mut field = |part: &[u8]| {
             bytes.extend((part.len() as u64).to_le_bytes());
@@ -133,8 +138,15 @@ impl TrainJob {
             field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
             field(item.latents.as_bytes());
             field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
+            item.captions.iter().filter(|_| reads_captions).for_each(|caption| field(caption.as_bytes()));
         }
         Digest::of(&bytes)
+    }
+
+    /// The CLIPs that have an adapter, in the order in which SD3 lines them up.
+    pub fn clips(&self) -> Vec<Component> {
+        let there = |clip: &Component| self.adapter.iter().any(|place| network_of(&place.site.layer).0 == *clip);
+        [Component::ClipL, Component::ClipG].into_iter().filter(there).collect()
     }
 
     fn learning_rates_digest(&self, epoch: u32) -> Digest {
@@ -200,6 +212,7 @@ pub(crate) mod tests {
             components: [(Component::Mmdit, located)].into(),
             adapters: [].into(),
             geometry: MmditGeometry::of(|name| source.shape(name).map(<[usize]>::to_vec)).unwrap(),
+            clips: [].into(),
             clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(b"tokenizer"), files: Vec::new() },
             t5_tokenizer: None,
             device: DeviceKind::Cpu,

@@ -1,9 +1,9 @@
 //! The memory that a training needs at its worst moment, by counting what is held.
 
 use crate::{
-    adapter::parameters::Method,
+    adapter::{Clips, network_of, parameters::Method, prefix},
     captions::report::CLIP_TOKENS,
-    checkpoint::{MmditGeometry, block_of, mmdit_names},
+    checkpoint::{Component, MmditGeometry, block_of, mmdit_names},
     device::DeviceKind,
     error::StageError,
     precision::Precision,
@@ -22,6 +22,8 @@ const F32: u64 = 4;
 pub struct Footprint {
     /// The network.
     pub geometry: MmditGeometry,
+    /// The CLIPs that run in every step because they have an adapter: layers, width, and width inside the feed-forward network.
+    pub clips: Vec<[u64; 3]>,
     /// Bytes of weights and of the optimizer's states that are held on the device from step to step.
     pub held: u64,
     /// The whole network, whose copies in the type that it computes in are there at once without `checkpointing`.
@@ -42,6 +44,16 @@ pub struct Footprint {
     pub fused_attention: bool,
     /// Every shape of a batch: samples, tokens of an image, tokens of a text.
     pub batches: Vec<[u64; 3]>,
+}
+
+/// The width of a head of either CLIP.
+const CLIP_HEAD: u64 = 64;
+
+/// Layers, width, and width inside the feed-forward network.
+fn clip_sizes(tensors: &[(String, Vec<usize>)]) -> [u64; 3] {
+    let inner = tensors.iter().filter(|(name, _)| name.ends_with(".mlp.fc1.weight"));
+    let side = |index: usize| inner.clone().find_map(|(_, shape)| shape.get(index)).copied().unwrap_or_default() as u64;
+    [inner.clone().count() as u64, side(1), side(0)]
 }
 
 /// A part of the network, or all of it.
@@ -69,7 +81,7 @@ impl Footprint {
             let image = u64::from(width) / patch * (u64::from(height) / patch);
             [turns.min(job.parameters.batch.into()), image, text]
         });
-        Self::new(&job.facts.geometry, &job.parameters, job.facts.device, batches.collect())
+        Self::new(&job.facts.geometry, &job.facts.clips, &job.parameters, job.facts.device, batches.collect())
     }
 
     /// That of a training with batches of these shapes.
@@ -78,17 +90,22 @@ impl Footprint {
     /// When an adapter can't sit where it is to.
     pub fn new(
         geometry: &MmditGeometry,
+        clips: &Clips,
         parameters: &Train,
         device: DeviceKind,
         batches: Vec<[u64; 3]>,
     ) -> Result<Self, StageError> {
         let on_gpu = device == DeviceKind::Cuda;
-        let (mut held, mut largest, mut parts) = (0, 0, BTreeMap::<Option<usize>, Part>::new());
-        let own = parameters.tensors(geometry)?.into_iter().map(|tensor| (tensor, false));
-        let beside = match parameters.method {
-            Method::Full => Vec::new(),
-            Method::LoRA(_) => mmdit_names(geometry),
-        };
+        let (mut held, mut largest, mut parts) = (0, 0, BTreeMap::<(Component, Option<usize>), Part>::new());
+        let own = parameters.tensors(geometry, clips)?.into_iter().map(|tensor| (tensor, false));
+        let (mut beside, mut running) = (Vec::new(), Vec::new());
+        if let Method::LoRA(lora) = &parameters.method {
+            beside = mmdit_names(geometry);
+            for (clip, tensors) in lora.clips().filter_map(|clip| Some((clip, clips.get(&clip)?))) {
+                beside.extend(tensors.iter().map(|(name, shape)| (format!("{}{name}", prefix(clip)), shape.clone())));
+                running.push(clip_sizes(tensors));
+            }
+        }
         for ((name, shape), frozen) in own.chain(beside.into_iter().map(|tensor| (tensor, true))) {
             let size = shape.iter().product::<usize>() as u64;
             let trained = !frozen && parameters.trains(&name);
@@ -96,7 +113,7 @@ impl Footprint {
             let states = if trained { parameters.optimizer.keeps(&shape) } else { Vec::new() };
             let states = states.iter().map(|(_, dtype, count)| (dtype.bitsize() / 8 * count) as u64);
             let resident = size * precision.bytes() as u64 + states.sum::<u64>();
-            let part = parts.entry(block_of(&name)).or_default();
+            let part = parts.entry((network_of(&name).0, block_of(&name))).or_default();
             if on_gpu && parameters.swaps(&name, geometry.depth) {
                 part.guests += resident;
             } else {
@@ -119,6 +136,7 @@ impl Footprint {
         };
         Ok(Self {
             geometry: geometry.clone(),
+            clips: running,
             held,
             whole: parts.values().fold(Part::default(), sum),
             largest_part: parts.values().fold(Part::default(), most),
@@ -166,6 +184,17 @@ impl Footprint {
         batches.max_by_key(|(blocks, inputs)| blocks + inputs).unwrap_or_default()
     }
 
+    /// What a CLIP keeps for its backward pass: in each layer two norms, attention, whose scores are few enough to be kept, and the
+    /// feed-forward network, whose activation is put together from as many operations as the MMDiT's.
+    fn activations_of_clip(&self, samples: u64, [layers, width, inner]: [u64; 3]) -> u64 {
+        let (tokens, precision) = (CLIP_TOKENS as u64, self.precision.bytes() as u64);
+        let values = samples * tokens * width;
+        let scores = 3 * samples * (width / CLIP_HEAD) * tokens * tokens * F32;
+        // Both norms, queries, keys, values, attention's result twice, the sums of both halves.
+        let layer = 2 * self.norm(values) + 7 * values * precision + scores;
+        layers * (layer + 5 * samples * tokens * inner * precision)
+    }
+
     fn activations_of(&self, [samples, image, text]: [u64; 3]) -> (u64, u64) {
         let geometry = &self.geometry;
         let (width, precision) = (geometry.width as u64, self.precision.bytes() as u64);
@@ -185,10 +214,11 @@ impl Footprint {
             }
             bytes
         };
-        let blocks = (0..geometry.depth).map(block);
+        let clips = self.clips.iter().map(|clip| self.activations_of_clip(samples, *clip));
+        let parts = (0..geometry.depth).map(block).chain(clips);
         let (blocks, between): (u64, u64) = match self.recomputes_blocks {
-            false => (blocks.sum(), 0),
-            true => (blocks.max().unwrap_or_default(), geometry.depth as u64 * (streams[0] + streams[1]) * precision),
+            false => (parts.sum(), 0),
+            true => (parts.max().unwrap_or_default(), geometry.depth as u64 * (streams[0] + streams[1]) * precision),
         };
         // The embedders' inputs, and the last norm with its modulation and what it feeds.
         let inputs = samples
@@ -260,7 +290,20 @@ mod tests {
             patch: 2,
             channels: 16,
         };
-        Footprint::new(&geometry, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]]).unwrap()
+        let clips = [(Component::ClipL, clip(12, 768)), (Component::ClipG, clip(32, 1280))].into();
+        Footprint::new(&geometry, &clips, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]]).unwrap()
+    }
+
+    /// The larger tensors of a CLIP.
+    fn clip(layers: usize, width: usize) -> Vec<(String, Vec<usize>)> {
+        let linear = move |layer: usize| {
+            let name = move |part: &str| format!("text_model.encoder.layers.{layer}.{part}.weight");
+            let attention = ["q", "k", "v", "out"].map(|part| (name(&format!("self_attn.{part}_proj")), vec![width; 2]));
+            let inner = [(name("mlp.fc1"), vec![4 * width, width]), (name("mlp.fc2"), vec![width, 4 * width])];
+            attention.into_iter().chain(inner)
+        };
+        let embedding = ("text_model.embeddings.token_embedding.weight".to_owned(), vec![49408, width]);
+        std::iter::once(embedding).chain((0..layers).flat_map(linear)).collect()
     }
 
     /// Values of SD3-medium that are trained, and those of its table of positions, which is not.
@@ -323,6 +366,17 @@ mod tests {
         assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
         let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
         assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
+        // CLIPs are held beside it, in 16 bits, and run with all else in memory unless they run again.
+        let [with_clips, kept] = ["checkpointing: Blocks", ""].map(|checkpointing| {
+            let targets = "ClipLAttention, ClipGAttention, ImageQuery";
+            let [clips, none] = [targets, "ImageQuery"].map(|targets| {
+                medium(&format!("(method: LoRA((targets: [{targets}])), {checkpointing})")).peak()
+            });
+            clips - none
+        });
+        let weights = 2 * (49408 * (768 + 1280) + 12 * 12 * 768 * 768 + 32 * 12 * 1280 * 1280);
+        assert!((weights..weights * 21 / 20).contains(&with_clips), "{with_clips} and {weights}");
+        assert!(kept > with_clips + (300 << 20), "{kept}");
         let frozen = medium("(freeze: [\"joint_blocks.0-11.*\"])").peak();
         assert!(frozen < plain * 3 / 4, "{frozen} of {plain}");
     }

@@ -25,6 +25,8 @@ mod blocks;
 #[cfg(feature = "compute")]
 mod objective;
 #[cfg(feature = "compute")]
+mod prompts;
+#[cfg(feature = "compute")]
 mod rounding;
 #[cfg(feature = "compute")]
 mod run;
@@ -41,6 +43,8 @@ pub use memory::Footprint;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, network, tracked};
 pub use order::Turn;
+#[cfg(feature = "compute")]
+pub use prompts::Prompt;
 pub use rates::Rate;
 #[cfg(feature = "compute")]
 pub use run::train;

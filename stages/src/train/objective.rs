@@ -82,8 +82,10 @@ impl Gradients {
     }
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
-        let network = Mmdit::new(&tracked.with(&batch.masks).root())?;
-        let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
+        let weights = tracked.with(&batch.masks);
+        let network = Mmdit::new(&weights.root())?;
+        let (context, pooled) = batch.conditioning(&weights)?;
+        let Batch { noisy, timesteps, .. } = batch.clone();
         let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
         let loss = batch.losses(velocity).mean().mul_scalar(share);
         self.loss += f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));

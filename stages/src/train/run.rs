@@ -3,17 +3,17 @@
 use crate::{
     action::output,
     adapter::parameters::Method,
-    checkpoint::{Component, ComponentSource},
+    checkpoint::Component,
     error::StageError,
     nn::{self, Weights},
     precision::Precision,
-    text::Conditioning,
     train::{
         ADAPTER, TrainJob, adapter,
         batch::Batch,
         objective::{self, Gradients},
         order::Turn,
         parameters::Checkpointing,
+        prompts::Prompts,
         state::{self, Measured, State},
     },
     work::Work,
@@ -33,13 +33,12 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     let mut state = nearest_state(job, first, &home, work)?;
     if let Method::LoRA(_) = job.parameters.method {
         let dtype = nn::dtype(job.parameters.precision);
-        let weights = base(job, |source| Ok(nn::load_each(source, |name| (home(name), dtype))?))?;
-        state.frozen = adapter::frozen(weights, &job.adapter, &home);
+        state.frozen = adapter::frozen(adapter::base(job, dtype, &home)?, &job.adapter, &home);
     }
     let trainer = Trainer {
         job,
         dtype: nn::dtype(job.parameters.precision),
-        conditioning: Conditioning::new(&job.facts.geometry, job.t5_tokens),
+        prompts: Prompts::new(job)?,
         device,
     };
     let per_epoch = job.steps_per_epoch();
@@ -105,21 +104,20 @@ fn nearest_state(
             return State::load(&path, home).map_err(reason);
         }
     }
-    let weights = base(job, |source| match &job.parameters.method {
-        Method::Full => Ok(nn::load_each(source, |name| (home(name), nn::dtype(job.parameters.kept_in(name))))?),
-        Method::LoRA(lora) => Ok(adapter::trained(&adapter::start(job, lora, source)?, home)),
-    })?;
-    Ok(State::start(weights))
+    Ok(State::start(match &job.parameters.method {
+        Method::Full => mmdit(job, home)?,
+        Method::LoRA(lora) => adapter::trained(&adapter::start(job, lora)?, home),
+    }))
 }
 
-/// What `read` makes of the MMDiT that the training starts from.
-fn base<T>(job: &TrainJob, read: impl Fn(&ComponentSource) -> Result<T, StageError>) -> Result<T, StageError> {
+/// The MMDiT that the training starts from.
+fn mmdit(job: &TrainJob, home: impl Fn(&str) -> Device) -> Result<Weights, StageError> {
     let Some(source) = job.facts.open(Component::Mmdit)? else {
         return Err(StageError::Unfit("the model has no MMDiT".to_owned()));
     };
-    let read = read(&source)?;
+    let weights = nn::load_each(&source, |name| (home(name), nn::dtype(job.parameters.kept_in(name))))?;
     job.facts.check(Component::Mmdit)?;
-    Ok(read)
+    Ok(weights)
 }
 
 fn finish_epoch(
@@ -172,7 +170,7 @@ fn finish_epoch(
 struct Trainer<'j> {
     job: &'j TrainJob,
     dtype: DType,
-    conditioning: Conditioning,
+    prompts: Prompts,
     device: Device,
 }
 
@@ -184,7 +182,7 @@ impl Trainer<'_> {
         let levels = self.job.levels(step, turns);
         let mut batches = levels
             .iter()
-            .map(|turns| Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype));
+            .map(|turns| Batch::draw(self.job, turns, step, &self.prompts, work.store, &self.device, self.dtype));
         if parameters.fused_step
             && let Some(batch) = batches.next()
         {

@@ -1,7 +1,7 @@
 //! Which tensors are trained, and how each of them.
 
 use crate::{
-    adapter::{self, parameters::Method},
+    adapter::{self, Clips, parameters::Method},
     checkpoint::{MmditGeometry, POSITION_TABLE, block_of, mmdit_names},
     error::StageError,
     precision::Precision,
@@ -74,10 +74,10 @@ impl Train {
     ///
     /// # Errors
     /// When an adapter can't sit where it is to.
-    pub fn tensors(&self, geometry: &MmditGeometry) -> Result<Vec<(String, Vec<usize>)>, StageError> {
+    pub fn tensors(&self, geometry: &MmditGeometry, clips: &Clips) -> Result<Vec<(String, Vec<usize>)>, StageError> {
         Ok(match &self.method {
             Method::Full => mmdit_names(geometry),
-            Method::LoRA(lora) => adapter::tensors(&adapter::places(lora, geometry)?, lora.dora),
+            Method::LoRA(lora) => adapter::tensors(&adapter::places(lora, geometry, clips)?, lora.dora),
         })
     }
 
@@ -85,8 +85,8 @@ impl Train {
     ///
     /// # Errors
     /// When a pattern is that of no tensor, when nothing is left to train, or when the model has fewer blocks than are swapped.
-    pub fn check_model(&self, geometry: &MmditGeometry) -> Result<(), StageError> {
-        let names = self.tensors(geometry)?;
+    pub fn check_model(&self, geometry: &MmditGeometry, clips: &Clips) -> Result<(), StageError> {
+        let names = self.tensors(geometry, clips)?;
         let names: Vec<&str> =
             names.iter().map(|(name, _)| name.as_str()).filter(|name| *name != POSITION_TABLE).collect();
         let frozen = self.freeze.iter().map(|pattern| ("freeze", pattern));
