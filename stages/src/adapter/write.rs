@@ -77,10 +77,7 @@ impl Adapter {
                 for (index, module) in chosen.iter().enumerate() {
                     let up = low_rank.up.values[index * outputs * rank..][..outputs * rank].to_vec();
                     let up = Array { shape: vec![outputs, rank], values: up };
-                    tensors.push((
-                        format!("{module}.lora_A.weight"),
-                        like_kernel(low_rank.down.clone(), &shape),
-                    ));
+                    tensors.push((format!("{module}.lora_A.weight"), like_kernel(low_rank.down.clone(), &shape)));
                     tensors.push((format!("{module}.lora_B.weight"), writing(up, &shape)));
                     if let Some(magnitude) = &low_rank.magnitude {
                         let values = magnitude[index * outputs..][..outputs].to_vec();

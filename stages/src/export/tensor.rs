@@ -58,7 +58,8 @@ pub(super) type Network<'f> = (Component, Vec<(String, Cast<'f>)>);
 /// The digest of networks as they are written: what sampling depends on, whatever the layout and the metadata.
 pub(super) fn content_digest<'n>(networks: impl IntoIterator<Item = &'n Network<'n>>) -> Digest {
     let mut lines = Vec::new();
-    let tensors = networks.into_iter().flat_map(|(network, tensors)| tensors.iter().map(move |tensor| (network, tensor)));
+    let tensors =
+        networks.into_iter().flat_map(|(network, tensors)| tensors.iter().map(move |tensor| (network, tensor)));
     for (network, (name, tensor)) in tensors {
         let name = format!("{}{name}", network.prefix());
         lines.push(format!("{name} {:?} {:?} {}", tensor.dtype(), tensor.shape(), Digest::of(&tensor.data())));

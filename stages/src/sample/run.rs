@@ -55,7 +55,8 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
         let network = Mmdit::new(&weights.root())?;
         for index in of_row {
             let start = Instant::now();
-            let png = studio.image(&network, &encoded, &job.shots[index], &job.actions[index].label, &mut steps, work)?;
+            let png =
+                studio.image(&network, &encoded, &job.shots[index], &job.actions[index].label, &mut steps, work)?;
             let outputs = vec![output("image", job.file_name(&job.shots[index]), work.store.put(&png)?)];
             work.publish(&job.actions[index], outputs, start.elapsed().as_secs_f64())?;
             work.flush()?;

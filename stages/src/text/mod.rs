@@ -12,9 +12,9 @@ mod encode;
 #[cfg(feature = "compute")]
 pub use conditioning::{Conditioning, Dropped, Encoded};
 #[cfg(feature = "compute")]
-pub use encode::{encode, encode_clip};
-#[cfg(feature = "compute")]
 pub(crate) use encode::{clip_kind, clip_tokenizer};
+#[cfg(feature = "compute")]
+pub use encode::{encode, encode_clip};
 pub use job::TextJob;
 
 /// See [`crate::stage::Stage::revision`].

@@ -298,7 +298,8 @@ mod tests {
     fn clip(layers: usize, width: usize) -> Vec<(String, Vec<usize>)> {
         let linear = move |layer: usize| {
             let name = move |part: &str| format!("text_model.encoder.layers.{layer}.{part}.weight");
-            let attention = ["q", "k", "v", "out"].map(|part| (name(&format!("self_attn.{part}_proj")), vec![width; 2]));
+            let attention =
+                ["q", "k", "v", "out"].map(|part| (name(&format!("self_attn.{part}_proj")), vec![width; 2]));
             let inner = [(name("mlp.fc1"), vec![4 * width, width]), (name("mlp.fc2"), vec![width, 4 * width])];
             attention.into_iter().chain(inner)
         };
@@ -369,9 +370,8 @@ mod tests {
         // CLIPs are held beside it, in 16 bits, and run with all else in memory unless they run again.
         let [with_clips, kept] = ["checkpointing: Blocks", ""].map(|checkpointing| {
             let targets = "ClipLAttention, ClipGAttention, ImageQuery";
-            let [clips, none] = [targets, "ImageQuery"].map(|targets| {
-                medium(&format!("(method: LoRA((targets: [{targets}])), {checkpointing})")).peak()
-            });
+            let [clips, none] = [targets, "ImageQuery"]
+                .map(|targets| medium(&format!("(method: LoRA((targets: [{targets}])), {checkpointing})")).peak());
             clips - none
         });
         let weights = 2 * (49408 * (768 + 1280) + 12 * 12 * 768 * 768 + 32 * 12 * 1280 * 1280);

@@ -65,9 +65,8 @@ impl Prompts {
         for (clip, channel) in self.clips.iter().copied() {
             let (_, pad) = text::clip_kind(clip);
             let tokenizer = self.tokenizer.iter();
-            let ids = tokenizer.flat_map(|tokenizer| {
-                captions.iter().map(|caption| Ok(tokenizer.encode(caption.text, pad)?.ids))
-            });
+            let ids = tokenizer
+                .flat_map(|tokenizer| captions.iter().map(|caption| Ok(tokenizer.encode(caption.text, pad)?.ids)));
             let ids = ids.collect::<Result<_, StageError>>()?;
             let dropped = |dropped: Dropped| if clip == Component::ClipL { dropped.clip_l } else { dropped.clip_g };
             let kept = captions.iter().map(|caption| if dropped(caption.dropped) { 0.0 } else { 1.0 }).collect();
@@ -145,7 +144,8 @@ mod tests {
     fn a_part_is_put_in_its_place() {
         let device = Device::flex();
         let whole = Tensor::<2>::from_floats([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
-        let put = |start, part: [[f32; 1]; 2]| to_host(replaced(whole.clone(), start, Tensor::from_floats(part, &device)));
+        let put =
+            |start, part: [[f32; 1]; 2]| to_host(replaced(whole.clone(), start, Tensor::from_floats(part, &device)));
         assert_eq!(put(0, [[7.0], [8.0]]), [7.0, 2.0, 3.0, 8.0, 5.0, 6.0]);
         assert_eq!(put(1, [[7.0], [8.0]]), [1.0, 7.0, 3.0, 4.0, 8.0, 6.0]);
         assert_eq!(put(2, [[7.0], [8.0]]), [1.0, 2.0, 7.0, 4.0, 5.0, 8.0]);

@@ -35,12 +35,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         let dtype = nn::dtype(job.parameters.precision);
         state.frozen = adapter::frozen(adapter::base(job, dtype, &home)?, &job.adapter, &home);
     }
-    let trainer = Trainer {
-        job,
-        dtype: nn::dtype(job.parameters.precision),
-        prompts: Prompts::new(job)?,
-        device,
-    };
+    let trainer = Trainer { job, dtype: nn::dtype(job.parameters.precision), prompts: Prompts::new(job)?, device };
     let per_epoch = job.steps_per_epoch();
     let done = |state: &State| u64::from(state.position.epoch) * per_epoch + state.position.steps;
     let total = (last as u64 + 1) * per_epoch;
