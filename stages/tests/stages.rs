@@ -10,6 +10,7 @@ mod golden;
 use golden::{Golden, PROBES, distance, sketch, uniform, weight, write_checkpoint};
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::action::Artifact;
+use sd3pipe_stages::adapter::parameters::{Lora, Method, Target};
 use sd3pipe_stages::captions::Item;
 use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype, MmditGeometry, POSITION_TABLE, TensorFile};
 use sd3pipe_stages::device::{Device, DeviceKind};
@@ -29,7 +30,7 @@ use sd3pipe_stages::text::parameters::EncodeText;
 use sd3pipe_stages::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use sd3pipe_stages::text::{self, Encoded, TextJob};
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
-use sd3pipe_stages::train::parameters::{EncoderDropout, Train};
+use sd3pipe_stages::train::parameters::{Checkpointing, EncoderDropout, Train};
 use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule, span::Span};
 use sd3pipe_stages::work::{Interrupt, Silent, Work};
 use std::collections::BTreeMap;
@@ -122,7 +123,11 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
         components: components.collect(),
         adapters: BTreeMap::new(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
-        clips: BTreeMap::new(),
+        clips: [(Component::ClipL, "clip_l"), (Component::ClipG, "clip_g")]
+            .map(|(clip, name)| {
+                (clip, shapes(golden, name).map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect())
+            })
+            .into(),
         clip_tokenizer: TokenizerFacts {
             path: None,
             identity: Digest::of(&ClipTokenizer::built_in_identity()),
@@ -169,21 +174,11 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
     let golden = Golden::open("stages");
     let settings: Settings = serde_json::from_str(&golden.file.metadata()["config"]).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let facts = facts(folder.path(), &golden, &settings);
-    let (items, paths) = items(folder.path(), &settings);
     let store = Store::open(&folder.path().join("store")).unwrap();
     let (progress, interrupt) = (Silent, Interrupt::new());
     let mut work = Work::new(&store, &progress, &interrupt, Device::Cpu);
-
-    let parameters = EncodeText { t5_tokens: settings.t5_tokens, precision: Precision::F32, ..EncodeText::default() };
-    let texts = items.iter().flat_map(|item| item.texts.iter().map(|text| (text.as_str(), text.as_str())));
-    let texts = run(&Job::Text(TextJob::new(&parameters, &facts, texts).unwrap()), &mut work);
+    let Data { facts, items, texts, latents } = encoded(folder.path(), &golden, &settings, &mut work);
     check_texts(&golden, &texts, &store);
-
-    let buckets = Some(Buckets { step: 16, upscale: false, ..Buckets::default() });
-    let resolution = Resolution { width: 64, height: 64 };
-    let parameters = EncodeImages { resolution, buckets, ..EncodeImages::default() };
-    let latents = run(&Job::Images(ImagesJob::new(&parameters, &facts, &items, &paths).unwrap()), &mut work);
     check_latents(&golden, &latents, &store);
 
     let parameters = training(&settings.train);
@@ -215,6 +210,67 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
     let images = run(&Job::Sample(SampleJob::new(&parameters, &facts, None, &export).unwrap()), &mut work);
     check_images(&golden, &images, &store);
     assert!(work.changed.is_empty());
+}
+
+/// What a training reads.
+struct Data {
+    facts: Facts,
+    items: Vec<Item>,
+    texts: Artifact,
+    latents: Artifact,
+}
+
+fn encoded(folder: &Path, golden: &Golden, settings: &Settings, work: &mut Work<'_>) -> Data {
+    let facts = facts(folder, golden, settings);
+    let (items, paths) = items(folder, settings);
+    let parameters = EncodeText { t5_tokens: settings.t5_tokens, precision: Precision::F32, ..EncodeText::default() };
+    let texts = items.iter().flat_map(|item| item.texts.iter().map(|text| (text.as_str(), text.as_str())));
+    let texts = run(&Job::Text(TextJob::new(&parameters, &facts, texts).unwrap()), work);
+
+    let buckets = Some(Buckets { step: 16, upscale: false, ..Buckets::default() });
+    let resolution = Resolution { width: 64, height: 64 };
+    let parameters = EncodeImages { resolution, buckets, ..EncodeImages::default() };
+    let latents = run(&Job::Images(ImagesJob::new(&parameters, &facts, &items, &paths).unwrap()), work);
+    Data { facts, items, texts, latents }
+}
+
+/// An adapter that does nothing yet leaves a CLIP what it was: what it makes of captions, and of the empty prompt in their place, and
+/// where zeros take its own place, is what the store has of it.
+#[test]
+fn clips_with_an_adapter_begin_where_their_cached_encodings_are() {
+    let golden = Golden::open("stages");
+    let settings: Settings = serde_json::from_str(&golden.file.metadata()["config"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("store")).unwrap();
+    let (progress, interrupt) = (Silent, Interrupt::new());
+    let mut work = Work::new(&store, &progress, &interrupt, Device::Cpu);
+    let Data { facts, items, texts, latents } = encoded(folder.path(), &golden, &settings, &mut work);
+    let mut losses = |targets: &[Target], checkpointing, learning_rate| {
+        let lora = Lora { rank: 2, targets: targets.iter().copied().collect(), ..Lora::default() };
+        let parameters = Train {
+            method: Method::LoRA(lora),
+            checkpointing,
+            learning_rate,
+            encoder_dropout: EncoderDropout { clip_l: 0.3, clip_g: 0.3, t5: 0.3 },
+            ..training(&settings.train)
+        };
+        let job = TrainJob::new(&parameters, &facts, &items, &texts, &latents, settings.t5_tokens).unwrap();
+        let trained = run(&Job::Train(job), &mut work);
+        let epochs = trained.of("losses").map(|entry| store.read(&entry.digest).unwrap());
+        let measured = epochs.flat_map(|epoch| serde_json::from_slice::<Vec<Measured>>(&epoch).unwrap());
+        measured.map(|measured| measured.loss).collect::<Vec<_>>()
+    };
+    let clips = [Target::ClipLAttention, Target::ClipLFeedForward, Target::ClipGAttention];
+    let apart = |left: &[f64], right: &[f64]| {
+        left.iter().zip(right).map(|(left, right)| (left / right - 1.0).abs()).fold(0.0, f64::max)
+    };
+    let cached = losses(&[Target::ImageQuery], Checkpointing::None, 0.0);
+    for checkpointing in [Checkpointing::None, Checkpointing::Blocks] {
+        let error = apart(&losses(&clips, checkpointing, 0.0), &cached);
+        assert!(error <= 1e-6, "{checkpointing:?}: off by {error:e}");
+    }
+    let learnt = losses(&clips, Checkpointing::None, 1e-2);
+    assert!(apart(&learnt[..1], &cached[..1]) <= 1e-6 && apart(&learnt, &cached) > 1e-4, "{learnt:?} {cached:?}");
 }
 
 fn training(settings: &Training) -> Train {

@@ -9,10 +9,10 @@ mod golden;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
 use sd3pipe_stages::adapter::{
-    self, Clips,
+    self, Clips, network_of,
     parameters::{Lora, Target},
 };
-use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
+use sd3pipe_stages::checkpoint::{Component, MmditGeometry, POSITION_TABLE};
 use sd3pipe_stages::error::StageError;
 use sd3pipe_stages::nn::{Mmdit, PositionCrop, Weight, Weights};
 use sd3pipe_stages::precision::Precision;
@@ -21,7 +21,7 @@ use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
 use sd3pipe_stages::train::parameters::Train;
 use sd3pipe_stages::train::schedule::Schedule;
 use sd3pipe_stages::train::span::Span;
-use sd3pipe_stages::train::{self, Batch, Drawn, Gradients, State, network, tracked};
+use sd3pipe_stages::train::{self, Batch, Drawn, Gradients, Prompt, State, network, tracked};
 use std::collections::BTreeMap;
 
 /// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
@@ -33,8 +33,46 @@ const OF_UPDATES: f64 = 2e-4;
 /// Samples, rows and columns.
 type Size = (usize, usize, usize);
 
-fn batch(name: &str, (samples, rows, columns): Size) -> Batch {
-    let (context, pooled) = (24, 20);
+fn batch(name: &str, size: Size) -> Batch {
+    let data = |what: &str, shape: &[usize]| {
+        TensorData::new(uniform(&format!("{name} {what}"), shape.iter().product()), shape)
+    };
+    let place = (&Device::flex(), DType::F32);
+    let context = Tensor::from_data(data("context", &[size.0, 7, 24]), place);
+    conditioned(name, size, context, Tensor::from_data(data("pooled", &[size.0, 20]), place))
+}
+
+/// The same with captions for both CLIPs: `encoders` of `tools/goldens/lora.py`.
+fn batch_of_captions(name: &str, size: Size) -> Batch {
+    let (samples, words, t5_rows, width) = (size.0, 10, 3, 128);
+    let channels = 2 * width + 16;
+    // What stands in the CLIPs' places is not what the network reads.
+    let row = |_| (0..channels).map(|channel| if channel < 2 * width { 9.0 } else { 0.0 });
+    let t5 = uniform(&format!("{name} t5"), samples * t5_rows * channels);
+    let samples_of_t5 = t5.chunks(t5_rows * channels);
+    let context: Vec<f32> = samples_of_t5.flat_map(|t5| (0..words).flat_map(row).chain(t5.iter().copied())).collect();
+    let context = TensorData::new(context, [samples, words + t5_rows, channels]);
+
+    let drawn = uniform(&format!("{name} ids"), samples * words);
+    let share = |value: f32| f64::from((value + 1.0) / 2.0);
+    let prompt = |clip, padding, channel| {
+        let ids = drawn.chunks(words).map(|row| {
+            let count = 2 + (share(row[0]) * 6.0) as usize;
+            let mut ids = vec![98];
+            ids.extend(row[1..=count].iter().map(|value| (share(*value) * 98.0) as u32).chain([99]));
+            ids.resize(words, padding);
+            ids
+        });
+        let kept = |index: usize| if clip == Component::ClipG && index % 3 == 1 { 0.0 } else { 1.0 };
+        Prompt { clip, ids: ids.collect(), kept: (0..samples).map(kept).collect(), channel }
+    };
+    let place = (&Device::flex(), DType::F32);
+    let (context, pooled) = (Tensor::from_data(context, place), Tensor::ones([samples, 2 * width], place));
+    let prompts = vec![prompt(Component::ClipL, 99, 0), prompt(Component::ClipG, 0, width)];
+    Batch { prompts, ..conditioned(name, size, context, pooled) }
+}
+
+fn conditioned(name: &str, (samples, rows, columns): Size, context: Tensor<3>, pooled: Tensor<2>) -> Batch {
     let each = 16 * rows * columns;
     let [raw, noise] = ["raw", "noise"].map(|what| uniform(&format!("{name} {what}"), samples * each));
     let drawn = uniform(&format!("{name} sigma"), samples).into_iter().enumerate().map(|(index, value)| {
@@ -42,13 +80,7 @@ fn batch(name: &str, (samples, rows, columns): Size) -> Batch {
         let raw = Array { shape: vec![16, rows, columns], values: raw[part.clone()].to_vec() };
         Drawn { raw, noise: noise[part].to_vec(), sigma: value * 0.5 + 0.5 }
     });
-    let data = |what: &str, shape: &[usize]| {
-        TensorData::new(uniform(&format!("{name} {what}"), shape.iter().product()), shape)
-    };
-    let place = (&Device::flex(), DType::F32);
-    let context = Tensor::from_data(data("context", &[samples, 7, context]), place);
-    Batch::new(&drawn.collect::<Vec<_>>(), context, Tensor::from_data(data("pooled", &[samples, pooled]), place))
-        .unwrap()
+    Batch::new(&drawn.collect::<Vec<_>>(), context, pooled).unwrap()
 }
 
 /// Compares tensors, sorted by name, with a golden's sketches. What is measured is relative to the larger of the expected length
@@ -75,7 +107,7 @@ fn worst<'t>(
 }
 
 /// Ten steps from the one that `start` is.
-fn ten_steps(name: &str, golden: &Golden, start: &State) -> State {
+fn ten_steps(name: &str, golden: &Golden, start: &State, batch: fn(&str, Size) -> Batch) -> State {
     let [learning_rate, weight_decay]: [f64; 2] = ["learning_rate", "weight_decay"].map(|field| golden.config(field));
     let parameters = Train {
         optimizer: Optimizer::AdamW(AdamW { weight_decay, ..AdamW::default() }),
@@ -118,7 +150,7 @@ fn ten_steps(name: &str, golden: &Golden, start: &State) -> State {
 fn train_all(form: &str) {
     let golden = Golden::open(&format!("train-{form}"));
     let start = State::start(golden.mmdit());
-    let state = ten_steps(form, &golden, &start);
+    let state = ten_steps(form, &golden, &start, batch);
     let fixed = |state: &State| values(state.weights.get(POSITION_TABLE).unwrap().values.clone());
     assert_eq!(fixed(&state), fixed(&start));
 }
@@ -127,13 +159,28 @@ fn train_all(form: &str) {
 fn adapter(golden: &Golden, lora: Lora) -> State {
     let (scale, shapes): (f32, BTreeMap<String, Vec<usize>>) = (golden.config("scale"), golden.config("adapter"));
     let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
-    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
+    let clips = [(Component::ClipL, "clip_l."), (Component::ClipG, "clip_g.")].map(|(clip, prefix)| {
+        let own = |(name, shape): (&String, &Vec<usize>)| Some((name.strip_prefix(prefix)?.to_owned(), shape.clone()));
+        (clip, golden.shapes.iter().filter_map(own).collect::<Vec<_>>())
+    });
+    let clips: Clips = clips.into_iter().filter(|(_, tensors)| !tensors.is_empty()).collect();
+    let of_clips =
+        [Target::ClipLAttention, Target::ClipLFeedForward, Target::ClipGAttention, Target::ClipGFeedForward];
+    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]);
+    let targets = targets.chain(of_clips.into_iter().filter(|_| !clips.is_empty())).collect();
     let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
-    let places = adapter::places(&lora, &geometry, &Clips::new()).unwrap();
+    let places = adapter::places(&lora, &geometry, &clips).unwrap();
     assert!(places.iter().all(|place| place.scale == scale));
 
     let device = Device::flex();
-    let base = golden.mmdit();
+    let on_device = |values: Vec<f32>, shape: &[usize]| {
+        let values = TensorData::new(values, [shape.iter().product::<usize>()]);
+        Weight { values: Tensor::from_data(values, (&device, DType::F32)), shape: shape.to_vec() }
+    };
+    // A CLIP's weights follow from their names in its own file.
+    let base = golden.shapes.iter();
+    let base: Weights =
+        base.map(|(name, shape)| (name.clone(), on_device(weight(network_of(name).1, shape), shape))).collect();
     let start = shapes.iter().map(|(name, shape)| {
         let formula = || weight(name, shape).into_iter();
         let values: Vec<f32> = match name.split_once(".lora_") {
@@ -147,9 +194,7 @@ fn adapter(golden: &Golden, lora: Lora) -> State {
             Some((_, "up.weight")) => formula().map(|value| value * 0.1).collect(),
             _ => formula().collect(),
         };
-        let values =
-            Tensor::from_data(TensorData::new(values, [shape.iter().product::<usize>()]), (&device, DType::F32));
-        (name.clone(), Weight { values, shape: shape.clone() })
+        (name.clone(), on_device(values, shape))
     });
     let start: Weights = start.collect();
     State { frozen: train::adapter::frozen(base, &places, |_| device.clone()), ..State::start(start) }
@@ -157,7 +202,7 @@ fn adapter(golden: &Golden, lora: Lora) -> State {
 
 fn train_adapter(case: &str, lora: Lora) {
     let golden = Golden::open(&format!("train-{case}"));
-    ten_steps(case, &golden, &adapter(&golden, lora));
+    ten_steps(case, &golden, &adapter(&golden, lora), batch);
 }
 
 #[test]
@@ -173,6 +218,14 @@ fn ten_steps_of_a_lora_with_queries_keys_and_values_apart_equal_the_reference() 
 #[test]
 fn ten_steps_of_a_dora_equal_the_reference() {
     train_adapter("dora", Lora { dora: true, ..Lora::default() });
+}
+
+#[test]
+fn ten_steps_of_a_lora_of_both_clips_and_the_mmdit_equal_the_reference() {
+    let golden = Golden::open("train-lora-clips");
+    let start = adapter(&golden, Lora::default());
+    assert_eq!(start.weights.names().filter(|name| name.starts_with("clip_")).count(), 2 * 2 * 3 * 6);
+    ten_steps("lora-clips", &golden, &start, batch_of_captions);
 }
 
 #[test]
@@ -255,6 +308,33 @@ fn an_adapters_gradients_by_blocks_are_those_of_the_plain_pass() {
         let in_blocks = |name: &str| name.starts_with("joint_blocks.");
         assert!(plain.iter().filter(|(name, _)| in_blocks(name)).all(|(name, gradient)| found[name] == *gradient));
         assert_eq!(found.len(), plain.len());
+    }
+}
+
+/// Gradients of the CLIPs come last of all, by the gradients of the conditioning, and are those of one pass through everything.
+#[test]
+fn gradients_of_clips_by_blocks_are_those_of_the_plain_pass() {
+    let golden = Golden::open("train-lora-clips");
+    let batch = || batch_of_captions("batch", SIZES[0]);
+    for (settings, dora) in [("", false), ("", true), ("optimizer: AdamW8bit(())", false)] {
+        let parameters = parameters(settings);
+        let mut state = adapter(&golden, Lora { dora, ..Lora::default() });
+        let plain = Gradients::of(&network(&state, &parameters), [Ok(batch())], SIZES[0].0).unwrap();
+        let found = Gradients::by_blocks(&mut state, &parameters, [Ok(batch())], SIZES[0].0).unwrap();
+        assert_eq!(found.loss.to_bits(), plain.loss.to_bits());
+        assert!(found.tensors.keys().eq(state.weights.names()), "{:?}", found.tensors.keys());
+        let largest = plain.tensors.values().map(|gradient| length(&values(gradient.clone()))).fold(0.0, f64::max);
+        for (name, expected) in plain.tensors {
+            let (found, expected) = (values(found.tensors[&name].clone()), values(expected));
+            let apart: Vec<f32> = found.iter().zip(&expected).map(|(found, expected)| found - expected).collect();
+            let error = length(&apart) / length(&expected).max(1e-4 * largest);
+            assert!(error <= 2e-6, "the gradient of {name} is off by {error:e}");
+        }
+        let mut fused = state.clone();
+        let gradients = Gradients::by_blocks(&mut state, &parameters, [Ok(batch())], SIZES[0].0).unwrap();
+        let expected = state.update(gradients, &parameters, 1e-3, 0).unwrap();
+        assert_eq!(fused.update_by_blocks(batch(), &parameters, 1e-3, 0).unwrap(), expected);
+        assert_eq!(state_bits(&fused), state_bits(&state));
     }
 }
 

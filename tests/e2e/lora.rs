@@ -1,6 +1,9 @@
 //! Adapters from training through files in every form to samples, and from files back to training.
 
-use crate::space::{Outcome, PIPELINE, TestSpace};
+use crate::{
+    layouts,
+    space::{Outcome, PIPELINE, TestSpace},
+};
 use safetensors::SafeTensors;
 use std::{
     collections::BTreeMap,
@@ -58,14 +61,94 @@ fn an_adapter_is_trained_written_in_both_forms_and_drawn_with() {
     assert_eq!(space.planned(&["--until", "train"])["train"], ["epoch 1", "epoch 2"]);
 }
 
+/// Prompts are encoded with what each checkpoint has learnt.
+#[test]
+fn an_adapter_of_both_clips_is_trained_written_in_both_forms_and_drawn_with() {
+    let targets = "ImageQuery, ClipLAttention, ClipLFeedForward, ClipGAttention";
+    let space = space(&format!("LoRA(rank: 4, targets: [{targets}])"), "Export()");
+    space.edit("test.ron", "learning_rate: 1e-3", "learning_rate: 1e-2");
+    space.run().succeeds();
+    let sample = |row: &str| pixels(&space, &format!("out/test/samples/{row}-prompt-1-seed-1.png"));
+    let (base, learnt) = (sample("base"), sample("epoch-2"));
+
+    let kohya = tensors(&space, "out/test/lora/test-epoch-0002.safetensors");
+    let first = "text_model_encoder_layers_0";
+    assert_eq!(kohya[&format!("lora_te1_{first}_self_attn_q_proj.lora_down.weight")].0, [4, 64]);
+    assert_eq!(kohya[&format!("lora_te1_{first}_mlp_fc1.lora_up.weight")].0[1], 4);
+    assert_eq!(kohya["lora_te2_text_model_encoder_layers_2_self_attn_out_proj.lora_up.weight"].0, [64, 4]);
+    let count = |start: &str| kohya.keys().filter(|name| name.starts_with(start) && name.ends_with(".alpha")).count();
+    assert_eq!(["lora_te1_", "lora_te2_", "lora_unet_"].map(count), [2 * 6, 3 * 4, 2]);
+    let diffusers = tensors(&space, "out/test/lora/test-epoch-0002-diffusers.safetensors");
+    for encoder in ["text_encoder", "text_encoder_2"] {
+        let name = format!("{encoder}.text_model.encoder.layers.1.self_attn.v_proj.lora_B.weight");
+        assert!(diffusers[&name].1.iter().any(|byte| *byte != 0), "{name} has learnt nothing");
+    }
+
+    space.run().succeeds().says("nothing to do");
+    // Without the CLIPs it is another training, and the untrained model draws what it drew.
+    space.edit("test.ron", targets, "ImageQuery");
+    space.run().succeeds();
+    assert_eq!(sample("base"), base);
+    assert_ne!(sample("epoch-2"), learnt);
+    // Other weights of CLIPs are another training to an adapter of theirs, were it that they encoded all texts alike.
+    let targets_again = format!("train.method=LoRA(rank: 4, targets: [{targets}])");
+    let why = space.call(&["why", "test.ron", "train", "--set", &targets_again]).succeeds();
+    assert!(why.stdout.contains("clip_tokenizer") && why.stdout.contains("clip_g"), "{}", why.stdout);
+}
+
+#[test]
+fn a_merged_folder_has_the_clips_that_were_trained_and_draws_as_one_file_does() {
+    let method = "LoRA(rank: 2, targets: [ImageQuery, ClipLFeedForward])";
+    let merged = "Export(lora: Merged(1.0), text_encoders: true, precision: F32)";
+    let space = layouts::space(merged);
+    space.edit("test.ron", "Train(", &format!("Train(method: {method}, "));
+    space.edit("test.ron", "learning_rate: 1e-3", "learning_rate: 1e-2");
+    space.run().succeeds();
+    let one = tensors(&space, "out/test/checkpoints/test-epoch-0002.safetensors");
+    // What is drawn with is the same: no sample is drawn again.
+    space.edit("test.ron", merged, &merged.replace("text_encoders", "layout: Diffusers, text_encoders"));
+    let planned = space.planned(&[]);
+    assert_eq!(planned.get("export").map(Vec::len), Some(2));
+    space.run().succeeds();
+    assert!(!space.executed().contains_key("sample"));
+    let root = "out/test/checkpoints/test-epoch-0002";
+    for (encoder, name) in [("text_encoder", "clip_l"), ("text_encoder_2", "clip_g")] {
+        let folder = tensors(&space, &format!("{root}/{encoder}/model.safetensors"));
+        let own = tensors(&space, &format!("model/{name}.safetensors"));
+        let mut changed = 0;
+        for (tensor, (_, bytes)) in folder.iter().filter(|(tensor, _)| own.contains_key(*tensor)) {
+            let single = &one[&format!("text_encoders.{name}.transformer.{tensor}")].1;
+            assert_eq!(bytes, single, "{encoder} {tensor}");
+            changed += usize::from(tensor.contains(".mlp.fc") && tensor.ends_with("weight"));
+        }
+        assert!(changed > 0);
+    }
+    let of_epoch = |epoch: u32, encoder: &str| {
+        space.read(&format!("out/test/checkpoints/test-epoch-000{epoch}/{encoder}/model.safetensors"))
+    };
+    assert_ne!(of_epoch(1, "text_encoder"), of_epoch(2, "text_encoder"));
+    assert_eq!(of_epoch(1, "text_encoder_2"), of_epoch(2, "text_encoder_2"));
+}
+
 /// Of either form, and merged at full strength, the same pictures; merged at 0 those of the base model to the bit.
 #[test]
 fn every_form_draws_the_same_and_a_strength_of_0_what_the_base_model_draws() {
-    let method = "LoRA(rank: 2, alpha: 3, split_qkv: true, dora: true, ranks: {TextModulation: 1})";
+    every_form("LoRA(rank: 2, alpha: 3, split_qkv: true, dora: true, ranks: {TextModulation: 1})", "");
+}
+
+#[test]
+fn every_form_of_an_adapter_of_clips_draws_the_same_too() {
+    let method = "LoRA(rank: 2, alpha: 3, dora: true, targets: [ImageModulation, ClipLFeedForward, ClipGAttention])";
+    every_form(method, ", text_encoders: true");
+}
+
+fn every_form(method: &str, merged: &str) {
     let space = space(method, "Export(lora: Kohya, precision: F32)");
     let sample = "Sample(prompts: [\"a cat\"], size: (64, 64), steps: 2, t5_tokens: 16, precision: F32";
     space.edit("test.ron", &format!("{sample})"), &format!("{sample}, export: \"export\")"));
-    let more = ["Diffusers", "Merged(1.0)", "Merged(0.0)"].into_iter().enumerate().map(|(index, form)| {
+    let merged = [1.0, 0.0].map(|strength| format!("Merged({strength:?}){merged}"));
+    let forms = std::iter::once("Diffusers".to_owned()).chain(merged);
+    let more = forms.enumerate().map(|(index, form)| {
         format!(
             "\"export{index}\": Export(lora: {form}, precision: F32),\n\"sample{index}\": {sample}, export: \"export{index}\"),\n"
         )
@@ -88,7 +171,7 @@ fn every_form_draws_the_same_and_a_strength_of_0_what_the_base_model_draws() {
 #[test]
 fn a_killed_training_of_an_adapter_goes_on_to_the_same_bytes() {
     let method =
-        "LoRA(rank: 2, dora: true, dropout: 0.5, targets: [ImageQuery, ImageValue, TextModulation, Embedders])";
+        "LoRA(rank: 2, dora: true, dropout: 0.5, targets: [ImageQuery, TextModulation, Embedders, ClipLFeedForward, ClipGAttention])";
     let run = ["run", "test.ron", "--set", "train.epochs=40"];
     let undisturbed = space(method, "Export(epochs: Last)");
     undisturbed.call(&run).succeeds();
@@ -111,7 +194,9 @@ fn a_killed_training_of_an_adapter_goes_on_to_the_same_bytes() {
 
 #[test]
 fn a_training_goes_on_from_a_file_of_either_form() {
-    for method in ["rank: 4", "rank: 4, split_qkv: true, dora: true"] {
+    let of_clips = "rank: 4, targets: [TextOutput, ClipLAttention, ClipGFeedForward]";
+    let methods = ["rank: 4", "rank: 4, split_qkv: true, dora: true", of_clips, &format!("{of_clips}, dora: true")];
+    for method in methods {
         let space = space(&format!("LoRA({method})"), "Export(epochs: Last, precision: F32)");
         space.run_with(&["--until", "export"]).succeeds();
         let learnt = tensors(&space, "out/test/lora/test-epoch-0002-diffusers.safetensors");
@@ -157,7 +242,7 @@ fn an_adapter_file_is_read_by_its_content_and_refused_where_it_does_not_fit() {
     space.edit("test.ron", "rank: 4", "rank: 8");
     space.run_with(&["--until", "train"]).fails(1, &["two.safetensors", "has rank 4 there and 8 here", "set `rank`"]);
     space.edit("test.ron", "two.safetensors", "model/clip_l.safetensors");
-    space.run_with(&["--until", "train"]).fails(1, &["clip_l.safetensors is no adapter of this model's MMDiT"]);
+    space.run_with(&["--until", "train"]).fails(1, &["clip_l.safetensors is no adapter of this model's MMDiT and CLIPs"]);
     space.edit("test.ron", "model/clip_l.safetensors", "gone.safetensors");
     space.run().fails(2, &["there is no file `gone.safetensors`"]);
 }
@@ -171,6 +256,11 @@ fn fields_of_an_adapter_without_effect_are_refused() {
     lora.run().fails(1, &["there is no block 2", "0 to 1"]);
     lora.edit("test.ron", "blocks: \"0-7\"", "targets: [ClipL]");
     lora.run().fails(2, &["unknown name `ClipL`", "`ImageQuery`"]);
+    let clips = space("LoRA(targets: [ClipGAttention])", "Export(lora: Merged(0.8))");
+    clips.run().fails(2, &["a checkpoint without them would lose that", "text_encoders: true"]);
+    clips.edit("test.ron", "Merged(0.8)", "Kohya");
+    clips.edit("test.ron", "        clip_g: \"model/clip_g.safetensors\",\n", "");
+    clips.run().fails(1, &["the model has no CLIP-G", "name its file in `model`"]);
     let full = space("Full", "Export(lora: Kohya)");
     full.run().fails(2, &["`lora` has no effect: the training has no adapter"]);
 }

@@ -20,16 +20,18 @@ def batches(step):
     return {3: [(2, 6, 10), (1, 8, 4)], 7: [(1, 8, 4), (3, 6, 10)]}.get(step, [(2, 6, 10)])
 
 
-def velocity_and_target(network, name, samples, rows, columns):
+def velocity_and_target(network, name, samples, rows, columns, conditioning=None):
     raw = uniform(f"{name} raw", [samples, CHANNELS, rows, columns])
     noise = uniform(f"{name} noise", list(raw.shape))
     sigma = uniform(f"{name} sigma", [samples]) * 0.5 + 0.5
     latents = (raw - SHIFT) * SCALE
     levels = sigma.view(-1, 1, 1, 1)
+    context, pooled = conditioning(name, samples) if conditioning else (
+        uniform(f"{name} context", [samples, TOKENS, CONTEXT]), uniform(f"{name} pooled", [samples, POOLED])
+    )
     velocity = network(
         hidden_states=(1 - levels) * latents + levels * noise, timestep=sigma * 1000,
-        encoder_hidden_states=uniform(f"{name} context", [samples, TOKENS, CONTEXT]),
-        pooled_projections=uniform(f"{name} pooled", [samples, POOLED]), return_dict=False,
+        encoder_hidden_states=context, pooled_projections=pooled, return_dict=False,
     )[0]
     return velocity, noise - latents
 
@@ -47,8 +49,10 @@ def train(form, depth, qk_norm, dual):
     ten_steps(f"train-{form}", shapes, config, start, trained, network)
 
 
-def ten_steps(name, shapes, config, start, trained, network):
-    """Trains the tensors `trained` of a `network`, which were `start`, and keeps what was measured."""
+def ten_steps(name, shapes, config, start, trained, network, conditioning=None):
+    """Trains the tensors `trained` of a `network`, which were `start`, and keeps what was measured.
+
+    `conditioning` makes the context and the pooled vector of a batch; without it they are given."""
     optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP, STEPS)
     measured, first = [], None
@@ -56,7 +60,7 @@ def ten_steps(name, shapes, config, start, trained, network):
         samples = sum(count for count, _, _ in batches(step))
         total = 0.0
         for index, (count, rows, columns) in enumerate(batches(step)):
-            velocity, target = velocity_and_target(network, f"step {step} batch {index}", count, rows, columns)
+            velocity, target = velocity_and_target(network, f"step {step} batch {index}", count, rows, columns, conditioning)
             # The mean over all samples of the step of each sample's own mean.
             loss = (velocity - target).square().mean(dim=(1, 2, 3)).sum() / samples
             loss.backward()

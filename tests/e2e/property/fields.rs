@@ -116,6 +116,10 @@ const FIELDS: &[Field] = &[
     given(LORA, moves("train", "train.method.rank", &["train.method=LoRA(rank: 8)"])),
     given(LORA, moves("train", "train.method.alpha", &["train.method=LoRA(rank: 4, alpha: 2.0)"])),
     given(LORA, moves("train", "train.method.targets", &["train.method=LoRA(rank: 4, targets: [ImageQuery])"])),
+    given(
+        LORA,
+        moves("train", "train.method.targets", &["train.method=LoRA(rank: 4, targets: [ImageQuery, ClipLAttention])"]),
+    ),
     given(LORA, moves("train", "train.method.ranks", &["train.method=LoRA(rank: 4, ranks: {ImageOutput: 2})"])),
     given(LORA, moves("train", "train.method.blocks", &["train.method=LoRA(rank: 4, blocks: \"0\")"])),
     given(LORA, moves("train", "train.method.split_qkv", &["train.method=LoRA(rank: 4, split_qkv: true)"])),
