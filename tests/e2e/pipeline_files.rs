@@ -231,7 +231,7 @@ fn the_demo_is_right_where_it_lies() {
 #[test]
 fn the_shipped_examples_run_through() {
     let folder = repository().join("pipelines");
-    let files = std::fs::read_dir(&folder).unwrap().filter_map(|entry| Some(entry.unwrap().path()));
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let examples: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "ron") && !path.ends_with("demo.ron"))
         .collect();
