@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use crate::files::{Steps, step, sync_folder, write_new};
 use crate::index::{Index, UNKNOWN, is_damage};
+use crate::live::sweep_locks;
 use crate::lock::open_lock_file;
 use crate::making::sweep_lists;
 use crate::{Digest, Fingerprint, Key, StoreError};
@@ -241,8 +242,9 @@ impl Store {
         }
     }
 
-    /// Removes what killed processes left: half written files, and, if nobody else uses the store, the lists of
-    /// what they were making and the working folders of actions that have their record. What cannot be removed is only in the way.
+    /// Removes what killed processes left: half written files, and, if nobody else uses the store, their locks, the lists
+    /// of what they were making and the working folders of actions that have their record. What cannot be removed is only
+    /// in the way.
     fn sweep(&self, alone: bool) {
         let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
         for entry in entries(self.layout.temporary()) {
@@ -256,6 +258,7 @@ impl Store {
             return;
         }
         sweep_lists(&self.layout);
+        sweep_locks(&self.layout);
         let key = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse::<Key>().ok());
         for key in entries(self.layout.root.join("work")).filter_map(|entry| key(&entry)) {
             if self.outputs(&key).is_ok_and(|outputs| outputs.is_some()) {
