@@ -9,13 +9,13 @@ mod digest;
 mod encoding;
 mod error;
 mod fault;
-#[cfg(feature = "faults")]
-mod faults;
 pub mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
 mod index;
+#[cfg(feature = "faults")]
+mod injection;
 mod key;
 mod live;
 mod lock;

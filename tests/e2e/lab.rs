@@ -1,6 +1,6 @@
 //! A place to break runs in: small pipelines in known states, a fault in one run, and what must hold after it.
 //!
-//! The program that tests run has the feature `faults` of the cache (cache/src/faults.rs): every step towards the disk has a
+//! The program that tests run has the feature `faults` of the cache (cache/src/injection.rs): every step towards the disk has a
 //! name, and `SD3PIPE_FAULT` has the program killed or failed there.
 
 use crate::space::{Outcome, TestSpace};
