@@ -17,6 +17,7 @@ mod index;
 #[cfg(feature = "faults")]
 mod injection;
 mod key;
+mod layout;
 mod live;
 mod lock;
 mod making;
@@ -24,6 +25,8 @@ mod object;
 mod pin;
 mod record;
 mod runs;
+mod schema;
+mod seal;
 mod stat;
 mod store;
 mod usage;

@@ -15,9 +15,10 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::files::step;
-use crate::index::{seal, unseal};
+use crate::layout::Layout;
 use crate::lock::open_lock_file;
-use crate::store::{Layout, lock};
+use crate::seal::{seal, unseal};
+use crate::store::lock;
 use crate::{Key, Store, StoreError};
 
 /// The names of the lock files of runs: this and the run's number.
