@@ -23,10 +23,6 @@ fn written(space: &TestSpace) -> [u64; 2] {
 fn foretells(space: &TestSpace, arguments: &[&str], more: f64) {
     let before = written(space);
     let planned = planned(space, arguments);
-    eprintln!("{}", space.call(&[&["plan", "test.ron", "--bytes"], arguments].concat()).stdout);
-    for (p, b) in space.files("out") {
-        eprintln!("{} {}", p.display(), b.len());
-    }
     space.run_with(arguments).succeeds();
     let after = written(space);
     for (place, (planned, (before, after))) in ["store", "out"].iter().zip(planned.iter().zip(before.iter().zip(after)))

@@ -63,7 +63,14 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
                 return Err(StageError::Interrupted);
             }
             let step = done(&state);
-            let measured = trainer.step(&mut state, &turns, step, work)?;
+            let measured = match trainer.step(&mut state, &turns, step, work) {
+                Ok(measured) => measured,
+                Err(error) => {
+                    // A step that fails leaves the state as it was. Whether that could be saved or not, this error is the one to tell.
+                    drop(finished.save(job, &state, work));
+                    return Err(error);
+                }
+            };
             state.position.steps += 1;
             state.position.measured.push(measured);
             let note = format!("epoch {} · loss {:.4} · rate {:.3e}", epoch + 1, measured.loss, measured.learning_rate);
