@@ -2,327 +2,204 @@
 
 use crate::{
     definitions::{Choice, Definitions, Field, Kind, Shape},
-    values::{Place, shortest},
+    values::Place,
 };
 use sd3pipe::pipeline::options;
 use sd3pipe_stages::stage::Stage;
 use std::{collections::BTreeMap, fmt::Write};
 
-/// A part of the guide whose place a person has chosen, by a mark; all others follow where they are first needed.
-pub struct Chapter {
-    /// The path of its type.
-    pub path: String,
-    /// The heading above it.
-    pub title: String,
-    /// How many `#` that has.
-    pub level: usize,
-}
-
-/// The type of a field, or of several.
-struct Section {
-    /// Which chapter it's in.
-    chapter: usize,
-    path: String,
-    /// The field in that chapter, `schedule.warmup`; nothing for what the chapter itself is about.
-    field: String,
-    place: Place,
-}
-
-/// All parts, in the order of the page.
+/// Tells of types, those with chapters of their own each in its chapter, and all others where they are needed.
 pub struct Page<'p> {
     definitions: &'p Definitions,
-    chapters: &'p [Chapter],
-    sections: Vec<Section>,
-    /// What is told with the choices that it belongs to, by the first of them.
-    inside: BTreeMap<String, String>,
+    /// The titles of chapters, by the names of their types.
+    titles: &'p BTreeMap<String, String>,
+    /// The chapters' texts.
+    pub chapters: BTreeMap<String, String>,
+    /// Types without a chapter, each told once, and by which choice or field.
+    told: BTreeMap<String, String>,
     /// What the doc comments lack.
     pub faults: Vec<String>,
 }
 
 impl<'p> Page<'p> {
-    /// Goes through everything that can stand in the type at `root`.
-    pub fn new(definitions: &'p Definitions, root: &str, chapters: &'p [Chapter]) -> Self {
-        let mut page =
-            Self { definitions, chapters, sections: Vec::new(), inside: BTreeMap::new(), faults: Vec::new() };
-        page.find(&Kind::Named(root.to_owned()), 0, String::new(), Place::default());
+    /// Goes through all that can stand in a pipeline.
+    pub fn new(definitions: &'p Definitions, titles: &'p BTreeMap<String, String>) -> Self {
+        let (chapters, told) = (BTreeMap::new(), BTreeMap::new());
+        let mut page = Self { definitions, titles, chapters, told, faults: Vec::new() };
+        page.chapter("Pipeline", &Place::default());
         page
     }
 
-    fn find(&mut self, kind: &Kind, chapter: usize, field: String, place: Place) {
-        let path = match kind {
-            Kind::Named(path) => path,
-            Kind::Optional(inner) => return self.find(inner, chapter, field, place),
-            Kind::List(inner) => return self.find(inner, chapter, field, place.item()),
-            Kind::Map(key, value) => {
-                let entry = place.entry(&shortest(self.definitions, key));
-                self.find(key, chapter, field.clone(), place);
-                return self.find(value, chapter, field, entry);
-            }
-            Kind::Tuple(parts) => {
-                assert!(!parts.iter().any(|part| matches!(part, Kind::Named(_))), "`{field}`: tuples of numbers only");
-                return;
-            }
-            _ => return,
-        };
-        if self.section(path).is_some() || self.inside.contains_key(path) {
-            return;
+    fn chapter(&mut self, name: &str, place: &Place) {
+        if self.chapters.insert(name.to_owned(), String::new()).is_none() {
+            let mut text = self.docs(name, &self.definitions.get(name).docs) + "\n\n";
+            self.shape(&mut text, name, name, place, "");
+            self.chapters.insert(name.to_owned(), text);
         }
-        let definition = self.definitions.get(path);
-        assert!(definition.unknown.is_empty(), "{path}: the guide knows no serde({})", definition.unknown.join(", "));
-        let own = self.chapters.iter().position(|chapter| chapter.path == *path);
-        let (chapter, field) = own.map_or((chapter, field), |own| (own, String::new()));
-        let joined = |name: &str| if field.is_empty() { name.to_owned() } else { format!("{field}.{name}") };
-        self.sections.push(Section { chapter, path: path.clone(), field: field.clone(), place: place.clone() });
-        match &definition.shape {
-            Shape::Struct(fields) => self.find_in(fields, "", chapter, joined, &place),
-            Shape::Enum(choices) => {
-                for Choice { name, fields, values, .. } in choices {
-                    self.find_in(fields, name, chapter, joined, &place);
-                    for value in values {
-                        match self.bracket(value) {
-                            Some((path, fields)) => {
-                                self.inside.entry(path.to_owned()).or_insert(name.clone());
-                                self.find_in(fields, "", chapter, joined, &place.choice(name, true));
-                            }
-                            None => {
-                                let place =
-                                    place.choice(name, matches!(value, Kind::Named(path) if self.is_struct(path)));
-                                self.find(value, chapter, field.clone(), place);
-                            }
-                        }
-                    }
-                }
-            }
+    }
+
+    /// The fields or choices of a type, below `of`, which names what has that type.
+    fn shape(&mut self, text: &mut String, name: &str, of: &str, place: &Place, indent: &str) {
+        match &self.definitions.get(name).shape {
+            Shape::Struct(fields) => self.fields(text, of, "", fields, place, indent),
+            Shape::Enum(choices) => choices.iter().for_each(|choice| self.choice(text, of, choice, place, indent)),
             Shape::ByHand => {}
         }
     }
 
-    fn find_in(
-        &mut self,
-        fields: &[Field],
-        name: &str,
-        chapter: usize,
-        joined: impl Fn(&str) -> String,
-        place: &Place,
-    ) {
-        for field in fields {
-            let place = place.field(self.definitions, name, fields, &field.name);
-            self.find(&field.kind, chapter, joined(&field.name), place);
-        }
-    }
-
-    fn is_struct(&self, path: &str) -> bool {
-        matches!(self.definitions.get(path).shape, Shape::Struct(_))
-    }
-
-    /// The fields of a struct that shares a choice's brackets and is told there.
-    fn bracket<'k>(&self, value: &'k Kind) -> Option<(&'k str, &'p [Field])> {
-        let Kind::Named(path) = value else { return None };
-        match &self.definitions.get(path).shape {
-            Shape::Struct(fields) if !self.chapters.iter().any(|chapter| chapter.path == *path) => Some((path, fields)),
-            _ => None,
-        }
-    }
-
-    fn section(&self, path: &str) -> Option<&Section> {
-        self.sections.iter().find(|section| section.path == path)
-    }
-
-    fn heading(&self, section: &Section) -> String {
-        let title = &self.chapters[section.chapter].title;
-        if section.field.is_empty() { title.clone() } else { format!("`{}` of {title}", section.field) }
-    }
-
-    /// What stands below a chapter's mark.
-    pub fn chapter(&mut self, chapter: usize) -> String {
-        let mut text = String::new();
-        for index in (0..self.sections.len()).filter(|index| self.sections[*index].chapter == chapter) {
-            let section = &self.sections[index];
-            let (path, place, field) = (section.path.clone(), section.place.clone(), section.field.clone());
-            let heading = self.heading(section);
-            if !field.is_empty() {
-                write!(text, "\n{} {heading}\n", "#".repeat(self.chapters[chapter].level + 1)).unwrap();
+    fn choice(&mut self, text: &mut String, of: &str, choice: &Choice, place: &Place, indent: &str) {
+        let Choice { name, docs, fields, values } = choice;
+        let (of, docs, inner) =
+            (format!("{of}.{name}"), self.docs(&format!("{of}.{name}"), docs), format!("{indent}  "));
+        match values.as_slice() {
+            [] if fields.is_empty() => writeln!(text, "{indent}- `{name}`: {docs}").unwrap(),
+            [] => {
+                writeln!(text, "{indent}- `{name}(…)`: {docs}").unwrap();
+                self.fields(text, &of, name, fields, place, &inner);
             }
-            let definition = self.definitions.get(&path);
-            self.check(&heading, &definition.docs);
-            write!(text, "\n{}\n", definition.docs).unwrap();
-            match &definition.shape {
-                Shape::Struct(fields) => self.table(&mut text, &heading, fields, &place),
-                Shape::Enum(choices) => self.choices(&mut text, &heading, choices, &place),
-                Shape::ByHand => {}
-            }
-        }
-        text
-    }
-
-    fn table(&mut self, text: &mut String, heading: &str, fields: &[Field], place: &Place) {
-        text.push_str("\n| field | value | default | meaning |\n|---|---|---|---|\n");
-        let written = place.fields(self.definitions, "", fields);
-        for field in fields {
-            let (default, docs) = self.default(heading, "", field, fields, &written, place);
-            let docs = docs.replace("\n\n", "<br>").replace('|', "\\|");
-            writeln!(text, "| `{}` | {} | {default} | {docs} |", field.name, self.words(&field.kind, &default))
-                .unwrap();
-        }
-    }
-
-    fn choices(&mut self, text: &mut String, heading: &str, choices: &[Choice], place: &Place) {
-        text.push('\n');
-        for Choice { name, docs, fields, values } in choices {
-            self.check(&format!("{heading}: {name}"), docs);
-            let docs = docs.replace("\n\n", " ");
-            match values.first() {
-                None if fields.is_empty() => writeln!(text, "- `{name}`: {docs}").unwrap(),
-                None => {
-                    writeln!(text, "- `{name}(…)`: {docs}").unwrap();
-                    self.list(text, heading, name, fields, place);
+            [Kind::Named(value)] if matches!(self.definitions.get(value).shape, Shape::Struct(_)) => {
+                // A struct's brackets are the choice's own.
+                let place = place.choice(name, true);
+                if let Some(title) = self.titles.get(value) {
+                    writeln!(text, "{indent}- [`{name}(…)`](#{}): {docs}", anchor(title)).unwrap();
+                    return self.chapter(value, &place);
                 }
-                Some(value) => match self.bracket(value) {
-                    Some((path, _)) if self.inside[path] != *name => {
-                        writeln!(text, "- `{name}(…)`: {docs} Its fields are those of `{}`.", self.inside[path])
-                            .unwrap();
-                    }
-                    Some((path, fields)) => {
-                        let more = self.definitions.get(path).docs.replace("\n\n", " ");
-                        self.check(&format!("{heading}: {name}"), &more);
-                        writeln!(text, "- `{name}(…)`: {docs} {more}").unwrap();
-                        self.list(text, heading, "", fields, &place.choice(name, true));
-                    }
-                    None if matches!(value, Kind::Named(path) if self.is_struct(path)) => {
-                        let Kind::Named(path) = value else { unreachable!() };
-                        let section = self.section(path).expect("a chapter");
-                        writeln!(text, "- [`{name}(…)`](#{}): {docs}", anchor(&self.heading(section))).unwrap();
+                match self.told.get(value) {
+                    Some(before) => {
+                        writeln!(text, "{indent}- `{name}(…)`, with the fields of `{before}`: {docs}").unwrap()
                     }
                     None => {
-                        let values: Vec<_> = values.iter().map(|value| self.words(value, "")).collect();
-                        writeln!(text, "- `{name}(…)` with a {}: {docs}", values.join(" and a ")).unwrap();
+                        self.told.insert(value.clone(), name.clone());
+                        let more = self.docs(value, &self.definitions.get(value).docs);
+                        writeln!(text, "{indent}- `{name}(…)`: {docs} {more}").unwrap();
+                        self.shape(text, value, &of, &place, &inner);
                     }
-                },
+                }
+            }
+            values => {
+                let words: Vec<_> = values.iter().map(|value| self.words(value)).collect();
+                writeln!(text, "{indent}- `{name}(…)`, of a {}: {docs}", words.join(" and a ")).unwrap();
+                let place = place.choice(name, false);
+                values.iter().for_each(|value| self.below(text, value, &of, &place, &inner));
             }
         }
     }
 
-    fn list(&mut self, text: &mut String, heading: &str, name: &str, fields: &[Field], place: &Place) {
+    fn fields(&mut self, text: &mut String, of: &str, name: &str, fields: &[Field], place: &Place, indent: &str) {
         let written = place.fields(self.definitions, name, fields);
         for field in fields {
-            let (default, docs) = self.default(heading, name, field, fields, &written, place);
-            let (words, docs) = (self.words(&field.kind, &default), docs.replace("\n\n", " "));
-            let default = if default.starts_with('`') { format!("default {default}") } else { default };
-            writeln!(text, "  - `{}` ({words}; {default}): {docs}", field.name).unwrap();
-        }
-    }
-
-    /// The default of a field as a cell of a table, and the doc comment less a sentence that says just that.
-    fn default(
-        &mut self,
-        heading: &str,
-        name: &str,
-        field: &Field,
-        fields: &[Field],
-        written: &[(String, String)],
-        place: &Place,
-    ) -> (String, String) {
-        let of = format!("{heading}: {}", field.name);
-        self.check(&of, &field.docs);
-        let value = written.iter().find(|(name, _)| *name == field.name).map_or("None", |(_, value)| value);
-        if field.required || refused_when_left_out(heading, &field.name) {
-            return ("**needed**".to_owned(), field.docs.clone());
-        }
-        if value == "None" && matches!(field.kind, Kind::Optional(_)) {
-            if !["absent", "left out", "unless", "default", "without"].iter().any(|word| field.docs.contains(word)) {
+            let of = format!("{of}.{}", field.name);
+            let docs = self.docs(&of, &field.docs);
+            let place = place.field(self.definitions, name, fields, &field.name);
+            let value =
+                written.iter().find(|(name, _)| *name == field.name).map_or("None", |(_, value)| value.as_str());
+            let (kind, optional) = match &field.kind {
+                Kind::Optional(inner) => (&**inner, true),
+                kind => (kind, false),
+            };
+            let needed = field.required || refused_when_left_out(&of);
+            let default = match value {
+                _ if needed => "needed".to_owned(),
+                "None" if optional => "absent unless given".to_owned(),
+                _ if optional => format!("or `None`; default `{}`", self.short(kind, value, &place)),
+                _ => format!("default `{}`", self.short(kind, value, &place)),
+            };
+            if value == "None" && optional && !ABSENCE.iter().any(|word| docs.contains(word)) {
                 self.faults.push(format!("{of}: what holds when it's absent?"));
             }
-            return ("absent".to_owned(), field.docs.clone());
+            let docs = match stated(&docs).filter(|_| !needed && value != "None") {
+                Some(stated) if !agree(stated, value) => {
+                    self.faults.push(format!("{of}: the comment says that the default is {stated}, and it is {value}"));
+                    docs
+                }
+                // Not to say it twice.
+                Some(stated) => docs.replace(&format!("Default {stated}."), "").replace("  ", " ").trim().to_owned(),
+                None => docs,
+            };
+            let name = if indent.is_empty() { format!("**`{}`**", field.name) } else { format!("`{}`", field.name) };
+            writeln!(text, "{indent}- {name} ({}; {default}): {docs}", self.words(kind)).unwrap();
+            self.below(text, kind, &of, &place, &format!("{indent}  "));
         }
-        let mut docs = field.docs.clone();
-        if let Some(stated) = stated(&docs) {
-            if !agree(stated, value) {
-                self.faults.push(format!("{of}: the comment says that the default is {stated}, and it is {value}"));
-            }
-            docs = docs.replace(&format!(" Default {stated}."), "").replace(&format!("Default {stated}."), "");
-        }
-        // Long ones are written as short as may be: `Cosine()` is `Cosine(warmup: 0)`.
-        let short = value.split_once('(').map(|(name, _)| format!("{name}()")).filter(|_| value.len() > 24);
-        let here = || place.field(self.definitions, name, fields, &field.name);
-        let value = match (value.parse::<f64>(), short) {
-            (Ok(number), _) if number != 0.0 && number.abs() < 1e-3 => format!("{number:e}"),
-            (_, Some(short)) if self.is_named(&field.kind) && here().read(&short) == value => short,
-            _ => value.to_owned(),
-        };
-        (format!("`{value}`"), docs)
     }
 
-    fn is_named(&self, kind: &Kind) -> bool {
+    /// What a value may be is told below it, unless it has a chapter.
+    fn below(&mut self, text: &mut String, kind: &Kind, of: &str, place: &Place, indent: &str) {
         match kind {
-            Kind::Named(path) => !matches!(self.definitions.get(path).shape, Shape::ByHand),
-            Kind::Optional(inner) => self.is_named(inner),
-            _ => false,
+            Kind::Optional(inner) => self.below(text, inner, of, place, indent),
+            Kind::List(inner) => self.below(text, inner, of, &place.first(kind), indent),
+            Kind::Map(key, inner) => {
+                self.below(text, key, of, place, indent);
+                self.below(text, inner, of, &place.first(kind), indent);
+            }
+            Kind::Named(name) if self.titles.contains_key(name) => self.chapter(name, place),
+            Kind::Named(name) if self.told.contains_key(name) => {}
+            Kind::Named(name) => {
+                self.told.insert(name.clone(), of.rsplit('.').next().unwrap_or(of).to_owned());
+                let definition = self.definitions.get(name);
+                let docs = self.docs(name, &definition.docs);
+                // A single sentence says in other words what the field's comment has said.
+                if docs.contains(". ") || matches!(definition.shape, Shape::ByHand) {
+                    write!(text, "\n{indent}{docs}\n\n").unwrap();
+                }
+                self.shape(text, name, of, place, indent);
+            }
+            Kind::Plain(_) | Kind::Tuple(_) => {}
         }
     }
 
-    fn check(&mut self, of: &str, docs: &str) {
+    fn words(&self, kind: &Kind) -> String {
+        match kind {
+            Kind::Plain(words) => (*words).to_owned(),
+            Kind::Tuple(parts) => {
+                format!("({})", parts.iter().map(|part| self.words(part)).collect::<Vec<_>>().join(", "))
+            }
+            Kind::List(inner) => match self.words(inner) {
+                words if words.ends_with(char::is_alphabetic) => format!("list of {words}s"),
+                words => format!("list of {words}"),
+            },
+            Kind::Map(key, inner) => format!("`{{…}}`, for each {} a {}", self.words(key), self.words(inner)),
+            Kind::Optional(inner) => self.words(inner),
+            Kind::Named(name) => {
+                match (self.titles.get(name), self.told.get(name), &self.definitions.get(name).shape) {
+                    (Some(title), ..) => format!("[{title}](#{})", anchor(title)),
+                    (_, Some(before), _) => format!("choice as in `{before}`"),
+                    (.., Shape::Struct(_)) => "`(…)`".to_owned(),
+                    (.., Shape::Enum(_)) => "choice".to_owned(),
+                    (.., Shape::ByHand) => name.to_lowercase(),
+                }
+            }
+        }
+    }
+
+    /// A default as people would write it: `1e-8`, and of `Cosine(warmup: 0)` just `Cosine()`.
+    fn short(&self, kind: &Kind, value: &str, place: &Place) -> String {
+        let bracket = value.split_once('(').map(|(name, _)| format!("{name}()")).filter(|_| value.len() > 24);
+        match (value.parse::<f64>(), bracket) {
+            (Ok(number), _) if number != 0.0 && number.abs() < 1e-3 => format!("{number:e}"),
+            (_, Some(bracket)) if matches!(kind, Kind::Named(_)) && place.read(&bracket) == value => bracket,
+            _ => value.to_owned(),
+        }
+    }
+
+    fn docs(&mut self, of: &str, docs: &str) -> String {
         if docs.is_empty() {
             self.faults.push(format!("{of}: no doc comment"));
         }
-    }
-
-    fn words(&self, kind: &Kind, default: &str) -> String {
-        match kind {
-            Kind::Number => "number".to_owned(),
-            Kind::Whole => "whole number".to_owned(),
-            Kind::Text => "text".to_owned(),
-            Kind::Path => "path".to_owned(),
-            Kind::Flag => "`true` or `false`".to_owned(),
-            Kind::Tuple(parts) => format!("({})", self.all(parts)),
-            Kind::List(inner) => format!("list of {}", self.plural(inner)),
-            Kind::Map(key, value) => format!("`{{…}}`: {} by {}", self.plural(value), self.words(key, "")),
-            Kind::Optional(inner) if default == "absent" => self.words(inner, ""),
-            Kind::Optional(inner) => format!("{}, or `None`", self.words(inner, "")),
-            Kind::Named(path) => {
-                let section = self.section(path).unwrap_or_else(|| panic!("{path} is told nowhere"));
-                format!("[{}](#{})", self.label(path), anchor(&self.heading(section)))
-            }
-        }
-    }
-
-    fn all(&self, parts: &[Kind]) -> String {
-        parts.iter().map(|part| self.words(part, "")).collect::<Vec<_>>().join(", ")
-    }
-
-    fn plural(&self, kind: &Kind) -> String {
-        match kind {
-            Kind::Number | Kind::Whole | Kind::Text | Kind::Path => self.words(kind, "") + "s",
-            _ => self.words(kind, ""),
-        }
-    }
-
-    fn label(&self, path: &str) -> String {
-        match &self.definitions.get(path).shape {
-            Shape::Struct(_) => "`(…)`".to_owned(),
-            Shape::ByHand => path.rsplit("::").next().unwrap_or(path).to_lowercase(),
-            Shape::Enum(choices) => {
-                let names = choices.iter().map(|choice| match choice.fields.is_empty() && choice.values.is_empty() {
-                    true => format!("`{}`", choice.name),
-                    false => format!("`{}(…)`", choice.name),
-                });
-                let names: Vec<_> = names.collect();
-                match names.split_last() {
-                    Some((last, [])) => last.clone(),
-                    Some((last, others)) if others.len() < 4 => format!("{} or {last}", others.join(", ")),
-                    _ => format!("one of {}", names.len()),
-                }
-            }
-        }
+        docs.to_owned()
     }
 }
 
-/// Whether a stage that does not say this is refused, although it can be read.
-fn refused_when_left_out(stage: &str, field: &str) -> bool {
+/// One of these is in the comment of a field that may be absent, as it says what holds then.
+const ABSENCE: [&str; 5] = ["absent", "left out", "unless", "default", "without"];
+
+/// Whether a stage that does not say this is refused, although it can be read: `Captions.data`.
+fn refused_when_left_out(of: &str) -> bool {
+    let (stage, field) = of.split_once('.').unwrap_or((of, ""));
     let stage = options().from_str::<Stage>(&format!("{stage}()"));
     stage.is_ok_and(|stage| stage.problems().iter().any(|problem| problem.path == field))
 }
 
-/// What a doc comment says that the default is: `Default 8.`, `8 by default`, `8 unless given`.
+/// What a doc comment says that the default is: `Default 8.`, `8 by default`, `8 unless given`, `8 when left out`.
 fn stated(docs: &str) -> Option<&str> {
     let behind = docs.split_once("Default ").map(|(_, rest)| rest.split([',', ';']).next().unwrap_or(rest));
     let behind = behind.map(|rest| rest.split(". ").next().unwrap_or(rest).trim_end_matches('.'));
@@ -338,8 +215,7 @@ fn agree(stated: &str, value: &str) -> bool {
     let stated = stated.trim_matches('`');
     match (stated.parse::<f64>(), value.parse::<f64>()) {
         (Ok(stated), Ok(value)) => stated == value,
-        _ if stated == "none" => ["[]", "{}", "\"\"", "None"].contains(&value),
-        _ => value.contains(stated),
+        _ => value.contains(if stated == "none" { "[]" } else { stated }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What stands in fields that are left out: found by reading a pipeline without them, and writing it out again.
 
-use crate::definitions::{Choice, Definitions, Field, Kind, Shape};
+use crate::definitions::{Definitions, Field, Kind, Shape};
 use sd3pipe::pipeline::{Pipeline, options};
 
 /// A place in a pipeline where a value of some type can stand.
@@ -9,55 +9,44 @@ pub struct Place {
     /// The shortest pipeline with such a value, up to it and from it on.
     before: String,
     after: String,
-    /// The way from the outermost bracket to the value.
-    steps: Vec<Step>,
-}
-
-#[derive(Clone)]
-enum Step {
-    Field(String),
-    /// The first of a list.
-    Item,
-    /// The first of a map.
-    Entry,
+    /// The way to the value through brackets: names of fields; nothing for what stands first.
+    steps: Vec<Option<String>>,
 }
 
 impl Place {
-    fn within(&self, before: &str, after: &str, step: Option<Step>) -> Self {
+    /// A place in brackets that stand here.
+    fn within(&self, before: &str, after: &str, step: Option<Option<&str>>) -> Self {
         Self {
             before: format!("{}{before}", self.before),
             after: format!("{after}{}", self.after),
-            steps: self.steps.iter().cloned().chain(step).collect(),
+            steps: self.steps.iter().cloned().chain(step.map(|step| step.map(str::to_owned))).collect(),
         }
     }
 
-    /// The place of an item of a list that stands here.
-    pub fn item(&self) -> Self {
-        self.within("[", "]", Some(Step::Item))
+    /// The first value in a list or a map that stands here.
+    pub fn first(&self, of: &Kind) -> Self {
+        match of {
+            Kind::Map(..) => self.within("{\"x\": ", "}", Some(Some("\"x\""))),
+            _ => self.within("[", "]", Some(None)),
+        }
     }
 
-    /// The place of a value of a map that stands here.
-    pub fn entry(&self, key: &str) -> Self {
-        self.within(&format!("{{{key}: "), "}", Some(Step::Entry))
-    }
-
-    /// The place of what a choice that stands here has in its brackets without a name; a struct shares these brackets.
+    /// What a choice that stands here has in its brackets without a name; of a struct these are the struct's own.
     pub fn choice(&self, name: &str, is_struct: bool) -> Self {
-        if is_struct { self.within(name, "", None) } else { self.within(&format!("{name}("), ")", Some(Step::Item)) }
+        if is_struct { self.within(name, "", None) } else { self.within(&format!("{name}("), ")", Some(None)) }
     }
 
-    /// The place of one of the fields of a struct, or of a choice of this name, that stands here.
+    /// A field of a struct, or of a choice of this name, that stands here.
     pub fn field(&self, definitions: &Definitions, name: &str, fields: &[Field], field: &str) -> Self {
-        let needed = fields.iter().filter(|other| other.required && other.name != field);
-        let needed: String =
-            needed.map(|other| format!("{}: {}, ", other.name, shortest(definitions, &other.kind))).collect();
-        self.within(&format!("{name}({needed}{field}: "), ")", Some(Step::Field(field.to_owned())))
+        let others = needed(definitions, fields.iter().filter(|other| other.name != field));
+        self.within(&format!("{name}({others}{field}: "), ")", Some(Some(field)))
     }
 
     /// The fields of a struct, or of a choice of this name, that stands here and says no more than it must.
     pub fn fields(&self, definitions: &Definitions, name: &str, fields: &[Field]) -> Vec<(String, String)> {
-        let written = self.read(&bracket(definitions, name, fields));
-        named(inside(&written)).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+        let written = self.read(&format!("{name}({})", needed(definitions, fields)));
+        let pair = |part: &str| part.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        parts(&written).into_iter().filter_map(pair).collect()
     }
 
     /// What is read when `value` stands here, written out.
@@ -68,78 +57,58 @@ impl Place {
         let config = ron::ser::PrettyConfig::new().depth_limit(0);
         let written = options().to_string_pretty(&pipeline, config).expect("RON");
         let value = self.steps.iter().try_fold(written.as_str(), |text, step| match step {
-            Step::Item => parts(inside(text)).first().copied(),
-            Step::Entry => Some(parts(inside(text)).first()?.split_once(": ")?.1),
-            Step::Field(field) => named(inside(text)).find(|(name, _)| name == field).map(|(_, value)| value),
+            None => parts(text).first().copied(),
+            Some(field) => parts(text).iter().find_map(|part| part.strip_prefix(field.as_str())?.strip_prefix(": ")),
         });
-        value.unwrap_or_else(|| panic!("what was read of {text} is not in {written}")).to_owned()
+        value.unwrap_or_else(|| panic!("what is read of {text} is not in {written}")).to_owned()
     }
 }
 
-/// The shortest value that serde reads.
-pub fn shortest(definitions: &Definitions, kind: &Kind) -> String {
+/// Those fields that can't be left out, with values that serde takes.
+fn needed<'f>(definitions: &Definitions, fields: impl IntoIterator<Item = &'f Field>) -> String {
+    let needed = fields.into_iter().filter(|field| field.required);
+    needed.map(|field| format!("{}: {}, ", field.name, any(definitions, &field.kind))).collect()
+}
+
+fn any(definitions: &Definitions, kind: &Kind) -> String {
     match kind {
-        Kind::Number | Kind::Whole => "1".to_owned(),
-        Kind::Text | Kind::Path => "\"x\"".to_owned(),
-        Kind::Flag => "true".to_owned(),
-        Kind::Tuple(parts) => {
-            format!("({})", parts.iter().map(|part| shortest(definitions, part)).collect::<Vec<_>>().join(", "))
-        }
+        Kind::Plain("text" | "path") => "\"x\"".to_owned(),
+        Kind::Plain("`true` or `false`") => "true".to_owned(),
+        Kind::Plain(_) => "1".to_owned(),
         Kind::List(_) => "[]".to_owned(),
         Kind::Map(..) => "{}".to_owned(),
         Kind::Optional(_) => "None".to_owned(),
-        Kind::Named(path) => match &definitions.get(path).shape {
-            Shape::Struct(fields) => bracket(definitions, "", fields),
-            Shape::Enum(choices) => match &choices[0] {
-                Choice { name, fields, values, .. } if values.is_empty() && fields.is_empty() => name.clone(),
-                Choice { name, fields, values, .. } if values.is_empty() => bracket(definitions, name, fields),
-                Choice { name, values, .. } => {
-                    let values: Vec<_> = values.iter().map(|value| shortest(definitions, value)).collect();
-                    if values[0].starts_with('(') {
-                        format!("{name}{}", values[0])
-                    } else {
-                        format!("{name}({})", values.join(", "))
-                    }
-                }
-            },
-            Shape::ByHand => panic!("{path} is read by hand and has no default: nothing is known that it could be"),
+        Kind::Tuple(parts) => {
+            format!("({})", parts.iter().map(|part| any(definitions, part) + ",").collect::<String>())
+        }
+        Kind::Named(name) => match &definitions.get(name).shape {
+            Shape::Struct(fields) => format!("({})", needed(definitions, fields)),
+            Shape::Enum(choices) if choices[0].values.is_empty() && choices[0].fields.is_empty() => {
+                choices[0].name.clone()
+            }
+            _ => panic!("give {name} a default: this test can't make one up"),
         },
     }
 }
 
-fn bracket(definitions: &Definitions, name: &str, fields: &[Field]) -> String {
-    let needed = fields.iter().filter(|field| field.required);
-    let needed: Vec<_> =
-        needed.map(|field| format!("{}: {}", field.name, shortest(definitions, &field.kind))).collect();
-    format!("{name}({})", needed.join(", "))
-}
-
-/// What stands in the outermost brackets.
-fn inside(text: &str) -> &str {
-    let open = text.find(['(', '[', '{']).unwrap_or_else(|| panic!("no bracket in {text}"));
-    &text[open + 1..text.trim_end().len() - 1]
-}
-
-/// `a: 1, b: (2, 3)` to its parts at the outermost level.
+/// What stands in the outermost brackets, `a: 1, b: (2, 3)`, at its commas.
 fn parts(text: &str) -> Vec<&str> {
+    let open = text.find(['(', '[', '{']).unwrap_or_else(|| panic!("no bracket in {text}"));
+    let inside = &text[open + 1..text.len() - 1];
     let (mut depth, mut quoted, mut escaped, mut start, mut parts) = (0, false, false, 0, Vec::new());
-    for (at, symbol) in text.char_indices() {
+    for (at, symbol) in inside.char_indices() {
         match symbol {
             '"' if !escaped => quoted = !quoted,
             '(' | '[' | '{' if !quoted => depth += 1,
             ')' | ']' | '}' if !quoted => depth -= 1,
             ',' if !quoted && depth == 0 => {
-                parts.push(text[start..at].trim());
+                parts.push(inside[start..at].trim());
                 start = at + 1;
             }
             _ => {}
         }
         escaped = symbol == '\\' && !escaped;
     }
-    parts.push(text[start..].trim());
+    parts.push(inside[start..].trim());
     parts
-}
-
-fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    parts(text).into_iter().filter_map(|part| part.split_once(": "))
 }
