@@ -41,7 +41,7 @@ fn the_guide_says_of_every_field_what_the_sources_say() {
         let name = part.split(' ').next().expect("a name");
         let fields = page.chapters.get(name).unwrap_or_else(|| panic!("no pipeline has a {name}"));
         let (_, prose) = part.split_once(END).unwrap_or_else(|| panic!("no {END} behind {name}"));
-        written += &format!("{START}{name} -->\n{fields}{END}{prose}");
+        written += &format!("{START}{name} -->\n\n{fields}\n{END}{prose}");
     }
     if std::env::var_os("SD3PIPE_WRITE_GUIDE").is_some() {
         return fs::write(&path, written).expect("written");
@@ -81,6 +81,7 @@ fn the_examples_of_the_guide_are_right() {
         }
     }
     stages.dedup();
-    let Shape::Enum(kinds) = &definitions(root).get("Stage").shape else { panic!("stages are choices") };
+    let definitions = definitions(root);
+    let Shape::Enum(kinds) = &definitions.get("Stage").shape else { panic!("stages are choices") };
     assert_eq!(stages, kinds.iter().map(|kind| kind.name.clone()).collect::<Vec<_>>(), "each has an example");
 }

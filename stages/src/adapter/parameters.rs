@@ -42,7 +42,8 @@ pub struct Lora {
     /// Trains the length of each row of a weight apart from its direction (DoRA, Liu et al. 2024, arXiv:2402.09353, as PEFT
     /// has it). Learns more like a full fine-tuning does at small ranks; each step takes longer.
     pub dora: bool,
-    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form. Its content is in the key, its path is not.
+    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form; without one it begins with no effect. Its content is in
+    /// the key, its path is not.
     pub from: Option<PathBuf>,
 }
 
