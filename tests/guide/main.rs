@@ -41,6 +41,7 @@ fn the_guide_says_of_every_field_what_the_sources_say() {
         let name = part.split(' ').next().expect("a name");
         let fields = page.chapters.get(name).unwrap_or_else(|| panic!("no pipeline has a {name}"));
         let (_, prose) = part.split_once(END).unwrap_or_else(|| panic!("no {END} behind {name}"));
+        assert!(!fields.is_empty(), "there is nothing to say of {name}");
         written += &format!("{START}{name} -->\n\n{fields}\n{END}{prose}");
     }
     if std::env::var_os("SD3PIPE_WRITE_GUIDE").is_some() {

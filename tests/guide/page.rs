@@ -31,7 +31,8 @@ impl<'p> Page<'p> {
     }
 
     fn chapter(&mut self, name: &str, place: &Place) {
-        if self.chapters.insert(name.to_owned(), String::new()).is_none() {
+        if !self.chapters.contains_key(name) {
+            self.chapters.insert(name.to_owned(), String::new());
             let mut text = self.docs(name, &self.definitions.get(name).docs) + "\n\n";
             self.shape(&mut text, name, name, place, "");
             self.chapters.insert(name.to_owned(), text);
@@ -113,7 +114,12 @@ impl<'p> Page<'p> {
                     docs
                 }
                 // Not to say it twice.
-                Some(stated) => docs.replace(&format!("Default {stated}."), "").replace("  ", " ").trim().to_owned(),
+                Some(stated) => docs
+                    .replace(&format!("Default {stated}."), "")
+                    .replace(&format!(" {stated} by default."), "")
+                    .replace("  ", " ")
+                    .trim()
+                    .to_owned(),
                 None => docs,
             };
             let name = if indent.is_empty() { format!("**`{}`**", field.name) } else { format!("`{}`", field.name) };

@@ -55,7 +55,8 @@ impl Place {
         let pipeline: Pipeline = options().from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
         // With spaces and on one line.
         let config = ron::ser::PrettyConfig::new().depth_limit(0);
-        let written = options().to_string_pretty(&pipeline, config).expect("RON");
+        // `r#None` is how RON tells a choice of that name from nothing; it is read without too.
+        let written = options().to_string_pretty(&pipeline, config).expect("RON").replace("r#", "");
         let value = self.steps.iter().try_fold(written.as_str(), |text, step| match step {
             None => parts(text).first().copied(),
             Some(field) => parts(text).iter().find_map(|part| part.strip_prefix(field.as_str())?.strip_prefix(": ")),
