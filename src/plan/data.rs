@@ -117,6 +117,8 @@ impl Data {
     /// Puts the items into the store.
     pub fn publish(&self, name: &str, store: &Store) -> Result<(), PlanError> {
         let bytes = self.result.bytes(Some(store))?;
+        // A collection after a kill keeps it.
+        store.rely(&self.preimage.key(), &[])?;
         let mut outputs = vec![output(ITEMS, store.put(&bytes)?)];
         if let Some(memo) = &self.memo {
             outputs.push(output(MEMO, store.put(memo)?));

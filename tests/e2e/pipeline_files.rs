@@ -45,6 +45,20 @@ fn an_unknown_kind_of_stage_is_shown_with_a_suggestion() {
 }
 
 #[test]
+fn a_some_around_brackets_is_to_be_left_out() {
+    for (written, said) in
+        [("Some((step: 16))", "`buckets`: Expected identifier"), ("Some(Buckets(step: 16))", "unknown field `Buckets`")]
+    {
+        let shown = message("buckets: (step: 16)", &format!("buckets: {written}"));
+        for said in [said, "test.ron:14:", "hint: leave out `Some`"] {
+            assert!(shown.contains(said), "not said: {said}\n{shown}");
+        }
+    }
+    let shown = message("buckets: (step: 16)", "buckets: Some(stop: 16)");
+    assert!(shown.contains("did you mean `step`?"), "{shown}");
+}
+
+#[test]
 fn a_missing_field_is_named() {
     let shown = message("checkpoint: \"model/sd3_tiny.safetensors\",", "");
     for said in ["`checkpoint` is missing in `Model`", "add `checkpoint: …`", "test.ron:3:"] {

@@ -81,7 +81,8 @@ pub struct Train {
     pub caption_dropout: f64,
     /// The share of steps in which one encoder's output is zeros, each encoder on its own.
     pub encoder_dropout: EncoderDropout,
-    /// Steps between two saves of the state from which a killed run goes on. Changes no result, so it is in no key.
+    /// Steps of an epoch between two saves of the state from which a killed run goes on; at the end of an epoch it is saved too, if
+    /// that was 10 seconds ago. Changes no result, so it is in no key.
     pub save_every: u32,
     /// What the backward pass remembers of the forward pass. Default `None`, which remembers everything.
     pub checkpointing: Checkpointing,
