@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
 use sd3pipe_stages::adapter::{
     self,
-    parameters::{Lora, Target},
+    parameters::{Layers, Lora},
 };
 use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
 use sd3pipe_stages::error::StageError;
@@ -127,7 +127,7 @@ fn train_all(form: &str) {
 fn adapter(golden: &Golden, lora: Lora) -> State {
     let (scale, shapes): (f32, BTreeMap<String, Vec<usize>>) = (golden.config("scale"), golden.config("adapter"));
     let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
-    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
+    let targets = Layers::BLOCKS.into_iter().chain([Layers::Embedders, Layers::FinalLayer]).collect();
     let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
     let places = adapter::places(&lora, &geometry).unwrap();
     assert!(places.iter().all(|place| place.scale == scale));

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Captions {
-    /// The folders with the images. None by default: there is nothing to guess.
+    /// The folders with the images.
     pub data: Vec<Dataset>,
     /// What an image without a caption file means. `Error` by default, because it is nearly always a mistake.
     pub missing: Missing,
@@ -45,7 +45,7 @@ impl Default for Captions {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dataset {
-    /// The folder. Relative paths start from the folder of the pipeline file.
+    /// The folder, which must be given. Relative paths start from the folder of the pipeline file.
     pub path: PathBuf,
     /// Goes before the name of each item, to tell two folders with files of equal names apart. Empty by default.
     pub name: String,
@@ -73,9 +73,9 @@ pub enum Missing {
     ClassName,
 }
 
-/// Makes several texts of one caption by shuffling its tags.
+/// The shuffled texts of a caption.
 ///
-/// Texts are encoded once, before training; each is a row of its own in the cache, from which training draws.
+/// They are encoded once, before training; each is a row of its own in the cache, from which training draws.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shuffle {

@@ -11,8 +11,7 @@ use std::fmt;
 pub struct EncodeImages {
     /// The `Captions` stage whose images are encoded; may be left out when there is just one.
     pub captions: Option<String>,
-    /// The size that images are trained at: a side of a square, or (width, height). With buckets only its area counts.
-    /// 1024 by default, which SD3 was made for.
+    /// The size that images are trained at. With buckets only its area counts. 1024 by default, which SD3 was made for.
     pub resolution: Resolution,
     /// Sizes of about that area in several shapes, so that little is cropped off. On by default; `None` crops every image to
     /// `resolution`.

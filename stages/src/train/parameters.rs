@@ -57,9 +57,9 @@ pub struct Train {
     pub decay: Decay,
     /// Gradients are scaled down to this L2 norm over all weights together; 0 leaves them as they are.
     pub max_gradient_norm: f64,
-    /// What the network's output is compared as: the velocity, the default, as in the SD3 paper; or the clean latents, as in sd-scripts.
+    /// The velocity, as in the SD3 paper, or the clean latents, as in sd-scripts.
     pub target: Target,
-    /// How a difference counts. Its square unless given, which is what SD3 was made with.
+    /// The square of a difference unless given, which is what SD3 was made with.
     pub loss: Loss,
     /// How much a sample counts, by its level of noise. All alike unless given: the density is weight enough.
     pub weighting: Weighting,
