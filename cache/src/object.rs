@@ -121,6 +121,12 @@ impl Store {
         }
     }
 
+    /// Where an object lies if it's there, which is not looked at: for what is remembered of its file. Before it is read comes
+    /// [`Store::file`].
+    pub fn object_path(&self, digest: &Digest) -> PathBuf {
+        self.layout().object(digest)
+    }
+
     /// Whether an object of this name and length is there. Only looks, and does not read it.
     pub fn has(&self, digest: &Digest, length: u64) -> bool {
         fs::metadata(self.layout().object(digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == length)

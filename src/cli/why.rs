@@ -63,6 +63,9 @@ impl Why {
                 line(format!("  and {} more", text::count(missing.len() - 10)));
             }
         }
+        if let Some(start) = survey.planner.start(index).map_err(fault)? {
+            line(format!("init: starts from {}", start.origin));
+        }
         if let Some(old) = reasons.old(&self.stage) {
             let changed = diff(old, &examined.preimage);
             for change in

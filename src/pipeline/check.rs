@@ -7,8 +7,11 @@ use super::{
     source::Sources,
 };
 use sd3pipe_stages::{
+    adapter::parameters::{Lora, Method},
     checkpoint::Component,
+    export::parameters::{Export, Layout, LoraForm},
     stage::{Kind, Stage},
+    train::{init::Init, parameters::Train},
 };
 use std::path::{Path, PathBuf};
 
@@ -82,7 +85,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         }
     }
     let edges = name_inputs(&mut pipeline, &mut faults);
-    check_across(&pipeline, &edges, &mut faults);
+    check_across(&pipeline, &folder.join("out").join(&pipeline.name), &edges, &mut faults);
     let order = order(&pipeline, &edges, &mut faults);
     if !faults.list.is_empty() {
         faults.list.sort_by_key(|fault| fault.place.as_ref().map(|place| (place.source, place.range.start)));
@@ -162,10 +165,21 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         resolve(format!("model.{field}"), path, "file or folder", Path::exists);
     }
     for (name, stage) in &mut pipeline.stages {
-        if let Stage::Captions(captions) = stage {
-            for (index, dataset) in captions.data.iter_mut().enumerate() {
-                resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+        match stage {
+            Stage::Captions(captions) => {
+                for (index, dataset) in captions.data.iter_mut().enumerate() {
+                    resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+                }
             }
+            Stage::Train(Train { init, method, .. }) => {
+                if let Init::File(path) = init {
+                    resolve(format!("stages.{name}.init"), path, "file or folder", Path::exists);
+                }
+                if let Method::LoRA(Lora { from: Some(path), .. }) = method {
+                    resolve(format!("stages.{name}.method.from"), path, "file", Path::is_file);
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -229,7 +243,7 @@ fn name_inputs(pipeline: &mut Pipeline, faults: &mut Faults<'_>) -> Vec<Vec<(&'s
 }
 
 /// What only shows when stages are seen together.
-fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], faults: &mut Faults<'_>) {
+fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str, usize)>], faults: &mut Faults<'_>) {
     for (index, (name, stage)) in pipeline.stages.iter().enumerate() {
         let above = |index: usize| edges[index].first().map(|(_, above)| &pipeline.stages[*above]);
         match stage {
@@ -238,9 +252,20 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
                     for problem in export.epochs.problems("epochs", Some(train.epochs)) {
                         faults.add(&format!("stages.{name}.epochs"), problem.message, problem.hint);
                     }
+                    check_lora_form(name, export, &train.method, faults);
                 }
             }
-            Stage::Train(_) => {
+            Stage::Train(train) => {
+                if let Init::File(path) = &train.init
+                    && path.starts_with(results)
+                {
+                    let message = format!(
+                        "`init` starts from what `{}` writes itself, which is other weights each time",
+                        pipeline.name
+                    );
+                    let hint = "name the run that made it: init: Run(run: \"12\", epoch: 8)".to_owned();
+                    faults.add(&format!("stages.{name}.init"), message, hint);
+                }
                 // Text and latents of different captions would pair one data set's pictures with another's words.
                 let captions: Vec<_> = edges[index]
                     .iter()
@@ -259,6 +284,29 @@ fn check_across(pipeline: &Pipeline, edges: &[Vec<(&'static str, usize)>], fault
     if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
         let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
         faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
+    }
+}
+
+/// Fields of an export that say nothing for this kind of training.
+fn check_lora_form(name: &str, export: &Export, method: &Method, faults: &mut Faults<'_>) {
+    let mut without_effect = |field: &str, why: &str, hint: &str| {
+        faults.add(&format!("stages.{name}.{field}"), format!("`{field}` has no effect: {why}"), hint.to_owned());
+    };
+    match (method, &export.lora) {
+        (Method::Full, Some(_)) => {
+            without_effect("lora", "the training has no adapter", "leave it out, or train with method: LoRA()");
+        }
+        (Method::LoRA(_), None | Some(LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both)) => {
+            let why = "the adapter alone is written";
+            let hint = "leave it out, or merge the adapter into the model: lora: Merged(1.0)";
+            if export.layout != Layout::SingleFile {
+                without_effect("layout", why, hint);
+            }
+            if export.text_encoders {
+                without_effect("text_encoders", why, hint);
+            }
+        }
+        _ => {}
     }
 }
 

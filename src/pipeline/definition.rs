@@ -3,6 +3,7 @@
 use super::{
     compose::{Composed, offset_of},
     diagnostic::{Diagnostic, suggestion},
+    ineffective,
 };
 use indexmap::IndexMap;
 use ron::extensions::Extensions;
@@ -58,6 +59,10 @@ fn explain(code: &ron::Error, path: &str, composed: &Composed, offset: usize) ->
         })
     };
     match code {
+        E::NoSuchStructField { found, .. } if let Some(reason) = ineffective::reason(found) => {
+            Diagnostic::new(format!("`{found}` has no effect on SD3: {reason}"), named(found))
+                .hint("leave it out".to_owned())
+        }
         E::NoSuchStructField { expected, found, outer } => {
             Diagnostic::new(format!("unknown field `{found}`{}", of(outer)), named(found)).hint(
                 suggestion(found, expected.iter().copied())

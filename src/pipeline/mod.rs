@@ -7,6 +7,7 @@ mod check;
 mod compose;
 mod definition;
 mod diagnostic;
+mod ineffective;
 mod outline;
 mod source;
 

@@ -1,9 +1,10 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
-use super::{Data, PlanError, StageResult, model};
+use super::{Data, PlanError, StageResult, Start, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
+    adapter::parameters::{Lora, Method},
     captions::Items,
     checkpoint::Component,
     error::StageError,
@@ -14,11 +15,11 @@ use sd3pipe_stages::{
     sample::{SampleJob, parameters::Sample},
     stage::{Kind, Stage},
     text::TextJob,
-    train::TrainJob,
+    train::{TrainJob, parameters::Train},
 };
 use serde_json::{Map, Value};
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::{BTreeMap, BTreeSet},
 };
 
@@ -77,8 +78,10 @@ pub struct Planner<'p> {
     pub(super) store: Option<&'p Store>,
     /// The stages to do anew whatever the store has.
     forced: BTreeSet<usize>,
-    facts: OnceCell<Facts>,
+    pub(super) facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
+    /// Where trainings start that were looked at, when that is not the model.
+    pub(super) starts: RefCell<BTreeMap<usize, Option<Start>>>,
     /// Objects that were found lost: records that promise them count for nothing.
     lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
@@ -93,7 +96,8 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        Self { resolved, store, forced, facts: OnceCell::new(), data: BTreeMap::new(), lost: BTreeSet::new(), previous }
+        let (facts, data, starts, lost) = Default::default();
+        Self { resolved, store, forced, facts, data, starts, lost, previous }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -131,10 +135,14 @@ impl<'p> Planner<'p> {
                 }
             }
         }
+        if !self.starts_are_equal()? {
+            return Ok(false);
+        }
         let digests = |facts: &Facts| {
             let tokenizers =
                 facts.t5_tokenizer.iter().chain([&facts.clip_tokenizer]).map(|tokenizer| tokenizer.identity);
-            facts.components.values().map(|located| located.digest).chain(tokenizers).collect::<Vec<_>>()
+            let weights = facts.components.values().chain(facts.adapters.values()).map(|located| located.digest);
+            weights.chain(tokenizers).collect::<Vec<_>>()
         };
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
     }
@@ -229,8 +237,13 @@ impl<'p> Planner<'p> {
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
     pub fn check(&self, index: usize) -> Result<(), PlanError> {
         let stage = &self.resolved.stages[index];
+        self.start(index)?;
         self.check_size(stage)?;
-        self.check_text_encoders(stage)
+        self.check_text_encoders(stage)?;
+        if let Stage::Train(parameters) = &stage.stage {
+            parameters.check_model(&self.facts()?.geometry)?;
+        }
+        Ok(())
     }
 
     /// Samples must fit the model's table of positions.
@@ -272,7 +285,7 @@ impl<'p> Planner<'p> {
         index: usize,
         results: &[Option<StageResult>],
     ) -> Result<Preimage, PlanError> {
-        let facts = self.facts()?;
+        let facts = self.facts_of(index)?;
         let mut preimage = Preimage::new(&stage.stage.kind().to_string(), stage.stage.revision());
         preimage.read("parameters", &stage.stage.parameters()?)?;
         let digest =
@@ -283,9 +296,12 @@ impl<'p> Planner<'p> {
             Kind::Captions => Value::Null,
             Kind::EncodeText => facts.text_encoders(),
             Kind::EncodeImages => facts.digests(&[Component::VaeEncoder]),
-            Kind::Train => facts.digests(&[Component::Mmdit]),
+            Kind::Train => match &stage.stage {
+                Stage::Train(parameters) => facts.start(&parameters.method),
+                _ => Value::Null,
+            },
             Kind::Export => match &stage.stage {
-                Stage::Export(parameters) => export::job::model(parameters, facts),
+                Stage::Export(parameters) => export::job::model(parameters, &facts, self.adapter_of(index).is_some()),
                 _ => Value::Null,
             },
             Kind::Sample => {
@@ -329,6 +345,14 @@ impl<'p> Planner<'p> {
         all
     }
 
+    /// The adapter that is trained above a stage, if one is.
+    fn adapter_of(&self, index: usize) -> Option<&Lora> {
+        self.ancestors(index).into_iter().find_map(|above| match &self.resolved.stages[above].stage {
+            Stage::Train(Train { method: Method::LoRA(lora), .. }) => Some(lora),
+            _ => None,
+        })
+    }
+
     fn t5_tokens_of(&self, index: usize) -> u32 {
         let tokens = |above: &usize| match &self.resolved.stages[*above].stage {
             Stage::EncodeText(text) => Some(text.t5_tokens),
@@ -347,7 +371,7 @@ impl<'p> Planner<'p> {
 
     fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {
         let store = self.store;
-        let facts = self.facts()?.clone();
+        let facts = self.facts_of(index)?;
         let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
         let artifact = |role: &str| {
             let above =
@@ -372,6 +396,9 @@ impl<'p> Planner<'p> {
                 Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &paths)?)
             }
             Stage::Train(parameters) => {
+                if let Some(start) = self.start(index)? {
+                    start.verify(store)?;
+                }
                 let (items, text, latents) = (items()?, artifact("text")?, artifact("latents")?);
                 Job::Train(TrainJob::new(
                     parameters,
@@ -388,7 +415,13 @@ impl<'p> Planner<'p> {
                     data: result(captions)?.digest,
                     resolution: self.resolution_of(index),
                 };
-                Job::Export(ExportJob::new(parameters, &facts, provenance, &artifact("train")?)?)
+                Job::Export(ExportJob::new(
+                    parameters,
+                    &facts,
+                    provenance,
+                    self.adapter_of(index),
+                    &artifact("train")?,
+                )?)
             }
             Stage::Sample(parameters) => Job::Sample(SampleJob::new(parameters, &facts, &artifact("export")?)?),
         })

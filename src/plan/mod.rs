@@ -7,6 +7,7 @@ mod model;
 mod reasons;
 mod report;
 mod result;
+mod start;
 pub mod target;
 
 pub use data::Data;
@@ -14,6 +15,7 @@ pub use estimate::{Bytes, Cost, Estimate, Size};
 pub use examine::{Examined, Planner, State};
 pub use reasons::{Cause, Reasons};
 pub use result::StageResult;
+pub use start::{Start, StartError};
 
 use sd3pipe_cache::{KeyError, StoreError};
 use sd3pipe_stages::{
@@ -43,6 +45,9 @@ pub enum PlanError {
     /// The stages do not fit together.
     #[error(transparent)]
     Stage(#[from] StageError),
+    /// There are no weights to start from.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// A parameter can't be written as JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),

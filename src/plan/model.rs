@@ -4,11 +4,14 @@ use super::PlanError;
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::{
+    adapter::{self, parameters::Method},
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry},
+    error::StageError,
     export,
     facts::{Facts, Located, TokenizerFacts, component_fingerprints, fingerprint},
     stage::Stage,
     text::tokenizer::{ClipFiles, ClipTokenizer, T5Tokenizer},
+    train::parameters::Train,
 };
 use std::{
     collections::BTreeMap,
@@ -70,7 +73,9 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         }
         None => None,
     };
-    let facts = Facts { components, geometry, clip_tokenizer, t5_tokenizer, device: resolved.pipeline.device.kind() };
+    let adapters = adapters(resolved, &geometry, store)?;
+    let device = resolved.pipeline.device.kind();
+    let facts = Facts { components, adapters, geometry, clip_tokenizer, t5_tokenizer, device };
     for stage in &resolved.stages {
         if let Stage::Export(parameters) = &stage.stage {
             export::check(parameters, &facts)?;
@@ -79,8 +84,39 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
     Ok(facts)
 }
 
+/// The adapters that trainings go on from. What can't be right about an adapter and this model shows here too.
+fn adapters(
+    resolved: &Resolved,
+    geometry: &MmditGeometry,
+    store: Option<&Store>,
+) -> Result<BTreeMap<PathBuf, Located>, PlanError> {
+    let mut adapters = BTreeMap::new();
+    for stage in &resolved.stages {
+        let Stage::Train(Train { method: Method::LoRA(lora), .. }) = &stage.stage else { continue };
+        adapter::places(lora, geometry).map_err(StageError::from)?;
+        let Some(path) = &lora.from else { continue };
+        let fault = |source| PlanError::File { path: path.clone(), source };
+        let before = std::fs::metadata(path).map_err(fault)?;
+        let mut digests = store.map(|store| store.digests("adapter", path)).transpose()?;
+        let digest = match digests.as_ref().and_then(|digests| digests.known(path, &before)) {
+            Some(digest) => digest,
+            None => {
+                let digest = adapter::file_digest(path)?;
+                if let Some(digests) = &mut digests {
+                    digests.remember(path, &before, digest);
+                }
+                digest
+            }
+        };
+        digests.map(|digests| digests.save()).transpose()?;
+        let files = vec![(path.clone(), Fingerprint::of(&before))];
+        adapters.insert(path.clone(), Located { path: path.clone(), digest, files });
+    }
+    Ok(adapters)
+}
+
 /// The digest of a network's tensors: remembered for each of the files that it lies in, and trusted while all of them say the same.
-fn component_digest(
+pub(super) fn component_digest(
     path: &Path,
     files: &[(PathBuf, Fingerprint)],
     source: &ComponentSource,

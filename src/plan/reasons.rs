@@ -55,6 +55,13 @@ impl<'r> Reasons<'r> {
         if let (Stage::Captions(_), Some(result)) = (&stage.stage, now.state.result()) {
             causes.extend(self.item_changes(old_key, result)?.into_iter().map(|(what, detail)| cause(what, detail)));
         }
+        let start = planner.start(index)?;
+        let describe = |change: &Change| match &start {
+            Some(start) if change.path == "model.mmdit" => {
+                Some(format!("init: starts from other weights, {}", start.origin))
+            }
+            _ => describe(change),
+        };
         causes.extend(diff(old, &now.preimage).iter().filter_map(describe).map(|what| cause(what, Vec::new())));
         if causes.is_empty() && matches!(now.state, State::Run { .. }) && now.preimage.key() == *old_key {
             causes.push(cause("its result is not in the store any more".to_owned(), Vec::new()));

@@ -2,7 +2,11 @@
 
 use crate::pipeline::Resolved;
 use sd3pipe_cache::Digest;
-use sd3pipe_stages::{action::Artifact, stage::Kind};
+use sd3pipe_stages::{
+    action::Artifact,
+    export::{LORA_DIFFUSERS, LORA_KOHYA},
+    stage::Kind,
+};
 use std::path::PathBuf;
 
 /// A file in `out/`.
@@ -36,6 +40,9 @@ pub fn targets(resolved: &Resolved, index: usize, artifact: &Artifact) -> Vec<Ta
     let (kind, root) = (resolved.stages[index].stage.kind(), root(resolved, index));
     let checkpoint =
         |epoch: &str| root.join("checkpoints").join(format!("{}-epoch-{epoch:0>4}", resolved.pipeline.name));
+    let lora = |epoch: &str, form: &str| {
+        root.join("lora").join(format!("{}-epoch-{epoch:0>4}{form}.safetensors", resolved.pipeline.name))
+    };
     let mut targets = Vec::new();
     for entry in &artifact.entries {
         let mut shown = None;
@@ -45,6 +52,8 @@ pub fn targets(resolved: &Resolved, index: usize, artifact: &Artifact) -> Vec<Ta
                 Some((epoch, inside)) => shown.insert(checkpoint(epoch)).join(inside),
                 None => continue,
             },
+            (Kind::Export, LORA_KOHYA) => lora(&entry.item, ""),
+            (Kind::Export, LORA_DIFFUSERS) => lora(&entry.item, "-diffusers"),
             (Kind::Sample, "image") => root.join("samples").join(&entry.item),
             (Kind::Sample, "sheet") => root.join(&entry.item),
             _ => continue,

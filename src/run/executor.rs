@@ -314,8 +314,9 @@ impl Runner<'_> {
         };
         let data =
             planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
-        let model = planner.facts().ok().into_iter().flat_map(sd3pipe_stages::facts::Facts::files);
-        let paths: BTreeSet<PathBuf> = data.chain(model).filter_map(changed).collect();
+        let weights = planner.weight_files();
+        let weights = weights.iter().map(|(path, before)| (path.as_path(), before));
+        let paths: BTreeSet<PathBuf> = data.chain(weights).filter_map(changed).collect();
         if paths.is_empty() || planner.inputs_are_equal().unwrap_or(false) {
             return Ok(());
         }

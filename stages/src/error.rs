@@ -17,6 +17,9 @@ pub enum StageError {
     /// A model file is not what it should be.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// An adapter is not what it should be.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapter::AdapterError),
     /// Tensors do not fit the network.
     #[cfg(feature = "compute")]
     #[error(transparent)]

@@ -1,6 +1,7 @@
 //! What is known of a model without loading it: where its networks lie, and the digests of what they read.
 
 use crate::{
+    adapter::parameters::{Lora, Method},
     checkpoint::{CheckpointError, Component, ComponentSource, MmditGeometry, component_files},
     device::DeviceKind,
     error::StageError,
@@ -74,6 +75,8 @@ impl TokenizerFacts {
 pub struct Facts {
     /// The networks that the model has.
     pub components: BTreeMap<Component, Located>,
+    /// The adapters that trainings go on from, by the paths that the pipeline names.
+    pub adapters: BTreeMap<PathBuf, Located>,
     /// The MMDiT's geometry.
     pub geometry: MmditGeometry,
     /// CLIP's tokenizer.
@@ -133,6 +136,16 @@ impl Facts {
         Ok(Some(ComponentSource::open(&located.path, component)?))
     }
 
+    /// The part of a training's key that names what it starts from.
+    pub fn start(&self, method: &Method) -> Value {
+        let mut start = self.digests(&[Component::Mmdit]);
+        if let (Method::LoRA(Lora { from: Some(path), .. }), Value::Object(start)) = (method, &mut start) {
+            let digest = self.adapters.get(path).map_or(Value::Null, |located| located.digest.to_string().into());
+            start.insert("adapter".to_owned(), digest);
+        }
+        start
+    }
+
     /// Makes sure that a network's files were not written to since the digest was taken. Called again after loading: what was
     /// mapped may have changed underneath.
     pub fn check(&self, component: Component) -> Result<(), StageError> {
@@ -143,10 +156,21 @@ impl Facts {
         }
     }
 
+    /// The same for an adapter that a training goes on from.
+    pub fn check_adapter(&self, path: &Path) -> Result<(), StageError> {
+        let known = |(file, before): &(PathBuf, Fingerprint)| {
+            std::fs::metadata(file).is_ok_and(|now| Fingerprint::of(&now) == *before)
+        };
+        match self.adapters.get(path) {
+            Some(located) if located.files.iter().all(known) => Ok(()),
+            _ => Err(StageError::Changed { paths: vec![path.to_owned()] }),
+        }
+    }
+
     /// Every file of the model, with its state when the digests were taken.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
         let tokenizers = self.t5_tokenizer.iter().chain([&self.clip_tokenizer]).flat_map(|tokenizer| &tokenizer.files);
-        let networks = self.components.values().flat_map(|located| &located.files);
-        networks.chain(tokenizers).map(|(path, fingerprint)| (path.as_path(), fingerprint))
+        let weights = self.components.values().chain(self.adapters.values()).flat_map(|located| &located.files);
+        weights.chain(tokenizers).map(|(path, fingerprint)| (path.as_path(), fingerprint))
     }
 }

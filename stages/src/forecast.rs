@@ -2,18 +2,26 @@
 
 use crate::{
     action::Action,
+    adapter::{ALPHA, Place, parameters::Method, places},
     captions::report::CLIP_TOKENS,
-    checkpoint::{Component, POSITION_TABLE, mmdit_names},
+    checkpoint::{Component, mmdit_names},
     error::StageError,
-    export::{ExportJob, TRANSFORMER_FILE, parameters::Layout},
+    export::{
+        ExportJob, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE,
+        job::model,
+        parameters::{Layout, LoraForm},
+    },
     facts::Facts,
     images::{ImagesJob, MASK_TENSOR, Made},
     job::Job,
     precision::Precision,
     sample::SampleJob,
-    tensors::file_length,
+    tensors::{file_length, mixed_file_length},
     text::TextJob,
-    train::TrainJob,
+    train::{
+        ADAPTER, TrainJob,
+        optimizer::{Course, Optimizer},
+    },
 };
 use sd3pipe_cache::{Digest, Output};
 use std::{collections::BTreeMap, path::Path};
@@ -31,7 +39,10 @@ pub struct Forecast {
 /// Names and shapes.
 type Shapes = Vec<(String, Vec<usize>)>;
 
-/// The longest JSON of what is measured in a step: four numbers of at most 24 letters, and their names.
+/// The longest JSON of a number.
+const LONGEST_NUMBER: usize = 24;
+
+/// The longest JSON of what is measured in a step: four numbers, and their names.
 const MEASURED: u64 = 160;
 
 impl Job {
@@ -102,13 +113,19 @@ fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
 }
 
 fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
-    let weights = file_length(mmdit_names(&job.facts.geometry), job.parameters.precision, &BTreeMap::new())?;
+    let tensors = job.parameters.tensors(&job.facts.geometry)?.into_iter();
+    let (role, weights) = match job.parameters.method {
+        Method::Full => ("weights", file_length(tensors, job.parameters.precision, &BTreeMap::new())?),
+        Method::LoRA(_) => {
+            let alphas = job.adapter.iter().map(|place| (format!("{}{ALPHA}", place.site), Vec::new()));
+            (ADAPTER, file_length(tensors.chain(alphas), Precision::F32, &BTreeMap::new())?)
+        }
+    };
     let losses = job.steps_per_epoch() * MEASURED + 2;
     let (state, last) = (state_length(job)?, missing.iter().max());
     let outputs = missing.iter().map(|index| {
         let (action, epoch) = (&job.actions[*index], (index + 1).to_string());
-        let mut outputs =
-            vec![of_action("weights", &epoch, action, weights), of_action("losses", &epoch, action, losses)];
+        let mut outputs = vec![of_action(role, &epoch, action, weights), of_action("losses", &epoch, action, losses)];
         // Only the last one's: more epochs go on from it.
         if Some(index) == last {
             outputs.push(of_action("state", &epoch, action, state));
@@ -122,16 +139,22 @@ fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
 
 /// The state between two epochs: see [`State`](crate::train::State).
 fn state_length(job: &TrainJob) -> Result<u64, StageError> {
-    let names = mmdit_names(&job.facts.geometry);
-    let trained = names.iter().filter(|(name, _)| name != POSITION_TABLE);
-    let moments = trained.flat_map(|(name, shape)| {
-        let flat = vec![shape.iter().product()];
-        [(format!("first/{name}"), flat.clone()), (format!("second/{name}"), flat)]
-    });
-    let moments: Shapes = moments.collect();
-    let weights = names.into_iter().map(|(name, shape)| (format!("weights/{name}"), shape));
-    let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", job.parameters.epochs);
-    file_length(weights.chain(moments), Precision::F32, &[("position".to_owned(), position)].into())
+    let parameters = &job.parameters;
+    let of_tensor = |(name, shape): (String, Vec<usize>)| {
+        let kept = if parameters.trains(&name) { parameters.optimizer.keeps(&shape) } else { Vec::new() };
+        let kept = kept.into_iter().map(|(kind, dtype, count)| (format!("{kind}/{name}"), dtype, vec![count]));
+        let kept: Vec<_> = kept.collect();
+        let weight = (format!("weights/{name}"), parameters.kept_in(&name).dtype(), shape);
+        std::iter::once(weight).chain(kept)
+    };
+    let tensors = parameters.tensors(&job.facts.geometry)?.into_iter().flat_map(of_tensor);
+    let position = format!("{{\"epoch\":{},\"steps\":0,\"measured\":[]}}", parameters.epochs);
+    let mut course = serde_json::to_string(&Course::default()).map_err(|error| StageError::Unfit(error.to_string()))?;
+    if matches!(parameters.optimizer, Optimizer::Prodigy(_) | Optimizer::AdamWScheduleFree(_)) {
+        // Its eight numbers are 0 at first.
+        course.extend(std::iter::repeat_n('0', 8 * LONGEST_NUMBER));
+    }
+    mixed_file_length(tensors, &[("position".to_owned(), position), ("course".to_owned(), course)].into())
 }
 
 /// Names and shapes of a network of the model, none if the model has no such network.
@@ -159,6 +182,18 @@ fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<F
         let (epoch, weights) = &job.checkpoints[index];
         job.metadata(*epoch, &weights.digest)
     };
+    let form = missing.iter().find_map(|index| job.form(*index));
+    if let (Some(adapter), Some(form @ (LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both))) = (&job.adapter, form)
+    {
+        let bound = adapter_bound(&places(adapter, &job.facts.geometry)?);
+        let outputs = missing.iter().map(|&index| {
+            let epoch = job.checkpoints[index].0.to_string();
+            let kohya = (form != LoraForm::Diffusers).then(|| checkpoint(index, LORA_KOHYA, &epoch, bound));
+            let diffusers = (form != LoraForm::Kohya).then(|| checkpoint(index, LORA_DIFFUSERS, &epoch, bound));
+            kohya.into_iter().chain(diffusers).collect()
+        });
+        return Ok(Forecast { outputs: outputs.collect(), passing: 0 });
+    }
     if job.parameters.layout == Layout::SingleFile {
         let all: Shapes = trained.into_iter().chain(others.into_iter().flat_map(|(_, shapes)| shapes)).collect();
         return one_each(missing, |index| {
@@ -183,6 +218,19 @@ fn export(job: &ExportJob, missing: &[usize], known: &[Vec<Output>]) -> Result<F
     });
     Ok(Forecast { outputs: outputs.collect::<Result<_, StageError>>()?, passing: 0 })
 }
+
+/// No file of an adapter is longer, whatever its form and precision: what reads is there three times at most, what writes is as wide
+/// as the largest rank or as those of three thirds together, and as long as three thirds.
+fn adapter_bound(places: &[Place]) -> u64 {
+    let rank = places.iter().map(|place| place.rank).max().unwrap_or_default();
+    let values = |place: &Place| 3 * rank * (place.inputs + 3 * place.outputs) + place.outputs;
+    let values: usize = places.iter().map(values).sum();
+    (4 * values) as u64 + HEADER_OF_PLACE * places.len() as u64 + NOTES
+}
+
+/// Bytes of a header for all tensors of one place, and those of its notes.
+const HEADER_OF_PLACE: u64 = 1600;
+const NOTES: u64 = 8192;
 
 /// A configuration file of a diffusers folder is shorter.
 const CONFIGURATION: u64 = 4096;
@@ -213,7 +261,8 @@ fn common_files(job: &ExportJob, others: &[(Component, Shapes)]) -> Result<Vec<O
     tokenizer("tokenizer", facts.clip_tokenizer.path.as_deref());
     tokenizer("tokenizer_2", facts.clip_tokenizer.path.as_deref());
     tokenizer("tokenizer_3", facts.t5_tokenizer.as_ref().and_then(|tokenizer| tokenizer.path.as_deref()));
-    let made_of = format!("{} {:?}", job.model(), job.parameters.precision);
+    let made_of =
+        format!("{} {:?}", model(&job.parameters, &job.facts, job.adapter.is_some()), job.parameters.precision);
     let file =
         |(name, length): (String, u64)| expected("file", &format!("0/{name}"), &format!("{name} of {made_of}"), length);
     Ok(files.into_iter().map(file).collect())

@@ -5,6 +5,7 @@
 //! there, which is enough to plan and to explain.
 
 pub mod action;
+pub mod adapter;
 pub mod captions;
 pub mod checkpoint;
 pub mod device;

@@ -38,7 +38,7 @@ impl Job {
                 let encoder = Component::VaeEncoder;
                 weights(&job.facts, encoder, job.parameters.precision)? + vae(&job.facts, encoder, batch, pixels)?
             }
-            Self::Train(job) => Footprint::of(job).peak(),
+            Self::Train(job) => Footprint::of(job)?.peak(),
             Self::Export(_) => return Ok(None),
             Self::Sample(job) => {
                 let (facts, parameters) = (&job.facts, &job.parameters);

@@ -41,6 +41,11 @@ impl Draws {
         u64::from_le_bytes(bytes)
     }
 
+    /// The next bytes: many at once are faster than bit by bit.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        self.output.fill(bytes);
+    }
+
     /// A number in [0, 1), one of 2^53 equally likely ones.
     pub fn uniform(&mut self) -> f64 {
         unit(self.bits())

@@ -110,29 +110,64 @@ impl Stage {
             Self::EncodeText(stage) => stage.problems(),
             Self::EncodeImages(stage) => stage.problems(),
             Self::Train(stage) => stage.problems(),
-            Self::Export(stage) => stage.epochs.problems("epochs", None),
+            Self::Export(stage) => stage.problems(),
             Self::Sample(stage) => stage.problems(),
         }
     }
 
-    /// The parameters that its result depends on: all but the names of other stages and what a test shows to change nothing.
+    /// The parameters that its result depends on: all but the names of other stages and what a test shows to change nothing. The weights
+    /// that a training starts from are in its key by what is in them.
     pub fn parameters(&self) -> Result<Value, serde_json::Error> {
         let (mut value, outside) = match self {
             // Paths are not in it: the same pictures in another folder are the same data.
             Self::Captions(stage) => (serde_json::to_value(stage)?, &["data"][..]),
             Self::EncodeText(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
             Self::EncodeImages(stage) => (serde_json::to_value(stage)?, &["captions", "batch"][..]),
-            Self::Train(stage) => (serde_json::to_value(stage)?, &["text", "latents", "save_every"][..]),
+            Self::Train(stage) => (
+                serde_json::to_value(stage)?,
+                &["text", "latents", "init", "save_every", "fused_step", "block_swap"][..],
+            ),
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
             Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
         };
+        // What a file holds is in the key, not where it lies.
+        if let Some(lora) = value.pointer_mut("/method/LoRA").and_then(Value::as_object_mut) {
+            lora.remove("from");
+        }
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
-            Self::Export(_) => &[("layout", json!("SingleFile")), ("text_encoders", json!(false))][..],
+            Self::Train(_) => &[
+                ("method", json!("Full")),
+                ("target", json!("Velocity")),
+                ("loss", json!("L2")),
+                ("weighting", json!("None")),
+                ("min_timestep", json!(0)),
+                ("max_timestep", json!(1000)),
+                ("stratified", json!(false)),
+                ("schedule.Cosine.minimum_ratio", json!(0.0)),
+                ("weights", json!("F32")),
+                ("groups", json!([])),
+                ("freeze", json!([])),
+                ("decay", json!("All")),
+                ("checkpointing", json!("None")),
+            ][..],
+            Self::Export(_) => {
+                &[("layout", json!("SingleFile")), ("text_encoders", json!(false)), ("lora", Value::Null)][..]
+            }
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {
-            fields.retain(|name, value| !outside.contains(&name.as_str()) && !added.contains(&(name, value.clone())));
+            fields.retain(|name, _| !outside.contains(&name.as_str()));
+        }
+        for (path, default) in added {
+            let steps = path.split('.').collect::<Vec<_>>();
+            let Some((last, parents)) = steps.split_last() else { continue };
+            let parent = parents.iter().try_fold(&mut value, |value, step| value.get_mut(step));
+            if let Some(Value::Object(fields)) = parent
+                && fields.get(*last) == Some(default)
+            {
+                fields.remove(*last);
+            }
         }
         Ok(value)
     }
@@ -141,7 +176,19 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::parameters::Layout;
+    use crate::{
+        adapter::parameters::{Lora, Method},
+        export::parameters::Layout,
+    };
+
+    #[test]
+    fn a_training_of_all_weights_has_the_key_that_it_had_and_an_adapters_file_is_not_in_it_by_its_path() {
+        let of = |method| Stage::Train(Train { method, ..Train::default() }).parameters().unwrap();
+        assert_eq!(of(Method::Full).get("method"), None);
+        let from = |path: &str| of(Method::LoRA(Lora { from: Some(path.into()), ..Lora::default() }));
+        assert_eq!(from("a"), from("b"));
+        assert_eq!(from("a")["method"]["LoRA"]["rank"], json!(16));
+    }
 
     #[test]
     fn what_was_added_to_export_is_in_its_key_only_when_it_is_used() {
@@ -152,5 +199,30 @@ mod tests {
             of(used),
             json!({"epochs": "All", "precision": "F16", "layout": "Diffusers", "text_encoders": true})
         );
+    }
+
+    /// What a training's key holds of fields that came after the first release.
+    #[test]
+    fn what_was_added_to_train_is_in_its_key_only_when_it_is_used() {
+        let of = |settings: &str| Stage::Train(ron::from_str(settings).unwrap()).parameters().unwrap();
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let first = of("()");
+        for settings in [
+            "(weights: Bf16Stochastic)",
+            "(groups: [(match: \"*\")])",
+            "(freeze: [\"*.bias\"])",
+            "(decay: Matrices)",
+            "(checkpointing: Blocks)",
+        ] {
+            let field = settings[1..].split(':').next().unwrap();
+            let used = of(settings);
+            assert!(
+                !fields(&first).contains(&field.to_owned()) && fields(&used).contains(&field.to_owned()),
+                "{field}"
+            );
+        }
+        assert_eq!(of("(fused_step: true, block_swap: 3)"), first);
+        let adamw = json!({"AdamW": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01}});
+        assert_eq!(first["optimizer"], adamw, "older trainings are still found");
     }
 }

@@ -129,8 +129,16 @@ pub fn file_length(
     precision: Precision,
     notes: &BTreeMap<String, String>,
 ) -> Result<u64, StageError> {
-    let mut tensors: Vec<_> = tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)).collect();
-    tensors.sort_by(|left, right| left.0.cmp(&right.0));
+    mixed_file_length(tensors.into_iter().map(|(name, shape)| (name, precision.dtype(), shape)), notes)
+}
+
+/// The same of tensors that are each of a type of its own.
+pub fn mixed_file_length(
+    tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>)>,
+    notes: &BTreeMap<String, String>,
+) -> Result<u64, StageError> {
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    tensors.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
     let (_, length) = header(tensors.into_iter(), notes)
         .map_err(|error| StageError::Unfit(format!("tensors of these shapes can't be written: {error}")))?;
     Ok(length)
@@ -161,15 +169,7 @@ pub fn to_bytes<N: AsRef<str>>(
     precision: Precision,
     note: Option<(&str, String)>,
 ) -> Result<Vec<u8>, StageError> {
-    let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
-    for (name, array) in arrays {
-        if let Some(value) = array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
-            return Err(StageError::Unfit(format!(
-                "{} holds {value}, which {precision:?} can't; use a wider precision",
-                name.as_ref()
-            )));
-        }
-    }
+    arrays.iter().try_for_each(|(name, array)| check(name.as_ref(), array, precision))?;
     let encoded =
         arrays.iter().map(|(name, array)| (name.as_ref().to_owned(), EncodedArray { array, precision })).collect();
     let notes = note.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
@@ -179,9 +179,21 @@ pub fn to_bytes<N: AsRef<str>>(
     Ok(bytes)
 }
 
-struct EncodedArray<'a> {
-    array: &'a Array,
-    precision: Precision,
+/// Refuses values that a precision can't hold.
+pub(crate) fn check(name: &str, array: &Array, precision: Precision) -> Result<(), StageError> {
+    let largest = if precision == Precision::F16 { f16::MAX.to_f32() } else { f32::MAX };
+    match array.values.iter().find(|value| value.is_nan() || value.abs() > largest) {
+        Some(value) => {
+            Err(StageError::Unfit(format!("{name} holds {value}, which {precision:?} can't; use a wider precision")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// An array as safetensors writes it.
+pub(crate) struct EncodedArray<'a> {
+    pub(crate) array: &'a Array,
+    pub(crate) precision: Precision,
 }
 
 impl View for EncodedArray<'_> {

@@ -6,7 +6,8 @@
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_stages::{
-    checkpoint::{MmditGeometry, POSITION_TABLE, mmdit_names},
+    checkpoint::{MmditGeometry, mmdit_names},
+    device::DeviceKind,
     nn::{self, Weight, Weights},
     precision::Precision,
     tensors::Array,
@@ -88,24 +89,9 @@ fn geometry() -> MmditGeometry {
 }
 
 fn footprint(precision: Precision, side: usize) -> Footprint {
-    let names = mmdit_names(&geometry());
-    let size = |shape: &[usize]| shape.iter().product::<usize>() as u64;
-    let sum = |trained: bool| {
-        names.iter().filter(|(name, _)| (name != POSITION_TABLE) == trained).map(|(_, shape)| size(shape)).sum()
-    };
-    Footprint {
-        trained: sum(true),
-        frozen: sum(false),
-        largest: names.iter().map(|(_, shape)| size(shape)).max().unwrap(),
-        master_bytes: 4,
-        state_bytes: 8,
-        precision,
-        accumulates: false,
-        recomputes_blocks: false,
-        fused_attention: false,
-        batches: vec![[1, (side * side / 4) as u64, TEXT as u64]],
-        geometry: geometry(),
-    }
+    let parameters = Train { precision, ..Train::default() };
+    let batch = [1, (side * side / 4) as u64, TEXT as u64];
+    Footprint::new(&geometry(), &parameters, DeviceKind::Cpu, vec![batch]).unwrap()
 }
 
 /// Two steps: the second has everything that a step of a long training has.
@@ -116,7 +102,7 @@ fn train((precision, side): Training) {
     let dtype = nn::dtype(precision);
     let place = (&device, dtype);
     for step in 0..2 {
-        let tracked = tracked(&state.weights, dtype);
+        let tracked = tracked(&state.weights, dtype, |name| parameters.trains(name));
         let values = 16 * side * side;
         let raw = Array { shape: vec![16, side, side], values: vec![0.5; values] };
         let drawn = Drawn { raw, noise: vec![1.0; values], sigma: 0.5 };

@@ -28,8 +28,9 @@ use sd3pipe_stages::tensors;
 use sd3pipe_stages::text::parameters::EncodeText;
 use sd3pipe_stages::text::tokenizer::{ClipTokenizer, T5Tokenizer};
 use sd3pipe_stages::text::{self, Encoded, TextJob};
-use sd3pipe_stages::train::parameters::{EncoderDropout, Optimizer, Train};
-use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::{EncoderDropout, Train};
+use sd3pipe_stages::train::{self, Measured, TrainJob, schedule::Schedule, span::Span};
 use sd3pipe_stages::work::{Interrupt, Silent, Work};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -119,6 +120,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     let identity = Digest::of(&T5Tokenizer::open(&tokenizer).unwrap().identity());
     Facts {
         components: components.collect(),
+        adapters: BTreeMap::new(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
         clip_tokenizer: TokenizerFacts {
             path: None,
@@ -191,7 +193,7 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
     let provenance = Provenance { pipeline: "golden".to_owned(), data: Digest::of(b""), resolution: (64, 64) };
     let exported = |precision| {
         let parameters = Export { epochs: Epochs::Last, precision, ..Export::default() };
-        ExportJob::new(&parameters, &facts, provenance.clone(), &trained).unwrap()
+        ExportJob::new(&parameters, &facts, provenance.clone(), None, &trained).unwrap()
     };
     let export = run(&Job::Export(exported(Precision::F32)), &mut work);
     let half = run(&Job::Export(exported(Precision::F16)), &mut work);
@@ -215,7 +217,6 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
 }
 
 fn training(settings: &Training) -> Train {
-    let Optimizer::AdamW { beta1, beta2, epsilon, .. } = Optimizer::default();
     Train {
         epochs: settings.epochs,
         batch: settings.batch,
@@ -223,8 +224,8 @@ fn training(settings: &Training) -> Train {
         precision: Precision::F32,
         seed: settings.seed,
         learning_rate: settings.learning_rate,
-        schedule: Schedule::Cosine { warmup: settings.warmup },
-        optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: settings.weight_decay },
+        schedule: Schedule::Cosine { warmup: Span::Steps(settings.warmup), minimum_ratio: 0.0 },
+        optimizer: Optimizer::AdamW(AdamW { weight_decay: settings.weight_decay, ..AdamW::default() }),
         max_gradient_norm: settings.largest_norm,
         shift: settings.shift,
         caption_dropout: settings.caption_dropout,

@@ -1,5 +1,5 @@
 //! Training steps against PyTorch's: losses, gradients, AdamW, clipping, schedule, batches that are added up
-//! (see `tools/goldens/train.py`).
+//! (see `tools/goldens/train.py`), and adapters against PEFT's (`tools/goldens/lora.py`).
 //!
 //! Whoever has to change a number here changes what equal inputs give, and must raise `train::REVISION`.
 #![cfg(feature = "compute")]
@@ -7,12 +7,22 @@
 mod golden;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use golden::{Golden, PROBES, distance, sketch, uniform, values};
-use sd3pipe_stages::checkpoint::POSITION_TABLE;
+use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
+use sd3pipe_stages::adapter::{
+    self,
+    parameters::{Lora, Target},
+};
+use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
+use sd3pipe_stages::error::StageError;
+use sd3pipe_stages::nn::{Mmdit, PositionCrop, Weight, Weights};
+use sd3pipe_stages::precision::Precision;
 use sd3pipe_stages::tensors::Array;
-use sd3pipe_stages::train::parameters::{Optimizer, Train};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::Train;
 use sd3pipe_stages::train::schedule::Schedule;
-use sd3pipe_stages::train::{Batch, Drawn, Gradients, State, tracked};
+use sd3pipe_stages::train::span::Span;
+use sd3pipe_stages::train::{self, Batch, Drawn, Gradients, State, network, tracked};
+use std::collections::BTreeMap;
 
 /// The relative error of losses and of norms, and that by Euclidean length of each tensor's gradient at the first step.
 const OF_GRADIENTS: f64 = 2e-5;
@@ -64,62 +74,264 @@ fn worst<'t>(
     worst
 }
 
-fn train(form: &str) {
-    let golden = Golden::open(&format!("train-{form}"));
+/// Ten steps from the one that `start` is.
+fn ten_steps(name: &str, golden: &Golden, start: &State) -> State {
     let [learning_rate, weight_decay]: [f64; 2] = ["learning_rate", "weight_decay"].map(|field| golden.config(field));
-    let Optimizer::AdamW { beta1, beta2, epsilon, .. } = Optimizer::default();
     let parameters = Train {
-        optimizer: Optimizer::AdamW { beta1, beta2, epsilon, weight_decay },
+        optimizer: Optimizer::AdamW(AdamW { weight_decay, ..AdamW::default() }),
         max_gradient_norm: golden.config("largest_norm"),
+        precision: Precision::F32,
         ..Train::default()
     };
-    let schedule = Schedule::Cosine { warmup: golden.config("warmup") };
+    let schedule = Schedule::Cosine { warmup: Span::Steps(golden.config("warmup")), minimum_ratio: 0.0 };
     let steps: Vec<Vec<Size>> = golden.config("batches");
     let measured = golden.doubles("measured");
 
-    let start = golden.mmdit();
-    let mut state = State::start(start.clone());
+    let mut state = start.clone();
     for (step, (sizes, &[loss, norm, rate])) in steps.iter().zip(measured.as_chunks::<3>().0).enumerate() {
         let samples = sizes.iter().map(|size| size.0).sum();
         let batches =
             sizes.iter().enumerate().map(|(index, size)| Ok(batch(&format!("step {step} batch {index}"), *size)));
-        let gradients = Gradients::of(&tracked(&state.weights, DType::F32), batches, samples).unwrap();
+        let gradients = Gradients::of(&network(&state, &parameters), batches, samples).unwrap();
         if step == 0 {
             let found = gradients.tensors.iter().map(|(name, gradient)| (name.as_str(), values(gradient.clone())));
-            let (error, name) = worst(&golden, "gradients", 1e-4 * norm, found);
-            assert!(error <= OF_GRADIENTS, "{form}: the gradient of {name} is off by {error:e}");
+            let (error, tensor) = worst(golden, "gradients", 1e-4 * norm, found);
+            assert!(error <= OF_GRADIENTS, "{name}: the gradient of {tensor} is off by {error:e}");
         }
         let factor = schedule.factor(step as u64, steps.len() as u64);
         let found = state.update(gradients, &parameters, learning_rate * factor, step as u64).unwrap();
-        println!("{form} step {step}: {:.1e} {:.1e}", found.loss / loss - 1.0, found.gradient_norm / norm - 1.0);
+        println!("{name} step {step}: {:.1e} {:.1e}", found.loss / loss - 1.0, found.gradient_norm / norm - 1.0);
         for (what, found, expected) in [("loss", found.loss, loss), ("norm", found.gradient_norm, norm)] {
             let error = (found / expected - 1.0).abs();
-            assert!(error <= OF_GRADIENTS, "{form}: the {what} of step {step} is {found} and not {expected}");
+            assert!(error <= OF_GRADIENTS, "{name}: the {what} of step {step} is {found} and not {expected}");
         }
         assert!((found.learning_rate - rate).abs() <= 1e-12);
     }
-    let trained = start.iter().filter(|(name, _)| *name != POSITION_TABLE);
+    let trained = start.weights.iter().filter(|(name, _)| *name != POSITION_TABLE);
     let updates = trained
         .map(|(name, weight)| (name, values(state.weights.get(name).unwrap().values.clone() - weight.values.clone())));
-    let (error, name) = worst(&golden, "updates", 0.0, updates);
-    assert!(error <= OF_UPDATES, "{form}: the update of {name} is off by {error:e}");
-    let fixed = |weights: &sd3pipe_stages::nn::Weights| values(weights.get(POSITION_TABLE).unwrap().values.clone());
-    assert_eq!(fixed(&state.weights), fixed(&start));
+    let (error, tensor) = worst(golden, "updates", 0.0, updates);
+    assert!(error <= OF_UPDATES, "{name}: the update of {tensor} is off by {error:e}");
+    state
+}
+
+fn train_all(form: &str) {
+    let golden = Golden::open(&format!("train-{form}"));
+    let start = State::start(golden.mmdit());
+    let state = ten_steps(form, &golden, &start);
+    let fixed = |state: &State| values(state.weights.get(POSITION_TABLE).unwrap().values.clone());
+    assert_eq!(fixed(&state), fixed(&start));
+}
+
+/// The adapter of `tools/goldens/lora.py` before the first step.
+fn adapter(golden: &Golden, lora: Lora) -> State {
+    let (scale, shapes): (f32, BTreeMap<String, Vec<usize>>) = (golden.config("scale"), golden.config("adapter"));
+    let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
+    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
+    let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
+    let places = adapter::places(&lora, &geometry).unwrap();
+    assert!(places.iter().all(|place| place.scale == scale));
+
+    let device = Device::flex();
+    let base = golden.mmdit();
+    let start = shapes.iter().map(|(name, shape)| {
+        let formula = || weight(name, shape).into_iter();
+        let values: Vec<f32> = match name.split_once(".lora_") {
+            Some((layer, "magnitude_vector")) => {
+                let rows = values(base.get(&format!("{layer}.weight")).unwrap().values.clone());
+                let lengths = rows.chunks(rows.len() / shape[0]).map(|row| {
+                    row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt() as f32
+                });
+                lengths.zip(formula()).map(|(length, by)| length * (1.0 + by)).collect()
+            }
+            Some((_, "up.weight")) => formula().map(|value| value * 0.1).collect(),
+            _ => formula().collect(),
+        };
+        let values =
+            Tensor::from_data(TensorData::new(values, [shape.iter().product::<usize>()]), (&device, DType::F32));
+        (name.clone(), Weight { values, shape: shape.clone() })
+    });
+    let start: Weights = start.collect();
+    State { frozen: train::adapter::frozen(base, &places, |_| device.clone()), ..State::start(start) }
+}
+
+fn train_adapter(case: &str, lora: Lora) {
+    let golden = Golden::open(&format!("train-{case}"));
+    ten_steps(case, &golden, &adapter(&golden, lora));
+}
+
+#[test]
+fn ten_steps_of_a_lora_equal_the_reference() {
+    train_adapter("lora", Lora::default());
+}
+
+#[test]
+fn ten_steps_of_a_lora_with_queries_keys_and_values_apart_equal_the_reference() {
+    train_adapter("lora-split", Lora { split_qkv: true, ..Lora::default() });
+}
+
+#[test]
+fn ten_steps_of_a_dora_equal_the_reference() {
+    train_adapter("dora", Lora { dora: true, ..Lora::default() });
 }
 
 #[test]
 fn ten_steps_of_sd3_medium_equal_the_reference() {
-    train("3-medium");
+    train_all("3-medium");
 }
 
 #[test]
 fn ten_steps_of_sd35_medium_equal_the_reference() {
-    train("3.5-medium");
+    train_all("3.5-medium");
 }
 
 #[test]
 fn ten_steps_of_sd35_large_equal_the_reference() {
-    train("3.5-large");
+    train_all("3.5-large");
+}
+
+/// Two batches of unlike size, as one step adds them up.
+const SIZES: [Size; 2] = [(2, 6, 10), (1, 8, 4)];
+
+fn batches() -> impl Iterator<Item = Result<Batch, StageError>> {
+    SIZES.into_iter().enumerate().map(|(index, size)| Ok(batch(&format!("batch {index}"), size)))
+}
+
+fn plain(state: &State, parameters: &Train) -> Gradients {
+    Gradients::of(&network(state, parameters), batches(), 3).unwrap()
+}
+
+fn by_blocks(state: &mut State, parameters: &Train) -> Gradients {
+    Gradients::by_blocks(state, parameters, batches(), 3).unwrap()
+}
+
+fn bits(tensors: impl IntoIterator<Item = (String, Tensor<1>)>) -> BTreeMap<String, Vec<u32>> {
+    let of = |tensor: Tensor<1>| tensor.into_data().iter::<f32>().map(f32::to_bits).collect();
+    tensors.into_iter().map(|(name, tensor)| (name, of(tensor))).collect()
+}
+
+fn state_bits(state: &State) -> BTreeMap<String, Vec<u32>> {
+    bits(state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.values.clone())))
+}
+
+fn parameters(settings: &str) -> Train {
+    ron::from_str(&format!("(precision: F32, {settings})")).unwrap()
+}
+
+#[test]
+fn gradients_by_blocks_are_those_of_the_plain_pass() {
+    for form in ["3-medium", "3.5-medium", "3.5-large"] {
+        let mut state = State::start(Golden::open(&format!("train-{form}")).mmdit());
+        let parameters = parameters("");
+        let (plain, again) = (plain(&state, &parameters), plain(&state, &parameters));
+        let (found, repeated) = (by_blocks(&mut state, &parameters), by_blocks(&mut state, &parameters));
+        assert_eq!(bits(plain.tensors.clone()), bits(again.tensors));
+        assert_eq!(bits(found.tensors.clone()), bits(repeated.tensors));
+        assert_eq!(found.loss.to_bits(), plain.loss.to_bits());
+        assert_eq!(found.tensors.keys().collect::<Vec<_>>(), plain.tensors.keys().collect::<Vec<_>>());
+        let largest = plain.tensors.values().map(|gradient| length(&values(gradient.clone()))).fold(0.0, f64::max);
+        for (name, expected) in plain.tensors {
+            let (found, expected) = (values(found.tensors[&name].clone()), values(expected));
+            let apart: Vec<f32> = found.iter().zip(&expected).map(|(found, expected)| found - expected).collect();
+            let error = length(&apart) / length(&expected).max(1e-4 * largest);
+            assert!(error <= 1e-6, "{form}: the gradient of {name} is off by {error:e}");
+            // The rest is the same arithmetic.
+            assert!(name.starts_with("t_embedder") || name.starts_with("y_embedder") || found == expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_adapters_gradients_by_blocks_are_those_of_the_plain_pass() {
+    let golden = Golden::open("train-lora");
+    let parameters = parameters("");
+    for dora in [false, true] {
+        let mut state = adapter(&golden, Lora { dora, ..Lora::default() });
+        let plain = plain(&state, &parameters);
+        let found = by_blocks(&mut state, &parameters);
+        assert_eq!(found.loss.to_bits(), plain.loss.to_bits());
+        assert!(found.tensors.keys().eq(state.weights.names()), "{:?}", found.tensors.keys());
+        let (found, plain) = (bits(found.tensors), bits(plain.tensors));
+        let in_blocks = |name: &str| name.starts_with("joint_blocks.");
+        assert!(plain.iter().filter(|(name, _)| in_blocks(name)).all(|(name, gradient)| found[name] == *gradient));
+        assert_eq!(found.len(), plain.len());
+    }
+}
+
+fn length(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn a_fused_step_gives_the_bits_of_a_step_by_blocks() {
+    for optimizer in ["AdamW(())", "Adafactor((scale_parameter: true))", "AdamWScheduleFree(())"] {
+        for norm in [0.0, 0.5] {
+            for weights in ["F32", "Bf16Stochastic"] {
+                let settings = format!("optimizer: {optimizer}, max_gradient_norm: {norm:?}, weights: {weights}");
+                let parameters = parameters(&settings);
+                let mut apart = State::start(Golden::open("train-3-medium").mmdit());
+                let mut fused = apart.clone();
+                for step in 0..3 {
+                    let batch = batch(&format!("batch {step}"), SIZES[0]);
+                    let gradients = Gradients::by_blocks(&mut apart, &parameters, [Ok(batch.clone())], 2).unwrap();
+                    let expected = apart.update(gradients, &parameters, 1e-3, step).unwrap();
+                    let found = fused.update_by_blocks(batch, &parameters, 1e-3, step).unwrap();
+                    assert_eq!(found, expected, "{settings}");
+                    assert!(expected.gradient_norm > norm);
+                }
+                assert_eq!(state_bits(&fused), state_bits(&apart), "{settings}");
+                assert_eq!(fused.course, apart.course, "{settings}");
+            }
+        }
+    }
+}
+
+/// The embedders and the first block.
+const BEGINNING: &str = r#"freeze: ["*_embedder.*", "joint_blocks.0.*"]"#;
+
+#[test]
+fn frozen_tensors_have_no_gradients_and_leave_the_others_as_they_are() {
+    let golden = Golden::open("train-3-medium");
+    let mut state = State::start(golden.mmdit());
+    let all = bits(plain(&state, &parameters("")).tensors);
+    let parameters = parameters(BEGINNING);
+    let found = bits(plain(&state, &parameters).tensors);
+    assert_eq!(bits(by_blocks(&mut state, &parameters).tensors), found);
+    let trained = all.keys().filter(|name| parameters.trains(name));
+    assert_eq!(found.keys().collect::<Vec<_>>(), trained.collect::<Vec<_>>());
+    assert!(found.iter().all(|(name, gradient)| all[name] == *gradient));
+    assert!(found.len() < all.len());
+}
+
+#[test]
+fn nothing_is_recorded_below_the_first_tensor_that_is_trained() {
+    let weights = Golden::open("train-3-medium").mmdit();
+    for (settings, after_first, after_second) in [(BEGINNING, false, true), ("", true, true)] {
+        let parameters = parameters(settings);
+        let tracked = tracked(&weights, DType::F32, |name| parameters.trains(name));
+        let network = Mmdit::new(&tracked.root()).unwrap();
+        let Batch { noisy, timesteps, context, pooled, .. } = batch("batch", SIZES[0]);
+        let condition = network.condition(timesteps, pooled);
+        let streams = network.embed(noisy, context, PositionCrop::Centre);
+        let streams = network.blocks[0].forward(streams, condition.clone());
+        assert_eq!(streams.image.is_tracked(), after_first, "{settings}");
+        let streams = network.blocks[1].forward(streams, condition);
+        assert_eq!(streams.image.is_tracked(), after_second, "{settings}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_moves_nothing() {
+    let mut state = State::start(Golden::open("train-3-medium").mmdit());
+    let before = state_bits(&state);
+    for settings in ["max_gradient_norm: 1.0", "max_gradient_norm: 0.0"] {
+        let parameters = parameters(settings);
+        let mut batch = batch("batch", SIZES[0]);
+        batch.target = batch.target * f32::NAN;
+        let error = state.update_by_blocks(batch, &parameters, 1e-3, 0).unwrap_err();
+        assert!(error.to_string().contains("learning_rate"), "{error}");
+        assert_eq!(state_bits(&state), before);
+    }
 }
 
 #[test]

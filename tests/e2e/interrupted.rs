@@ -1,6 +1,12 @@
 //! Stopped, killed, or edited while it runs: nothing is lost, and nothing wrong is kept.
 
 use crate::space::{Outcome, TestSpace, wait_until};
+use sd3pipe::{
+    pipeline,
+    run::{Networks, Options, RunError, Runner},
+};
+use sd3pipe_cache::Store;
+use sd3pipe_stages::work::{Interrupt, Progress};
 use std::process::{Child, Stdio};
 
 /// Long enough to be caught in the middle of training.
@@ -50,6 +56,62 @@ fn a_killed_run_goes_on_to_the_same_bytes_and_repeats_no_finished_item() {
     let executed = space.executed();
     assert!(!executed.contains_key("text") && !executed.contains_key("latents"), "{executed:?}");
     assert_eq!(found, undisturbed());
+}
+
+/// Asks to stop after each step of a training.
+struct StopAfterEachStep<'i>(&'i Interrupt);
+
+impl Progress for StopAfterEachStep<'_> {
+    fn begin(&self, _: &str, _: u64, _: &str) {}
+    fn advance(&self, _: u64, note: &str) {
+        if note.contains("loss") {
+            self.0.ask();
+        }
+    }
+    fn end(&self) {}
+    fn line(&self, _: &str) {}
+}
+
+/// Promise 10, with everything on that could remember what was before.
+#[test]
+fn a_training_that_is_stopped_after_each_step_comes_to_the_same_bytes() {
+    let train = r#"Train(epochs: 2, batch: 2, accumulate: 2, learning_rate: 1e-3, precision: F32, save_every: 1,
+        target: X0, loss: Huber(delta: 0.1, schedule: Exponential), weighting: CosMap, density: Mode(), stratified: true,
+        min_timestep: 20, max_timestep: 980,
+        schedule: CosineWithRestarts(warmup: Share(0.2), cycles: 2, minimum_ratio: 0.1)),"#;
+    let line =
+        r#"Train(epochs: 2, batch: 2, learning_rate: 1e-3, schedule: Constant(), precision: F32, save_every: 1),"#;
+    let spaces = [TestSpace::demo(), TestSpace::demo()];
+    for space in &spaces {
+        space.edit("test.ron", line, train);
+    }
+    let [stopped, undisturbed] = &spaces;
+    undisturbed.run().succeeds();
+
+    let resolved = pipeline::load(&stopped.path("test.ron"), &[]).expect("a right pipeline");
+    let store = Store::open(&stopped.path(".sd3pipe")).unwrap();
+    let mut stops = 0;
+    loop {
+        let interrupt = Interrupt::new();
+        let progress = StopAfterEachStep(&interrupt);
+        let options = Options::default();
+        let runner = Runner {
+            resolved: &resolved,
+            store: &store,
+            engine: &Networks,
+            progress: &progress,
+            interrupt: &interrupt,
+            options,
+        };
+        match runner.run(Default::default()).1 {
+            Ok(()) => break,
+            Err(RunError::Interrupted) => stops += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(stops >= 4, "{stops}");
+    let files = stopped.files("out");
+    assert!(!files.is_empty() && files == undisturbed.files("out"));
 }
 
 /// Promise 5.

@@ -119,6 +119,31 @@ fn an_option_without_effect_is_refused() {
 }
 
 #[test]
+fn an_option_that_does_nothing_on_sd3_is_refused_with_the_reason() {
+    let shown = message("steps: 2", "steps: 2, clip_skip: 2");
+    assert!(shown.contains("`clip_skip` has no effect on SD3: SD3 was made with the last layer but one"), "{shown}");
+    let shown = message("epochs: 2", "epochs: 2, debiased_estimation_loss: true");
+    for said in ["`debiased_estimation_loss` has no effect on SD3", "`density`", "test.ron:15:", "leave it out"] {
+        assert!(shown.contains(said), "not said: {said}\n{shown}");
+    }
+}
+
+#[test]
+fn a_warm_up_is_a_number_of_steps_or_a_share() {
+    let space = TestSpace::demo();
+    for (written, resolved) in
+        [("20", "warmup: 20"), ("Steps(20)", "warmup: 20"), ("Share(0.05)", "warmup: Share(0.05)")]
+    {
+        let setting = format!("train.schedule=Cosine(warmup: {written})");
+        space.call(&["plan", "test.ron", "--resolved", "--set", &setting]).succeeds().says(resolved);
+    }
+    space
+        .run_with(&["--set", "train.schedule=Cosine(warmup: 0.05)"])
+        .fails(2, &["expected a number of steps, such as 100, or a share of all, such as Share(0.05)"]);
+    space.run_with(&["--set", "train.schedule=Linear(warmup: Share(2))"]).fails(2, &["is no share from 0 to 1"]);
+}
+
+#[test]
 fn a_key_that_stands_twice_is_refused() {
     let shown = message("\"export\": Export(),", "\"export\": Export(), \"export\": Export(epochs: Last),");
     assert!(shown.contains("`export` stands here twice"), "{shown}");

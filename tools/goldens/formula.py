@@ -8,7 +8,7 @@ import numpy
 import torch
 from safetensors.torch import save_file
 
-LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pillow", "blake3")
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "tests" / "goldens"
 
 
@@ -64,11 +64,11 @@ def load(model, state):
     return model.eval()
 
 
-def save(name, shapes, config, tensors):
+def save(name, shapes, config, tensors, libraries=LIBRARIES):
     metadata = {
         "shapes": json.dumps(shapes),
         "config": json.dumps(config),
-        "versions": json.dumps({library: version(library) for library in LIBRARIES}),
+        "versions": json.dumps({library: version(library) for library in libraries}),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}

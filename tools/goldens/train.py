@@ -44,6 +44,11 @@ def train(form, depth, qk_norm, dual):
         single = {"pos_embed": start["pos_embed"]} | trained
         return torch.func.functional_call(model, to_diffusers(single, depth), (), inputs)
 
+    ten_steps(f"train-{form}", shapes, config, start, trained, network)
+
+
+def ten_steps(name, shapes, config, start, trained, network):
+    """Trains the tensors `trained` of a `network`, which were `start`, and keeps what was measured."""
     optimizer = torch.optim.AdamW(trained.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = get_cosine_schedule_with_warmup(optimizer, WARMUP, STEPS)
     measured, first = [], None
@@ -57,16 +62,16 @@ def train(form, depth, qk_norm, dual):
             loss.backward()
             total += loss.item()
         if step == 0:
-            first = torch.stack([sketch(name, value.grad) for name, value in trained.items()])
+            first = torch.stack([sketch(key, value.grad) for key, value in trained.items()])
         norm = torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_NORM)
         measured.append([total, norm.item(), schedule.get_last_lr()[0]])
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    updates = torch.stack([sketch(name, value - start[name]) for name, value in trained.items()])
-    print(form, *[f"loss {loss:.4f} norm {norm:.4f} rate {rate:.1e}" for loss, norm, rate in measured], sep="\n  ")
+    updates = torch.stack([sketch(key, value - start[key]) for key, value in trained.items()])
+    print(name, *[f"loss {loss:.4f} norm {norm:.4f} rate {rate:.1e}" for loss, norm, rate in measured], sep="\n  ")
     settings = dict(warmup=WARMUP, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, largest_norm=LARGEST_NORM)
-    save(f"train-{form}", shapes, config | settings | {"batches": [batches(step) for step in range(STEPS)]}, {
+    save(name, shapes, config | settings | {"batches": [batches(step) for step in range(STEPS)]}, {
         "measured": torch.tensor(measured, dtype=torch.float64),
         "gradients": first,
         "updates": updates,

@@ -23,6 +23,11 @@ pub fn expected_names(component: Component, shapes: Shapes<'_>) -> Result<Names,
     }
 }
 
+/// The joint block of an MMDiT that a tensor belongs to, by its name.
+pub fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("joint_blocks.")?.split('.').next()?.parse().ok()
+}
+
 /// Every tensor of an MMDiT: 491 for SD3-medium, 665 for SD3.5-medium and 923 for SD3.5-large.
 pub fn mmdit_names(geometry: &MmditGeometry) -> Names {
     let width = geometry.width;

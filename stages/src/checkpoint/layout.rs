@@ -29,7 +29,7 @@ pub enum Layout {
 
 /// What has become of one canonical tensor in a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Placement {
+pub(crate) struct Placement {
     /// The tensors that it lies in.
     pub names: Vec<String>,
     /// How.
@@ -38,7 +38,7 @@ pub(super) struct Placement {
 
 /// How a canonical tensor's values lie in the tensors of a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// As they are.
     Same,
     /// Cut into tensors of equally many rows: queries, keys and values.
@@ -80,7 +80,7 @@ impl Layout {
     }
 
     /// Where a canonical tensor lies; nothing when the layout has no place for it.
-    pub(super) fn place(self, canonical: &str) -> Option<Placement> {
+    pub(crate) fn place(self, canonical: &str) -> Option<Placement> {
         match self {
             Self::Single { prefix } => Some(same(format!("{prefix}{canonical}"))),
             Self::DiffusersMmdit { depth } => place_mmdit(canonical, depth),

@@ -12,10 +12,11 @@ mod view;
 
 pub use component::Component;
 pub use error::CheckpointError;
-pub use expected::{expected_names, mmdit_names};
+pub use expected::{block_of, expected_names, mmdit_names};
 #[cfg(feature = "compute")]
 pub(crate) use geometry::TIMESTEP_FEATURES;
 pub use geometry::{GeometryError, MmditGeometry, MmditModel, POSITION_TABLE};
+pub(crate) use layout::Form;
 pub use layout::Layout;
 pub use source::ComponentSource;
 pub use tensor_file::{TensorFile, TensorInfo};

@@ -127,6 +127,11 @@ impl ComponentSource {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
+    /// One tensor, by its canonical name.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensors.get(name).map(Stored::view)
+    }
+
     /// Its tensors by canonical name, sorted.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
         self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.view()))

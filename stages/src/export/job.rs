@@ -2,13 +2,15 @@
 
 use crate::{
     action::{Action, Artifact, Entry},
+    adapter::parameters::Lora,
     checkpoint::{Component, MmditGeometry, MmditModel},
     error::StageError,
     export::{
         REVISION,
-        parameters::{Export, Layout},
+        parameters::{Export, Layout, LoraForm},
     },
     facts::{Facts, TEXT_ENCODERS},
+    train::ADAPTER,
 };
 use sd3pipe_cache::{Digest, Output, Preimage};
 use serde_json::Value;
@@ -23,6 +25,8 @@ pub struct ExportJob {
     pub facts: Facts,
     /// What the checkpoints say of where they come from.
     pub provenance: Provenance,
+    /// The adapter that was trained, if it was one.
+    pub adapter: Option<Lora>,
     /// The epoch and the weights of each.
     pub checkpoints: Vec<(u32, Entry)>,
     /// One for each epoch.
@@ -41,26 +45,32 @@ pub struct Provenance {
 }
 
 impl ExportJob {
-    /// The checkpoints that `parameters` chooses of a training's artifact.
+    /// The checkpoints that `parameters` chooses of a training's artifact, which are adapters if one was trained.
     pub fn new(
         parameters: &Export,
         facts: &Facts,
         provenance: Provenance,
+        adapter: Option<&Lora>,
         train: &Artifact,
     ) -> Result<Self, StageError> {
-        let weights: BTreeMap<u32, &Entry> =
-            train.of("weights").filter_map(|entry| Some((entry.item.parse().ok()?, entry))).collect();
+        let weights: BTreeMap<u32, &Entry> = train
+            .of("weights")
+            .chain(train.of(ADAPTER))
+            .filter_map(|entry| Some((entry.item.parse().ok()?, entry)))
+            .collect();
         let count = weights.keys().max().copied().unwrap_or_default();
         let mut job = Self {
             parameters: parameters.clone(),
             facts: facts.clone(),
             provenance,
+            adapter: adapter.cloned(),
             checkpoints: Vec::new(),
             actions: Vec::new(),
         };
-        let model = job.model();
         for epoch in parameters.epochs.of(count) {
             let Some(entry) = weights.get(&epoch) else { continue };
+            job.checkpoints.push((epoch, (*entry).clone()));
+            let form = job.form(job.checkpoints.len() - 1);
             let mut preimage = Preimage::new("export", REVISION);
             preimage.read("epoch", &epoch)?;
             preimage.read("weights", &entry.digest)?;
@@ -68,17 +78,20 @@ impl ExportJob {
             if parameters.layout != Layout::SingleFile {
                 preimage.read("layout", &parameters.layout)?;
             }
-            preimage.read("model", &model)?;
+            if let Some(form) = form {
+                preimage.read("lora", &form)?;
+            }
+            preimage.read("model", &model(parameters, facts, form.is_some()))?;
             preimage.read("metadata", &job.metadata(epoch, &entry.digest))?;
             job.actions.push(Action::new(format!("epoch {epoch}"), preimage));
-            job.checkpoints.push((epoch, (*entry).clone()));
         }
         Ok(job)
     }
 
-    /// The part of a key that names what of the model is written out beside the trained weights.
-    pub fn model(&self) -> Value {
-        model(&self.parameters, &self.facts)
+    /// What a checkpoint's adapter is written as; nothing when whole weights were trained.
+    pub fn form(&self, index: usize) -> Option<LoraForm> {
+        let (_, entry) = self.checkpoints.get(index)?;
+        (entry.role == ADAPTER).then(|| self.parameters.lora.unwrap_or(LoraForm::Both))
     }
 
     /// The networks that are written beside the MMDiT, as far as the model has them.
@@ -120,9 +133,12 @@ fn others(parameters: &Export) -> Vec<Component> {
     [&[Component::VaeEncoder, Component::VaeDecoder], text_encoders].concat()
 }
 
-/// The part of a key that names what an export writes out of a model.
-pub fn model(parameters: &Export, facts: &Facts) -> Value {
-    let mut value = facts.digests(&others(parameters));
+/// The part of a key that names what an export reads of a model, for a training of an adapter or of whole weights.
+pub fn model(parameters: &Export, facts: &Facts, adapter: bool) -> Value {
+    let merged = matches!(parameters.lora, Some(LoraForm::Merged(_)));
+    let others = if adapter && !merged { Vec::new() } else { others(parameters) };
+    let base = if adapter { &[Component::Mmdit][..] } else { &[] };
+    let mut value = facts.digests(&[base, &others].concat());
     if let (Layout::Diffusers, Value::Object(map)) = (parameters.layout, &mut value) {
         // Only tokenizers that have files are copied.
         let t5 = facts.t5_tokenizer.iter().map(|tokenizer| ("t5_tokenizer", tokenizer));

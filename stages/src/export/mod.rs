@@ -3,6 +3,7 @@
 mod config;
 mod folder;
 pub mod job;
+mod lora;
 pub mod parameters;
 mod tensor;
 mod tokenizers;
@@ -36,6 +37,11 @@ pub fn check(parameters: &Export, facts: &Facts) -> Result<(), StageError> {
 
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;
+
+/// The role of an adapter in the form of sd-scripts.
+pub const LORA_KOHYA: &str = "lora kohya";
+/// The role of an adapter in the form of diffusers.
+pub const LORA_DIFFUSERS: &str = "lora diffusers";
 
 /// Where a diffusers folder has the MMDiT's weights.
 pub const TRANSFORMER_FILE: &str = "transformer/diffusion_pytorch_model.safetensors";

@@ -18,6 +18,8 @@ pub struct Export {
     /// Puts the model's text encoders inside too, in the same precision. With a T5-XXL that is 9 GiB more in each checkpoint; most
     /// tools take the encoders from elsewhere.
     pub text_encoders: bool,
+    /// What becomes of the adapter of a LoRA training: files of its own in both forms when left out.
+    pub lora: Option<LoraForm>,
 }
 
 impl Default for Export {
@@ -28,6 +30,7 @@ impl Default for Export {
             precision: Precision::F16,
             layout: Layout::SingleFile,
             text_encoders: false,
+            lora: None,
         }
     }
 }
@@ -42,6 +45,20 @@ pub enum Layout {
     Diffusers,
 }
 
+/// What a trained adapter is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum LoraForm {
+    /// A file as sd-scripts writes it, for ComfyUI and most other programs.
+    Kohya,
+    /// A file as PEFT writes it, for diffusers' `load_lora_weights`.
+    Diffusers,
+    /// A file of either form.
+    Both,
+    /// A whole checkpoint, in the export's `layout`, with the adapter added at this strength: 1 is what was trained, 0 the model as
+    /// it was.
+    Merged(f64),
+}
+
 /// A choice of epochs, counted from 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Epochs {
@@ -53,6 +70,20 @@ pub enum Epochs {
     Every(u32),
     /// Just these.
     Only(Vec<u32>),
+}
+
+impl Export {
+    /// Values out of range.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.epochs.problems("epochs", None);
+        if let Some(LoraForm::Merged(strength)) = self.lora
+            && !(-10.0..=10.0).contains(&strength)
+        {
+            let problem = Problem::new("lora", format!("{strength} is not from -10 to 10"));
+            problems.push(problem.hint("Merged(1.0) is what was trained"));
+        }
+        problems
+    }
 }
 
 impl Epochs {

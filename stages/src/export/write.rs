@@ -1,8 +1,8 @@
 //! Writes the checkpoints, tensor by tensor: in the layout of Stability's single files, or as diffusers folders.
 
 use super::{
-    folder,
-    parameters::Layout,
+    folder, lora,
+    parameters::{Layout, LoraForm},
     tensor::{cast_all, content_digest},
 };
 use crate::{
@@ -23,9 +23,12 @@ pub fn export(job: &ExportJob, missing: &[usize], work: &mut Work<'_>) -> Result
     for (done, index) in missing.iter().enumerate() {
         work.check_interrupt()?;
         let start = Instant::now();
-        let outputs = match job.parameters.layout {
-            Layout::SingleFile => vec![write_file(job, *index, work)?],
-            Layout::Diffusers => folder::write(job, *index, &mut common, work)?,
+        let outputs = match (job.form(*index), job.parameters.layout) {
+            (Some(form @ (LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both)), _) => {
+                lora::write(job, *index, form, work)?
+            }
+            (_, Layout::SingleFile) => vec![write_file(job, *index, work)?],
+            (_, Layout::Diffusers) => folder::write(job, *index, &mut common, work)?,
         };
         work.publish(&job.actions[*index], outputs, start.elapsed().as_secs_f64())?;
         work.flush()?;
@@ -37,6 +40,9 @@ pub fn export(job: &ExportJob, missing: &[usize], work: &mut Work<'_>) -> Result
 
 /// The trained MMDiT of a checkpoint.
 pub(super) fn trained(job: &ExportJob, index: usize, work: &Work<'_>) -> Result<ComponentSource, StageError> {
+    if let Some(LoraForm::Merged(strength)) = job.form(index) {
+        return lora::merged(job, index, strength, work);
+    }
     let (_, weights) = &job.checkpoints[index];
     let file = TensorFile::open(work.store.file(&weights.digest)?)?;
     Ok(ComponentSource::find(Arc::new(file), Component::Mmdit)?)

@@ -3,13 +3,15 @@
 use burn::tensor::Tensor;
 use burn::tensor::module::linear;
 
+use super::low_rank::LowRank;
 use super::weights::{Scope, WeightsError};
 
-/// `y = x·Wᵀ + b`, with W as the checkpoint has it: `[out, in]`.
+/// `y = x·Wᵀ + b`, with W as the checkpoint has it: `[out, in]`; and what an adapter adds, if there is one among the weights.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
+    adapter: Option<LowRank>,
 }
 
 impl Linear {
@@ -27,7 +29,8 @@ impl Linear {
     /// # Errors
     /// When it is missing or of another shape.
     pub fn without_bias(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self, WeightsError> {
-        Ok(Self { weight: scope.shaped("weight", [outputs, inputs])?, bias: None })
+        let adapter = LowRank::new(scope, inputs, outputs)?;
+        Ok(Self { weight: scope.shaped("weight", [outputs, inputs])?, bias: None, adapter })
     }
 
     /// A convolution whose patches don't overlap, as a layer over the pixels of a patch, channel by channel: its weight
@@ -37,13 +40,17 @@ impl Linear {
     /// When its weight or bias is missing or of another shape.
     pub fn from_convolution(scope: &Scope<'_>, [inputs, outputs, kernel]: [usize; 3]) -> Result<Self, WeightsError> {
         let weight = scope.shaped("weight", [outputs, inputs, kernel, kernel])?;
-        let weight = weight.reshape([outputs, inputs * kernel * kernel]);
-        Ok(Self { weight, bias: Some(scope.shaped("bias", [outputs])?) })
+        let inputs = inputs * kernel * kernel;
+        let adapter = LowRank::new(scope, inputs, outputs)?;
+        Ok(Self { weight: weight.reshape([outputs, inputs]), bias: Some(scope.shaped("bias", [outputs])?), adapter })
     }
 
     /// Maps the last dimension from the layer's inputs to its outputs.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, self.weight.clone().transpose(), self.bias.clone())
+        match &self.adapter {
+            Some(adapter) => adapter.forward(x, &self.weight, self.bias.clone()),
+            None => linear(x, self.weight.clone().transpose(), self.bias.clone()),
+        }
     }
 
     /// The weight, for its device and type.

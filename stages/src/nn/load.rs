@@ -29,6 +29,14 @@ pub enum LoadError {
 /// # Errors
 /// When a tensor is stored in a type other than F32, F16, BF16 or F8_E4M3.
 pub fn load(source: &ComponentSource, device: &Device, dtype: DType) -> Result<Weights, LoadError> {
+    load_each(source, |_| (device.clone(), dtype))
+}
+
+/// The same, with a device and a type for each tensor.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_each(source: &ComponentSource, place: impl Fn(&str) -> (Device, DType)) -> Result<Weights, LoadError> {
     let tensor = |(name, view): (&str, TensorView<'_>)| {
         let data = read(&view).ok_or_else(|| LoadError::Dtype {
             file: source.path().display().to_string(),
@@ -37,7 +45,8 @@ pub fn load(source: &ComponentSource, device: &Device, dtype: DType) -> Result<W
         })?;
         // Named, because the device's default type would be used otherwise; cast there, where it is faster.
         let stored = data.dtype();
-        let values = Tensor::<1>::from_data(data, (device, stored)).cast(dtype);
+        let (device, dtype) = place(name);
+        let values = Tensor::<1>::from_data(data, (&device, stored)).cast(dtype);
         source.release(name);
         Ok((name.to_owned(), Weight { values, shape: view.shape }))
     };

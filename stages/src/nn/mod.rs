@@ -9,6 +9,7 @@ pub mod clip;
 pub mod convolution;
 pub mod linear;
 pub mod load;
+pub(crate) mod low_rank;
 pub mod mmdit;
 pub mod norm;
 pub mod t5;
@@ -19,7 +20,7 @@ pub mod weights;
 mod save;
 
 pub use clip::{Clip, ClipKind};
-pub use load::{LoadError, load};
+pub use load::{LoadError, load, load_each};
 pub use mmdit::{Mmdit, PositionCrop};
 pub use save::save;
 pub use t5::T5;

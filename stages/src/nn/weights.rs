@@ -58,6 +58,14 @@ pub struct Weight {
     pub shape: Vec<usize>,
 }
 
+impl Weight {
+    /// The same on a device.
+    #[must_use]
+    pub fn to_device(self, device: &Device) -> Self {
+        Self { values: self.values.to_device(device), shape: self.shape }
+    }
+}
+
 /// The tensors of one network under the checkpoint's own names, in sorted order.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
@@ -103,6 +111,13 @@ impl Weights {
             (name.clone(), mapped)
         });
         Self { tensors: tensors.collect() }
+    }
+
+    /// These tensors and others; of those with the same name, the others.
+    #[must_use]
+    pub fn with(&self, others: &Self) -> Self {
+        let both = self.tensors.iter().chain(&others.tensors);
+        both.map(|(name, weight)| (name.clone(), weight.clone())).collect()
     }
 
     /// The view from which a network is built.

@@ -4,7 +4,7 @@ use crate::{
     action::{Action, Artifact, Entry},
     checkpoint::Component,
     error::StageError,
-    export::TRANSFORMER_FILE,
+    export::{LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE},
     facts::Facts,
     sample::{REVISION, parameters::Sample, shrink},
     text::{TextJob, parameters::EncodeText},
@@ -35,6 +35,13 @@ pub struct Row {
     pub checkpoint: Option<Entry>,
 }
 
+impl Row {
+    /// Whether the checkpoint is an adapter, to be added to the model as it was.
+    pub fn has_adapter(&self) -> bool {
+        self.checkpoint.as_ref().is_some_and(|entry| [LORA_KOHYA, LORA_DIFFUSERS].contains(&entry.role.as_str()))
+    }
+}
+
 /// One image to draw.
 #[derive(Clone, Debug)]
 pub struct Shot {
@@ -49,7 +56,7 @@ pub struct Shot {
 /// The epoch of an exported file that holds the MMDiT; of other files nothing.
 fn epoch_of(entry: &Entry) -> Option<u32> {
     let epoch = match entry.role.as_str() {
-        "checkpoint" => &entry.item,
+        "checkpoint" | LORA_KOHYA | LORA_DIFFUSERS => &entry.item,
         "file" => entry.item.strip_suffix(TRANSFORMER_FILE)?.strip_suffix('/')?,
         _ => return None,
     };
@@ -59,8 +66,10 @@ fn epoch_of(entry: &Entry) -> Option<u32> {
 impl SampleJob {
     /// The images that `parameters` asks of an export's artifact.
     pub fn new(parameters: &Sample, facts: &Facts, export: &Artifact) -> Result<Self, StageError> {
-        let exported: Vec<(u32, &Entry)> =
+        let mut exported: Vec<(u32, &Entry)> =
             export.entries.iter().filter_map(|entry| Some((epoch_of(entry)?, entry))).collect();
+        // Of an adapter in both forms one is drawn with: they are the same.
+        exported.dedup_by_key(|(epoch, _)| *epoch);
         let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
         let chosen = parameters.epochs.of(count);
         let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None });
@@ -96,6 +105,9 @@ impl SampleJob {
         };
         let mut preimage = Preimage::new("sample image", REVISION);
         preimage.read("weights", &weights)?;
+        if row.has_adapter() {
+            preimage.read("base", &base())?;
+        }
         preimage.read("checkpoint", &row.name)?;
         preimage.read("prompt", &parameters.prompts[shot.prompt])?;
         preimage.read("negative", &parameters.negative)?;

@@ -2,9 +2,10 @@
 
 use crate::{
     action::output,
+    adapter::Adapter,
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
-    nn::{self, Mmdit, VaeDecoder},
+    nn::{self, Mmdit, VaeDecoder, Weight},
     random::Draws,
     sample::{
         SampleJob, Shot,
@@ -15,6 +16,7 @@ use crate::{
         sigmas::sigmas,
     },
     share::{Sharing, share},
+    tensors::Array,
     text::{self, Conditioning, Dropped, Encoded},
     work::Work,
 };
@@ -113,17 +115,26 @@ impl<'j> Studio<'j> {
 
     fn network(&self, row: &Row, work: &Work<'_>) -> Result<Mmdit, StageError> {
         let source = match &row.checkpoint {
-            Some(entry) => {
+            Some(entry) if !row.has_adapter() => {
                 ComponentSource::find(Arc::new(TensorFile::open(work.store.file(&entry.digest)?)?), Component::Mmdit)?
             }
-            None => self
+            _ => self
                 .job
                 .facts
                 .open(Component::Mmdit)?
                 .ok_or_else(|| StageError::Unfit("the model has no MMDiT".to_owned()))?,
         };
-        let weights = nn::load(&source, &self.device, self.dtype)?;
-        if row.checkpoint.is_none() {
+        let mut weights = nn::load(&source, &self.device, self.dtype)?;
+        if let Some(entry) = row.checkpoint.as_ref().filter(|_| row.has_adapter()) {
+            let adapter = Adapter::read(&work.store.file(&entry.digest)?, &self.job.facts.geometry, &source)?;
+            for name in adapter.layers().map(|layer| format!("{layer}.weight")) {
+                let Some(Array { shape, values }) = adapter.merged(&source, &name, 1.0) else { continue };
+                let values = TensorData::new(values, [shape.iter().product::<usize>()]);
+                let values = Tensor::<1>::from_data(values, (&self.device, DType::F32)).cast(self.dtype);
+                weights.insert(name, Weight { values, shape });
+            }
+        }
+        if row.checkpoint.is_none() || row.has_adapter() {
             self.job.facts.check(Component::Mmdit)?;
         }
         Ok(Mmdit::new(&weights.root())?)

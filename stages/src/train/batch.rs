@@ -1,13 +1,14 @@
 //! What a batch of turns becomes: noisy latents, levels, conditioning and the target, all drawn by (seed, step, item).
 
 use crate::{
+    adapter::parameters::{Lora, Method},
     error::StageError,
     images::Latents,
-    nn,
+    nn::{self, Weights},
     random::Draws,
     tensors::Array,
     text::{Conditioning, Dropped, Encoded},
-    train::{TrainJob, order::Turn},
+    train::{TrainJob, adapter, loss::Objective, order::Turn},
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_cache::{Digest, Store};
@@ -19,12 +20,18 @@ pub struct Batch {
     pub noisy: Tensor<4>,
     /// `1000·sigma`, `[batch]`, in 32 bits.
     pub timesteps: Tensor<1>,
+    /// The level of noise of each sample, from 0 to 1.
+    pub sigmas: Vec<f32>,
     /// `noise − latents`, the velocity that is learnt, in 32 bits.
     pub target: Tensor<4>,
+    /// How the network's velocity is compared with that: by default its square difference, every level alike.
+    pub objective: Objective,
     /// The context that the network reads, in its type.
     pub context: Tensor<3>,
     /// The pooled vector that the network reads, in its type.
     pub pooled: Tensor<2>,
+    /// The dropout of an adapter's inner values, by names as the network reads them; none for most trainings.
+    pub masks: Weights,
 }
 
 /// What was drawn for one sample of a batch.
@@ -39,13 +46,13 @@ pub struct Drawn {
 }
 
 impl Batch {
-    /// The batch of these turns at an optimizer step (counted from 0 over all epochs).
+    /// The batch of these turns, each with its level of noise, at an optimizer step (counted from 0 over all epochs).
     ///
     /// # Errors
     /// When the store can't give an item's latents or text, or these don't fit the network.
     pub(super) fn draw(
         job: &TrainJob,
-        turns: &[Turn],
+        turns: &[(Turn, f32)],
         step: u64,
         conditioning: &Conditioning,
         store: &Store,
@@ -54,15 +61,13 @@ impl Batch {
     ) -> Result<Self, StageError> {
         let parameters = &job.parameters;
         let (mut samples, mut texts) = (Vec::new(), Vec::new());
-        for turn in turns {
+        for (turn, sigma) in turns {
             let item = &job.items[turn.item];
-            let name = format!("{}#{}", item.id, turn.repeat);
-            let draws = |stream: &str| Draws::new(parameters.seed, stream, step, &name);
+            let draws = |stream: &str| job.draws(stream, step, turn);
             let latents = Latents::read(store, &item.latents)?;
             let raw = latents.sample(parameters.sample_posterior.then(|| draws("posterior")).as_mut());
             let noise = draws("noise").normals_f32(raw.len());
-            let sigma = parameters.density.sigma(parameters.shift, &mut draws("timestep")) as f32;
-            samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma });
+            samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma: *sigma });
             let chance = |stream: &str, rate: f64| rate > 0.0 && draws(stream).uniform() < rate;
             let digest = if chance("caption dropout", parameters.caption_dropout) {
                 job.empty
@@ -79,7 +84,20 @@ impl Batch {
         }
         let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
         let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
-        Self::new(&samples, context, pooled)
+        let mut batch = Self { objective: parameters.objective(), ..Self::new(&samples, context, pooled)? };
+        if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
+            && *dropout > 0.0
+        {
+            let names: Vec<String> =
+                turns.iter().map(|(turn, _)| format!("{}#{}", job.items[turn.item].id, turn.repeat)).collect();
+            let draws = |sample: &str, site: &str| {
+                Draws::new(parameters.seed, "adapter dropout", step, &format!("{sample}/{site}"))
+            };
+            let ([_, _, height, width], patch) = (batch.noisy.dims(), job.facts.geometry.patch);
+            let tokens = [(height / patch) * (width / patch), batch.context.dims()[1]];
+            batch.masks = adapter::masks(&job.adapter, *dropout, &draws, &names, tokens, device);
+        }
+        Ok(batch)
     }
 
     /// The batch of these samples, on the device of their conditioning (equation 13 of the SD3 paper, arXiv:2403.03206, with
@@ -108,9 +126,17 @@ impl Batch {
         let place = (&context.device(), DType::F32);
         let image =
             |values| Tensor::from_data(TensorData::new(values, [samples.len(), channels, height, width]), place);
-        let timesteps: Vec<f32> = samples.iter().map(|sample| 1000.0 * sample.sigma).collect();
+        let sigmas: Vec<f32> = samples.iter().map(|sample| sample.sigma).collect();
+        let timesteps: Vec<f32> = sigmas.iter().map(|sigma| 1000.0 * sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
-        Ok(Self { noisy: image(noisy), timesteps, target: image(target), context, pooled })
+        let (objective, masks) = (Objective::default(), Weights::default());
+        Ok(Self { noisy: image(noisy), timesteps, sigmas, target: image(target), objective, context, pooled, masks })
+    }
+
+    /// The loss of each value of the velocity that the network gives, in 32 bits, weighted for its sample. Its mean is the mean over the
+    /// samples of each one's loss, as they are all of one size.
+    pub fn losses(&self, velocity: Tensor<4>) -> Tensor<4> {
+        self.objective.losses(velocity.cast(DType::F32) - self.target.clone(), &self.sigmas)
     }
 
     /// How many samples it has.

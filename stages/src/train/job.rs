@@ -2,10 +2,11 @@
 
 use crate::{
     action::{Action, Artifact},
+    adapter::{Place, parameters::Method, places},
     captions::Item,
-    checkpoint::Component,
     error::StageError,
     facts::Facts,
+    random::Draws,
     stage::Stage,
     train::{REVISION, order, parameters::Train},
 };
@@ -38,6 +39,8 @@ pub struct TrainJob {
     pub items: Vec<TrainItem>,
     /// The encoding of the empty prompt.
     pub empty: Digest,
+    /// Where the adapter sits, if one is trained.
+    pub adapter: Vec<Place>,
     /// Rows of T5's output in the texts.
     pub t5_tokens: u32,
     /// One for each epoch, each reading the one before it.
@@ -76,8 +79,12 @@ impl TrainJob {
             })
             .collect::<Result<Vec<_>, StageError>>()?;
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
-        let mut job =
-            Self { parameters: parameters.clone(), facts: facts.clone(), items, empty, t5_tokens, actions: Vec::new() };
+        let adapter = match &parameters.method {
+            Method::Full => Vec::new(),
+            Method::LoRA(lora) => places(lora, &facts.geometry)?,
+        };
+        let (parameters, facts) = (parameters.clone(), facts.clone());
+        let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
         job.actions = job.chain()?;
         Ok(job)
     }
@@ -98,7 +105,7 @@ impl TrainJob {
             match actions.last() {
                 Some(previous) => preimage.read("previous", &previous.key.to_string())?,
                 None => {
-                    preimage.read("model", &self.facts.digests(&[Component::Mmdit]))?;
+                    preimage.read("model", &self.facts.start(&self.parameters.method))?;
                     preimage.read("parameters", &parameters)?;
                     preimage.read("device", &self.facts.device)?;
                     preimage.read("t5_tokens", &self.t5_tokens)?;
@@ -155,6 +162,12 @@ impl TrainJob {
         self.parameters.learning_rate * self.parameters.schedule.factor(step, self.total_steps())
     }
 
+    /// Everything random of a sample at a step: a function of (seed, stream, step, item).
+    pub(super) fn draws(&self, stream: &str, step: u64, turn: &order::Turn) -> Draws {
+        let name = format!("{}#{}", self.items[turn.item].id, turn.repeat);
+        Draws::new(self.parameters.seed, stream, step, &name)
+    }
+
     /// The batches of each optimizer step of an epoch (counted from 0).
     pub fn steps(&self, epoch: u32) -> Vec<Vec<Vec<order::Turn>>> {
         let batches = order::batches(&self.shape(), self.parameters.seed, epoch, self.parameters.batch);
@@ -172,40 +185,83 @@ impl TrainJob {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{checkpoint::MmditGeometry, device::DeviceKind, facts::TokenizerFacts, train::schedule::Schedule};
-    use std::collections::BTreeMap;
+    use crate::{
+        action::Entry,
+        checkpoint::{Component, ComponentSource, MmditGeometry},
+        device::DeviceKind,
+        facts::{Located, TokenizerFacts},
+    };
 
-    /// A training of ten items of one size, one at a time, at a learning rate of 1.
-    pub(crate) fn job(epochs: u32, schedule: Schedule) -> TrainJob {
-        let digest = Digest::of(b"");
-        let geometry = MmditGeometry {
-            depth: 2,
-            width: 64,
-            heads: 1,
-            qk_norm: false,
-            dual_attention: Vec::new(),
-            position_grid: 16,
-            context_width: 64,
-            pooled_width: 64,
-            patch: 2,
-            channels: 16,
-        };
-        let item = |index: u32| TrainItem {
-            id: index.to_string(),
-            repeats: 1,
-            texts: vec![digest],
-            latents: digest,
-            bucket: (64, 64),
-        };
-        let facts = Facts {
-            components: BTreeMap::new(),
-            geometry,
-            clip_tokenizer: TokenizerFacts { path: None, identity: digest, files: Vec::new() },
+    fn facts() -> Facts {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/model/sd3_tiny.safetensors");
+        let source = ComponentSource::open(path, Component::Mmdit).unwrap();
+        let located = Located { path: path.into(), digest: Digest::of(b"mmdit"), files: Vec::new() };
+        Facts {
+            components: [(Component::Mmdit, located)].into(),
+            adapters: [].into(),
+            geometry: MmditGeometry::of(|name| source.shape(name).map(<[usize]>::to_vec)).unwrap(),
+            clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(b"tokenizer"), files: Vec::new() },
             t5_tokenizer: None,
             device: DeviceKind::Cpu,
+        }
+    }
+
+    /// Five turns of two items.
+    pub(in crate::train) fn job(parameters: &Train) -> TrainJob {
+        job_of(parameters, [3, 2])
+    }
+
+    /// A training of two items that are repeated so often.
+    pub(in crate::train) fn job_of(parameters: &Train, repeats: [u32; 2]) -> TrainJob {
+        let entry = |role: &str, item: &str, size| Entry {
+            role: role.to_owned(),
+            item: item.to_owned(),
+            digest: Digest::of(item.as_bytes()),
+            length: 1,
+            content: None,
+            size,
         };
-        let parameters = Train { epochs, schedule, learning_rate: 1.0, ..Train::default() };
-        let items = (0..10).map(item).collect();
-        TrainJob { parameters, facts, items, empty: digest, t5_tokens: 16, actions: Vec::new() }
+        let item = |id: &str, repeats, text: &str| Item {
+            id: id.to_owned(),
+            image: String::new(),
+            width: 64,
+            height: 64,
+            repeats,
+            texts: vec![text.to_owned()],
+        };
+        let items = [item("a.png", repeats[0], "one"), item("b.png", repeats[1], "two")];
+        let text = Artifact { entries: ["", "one", "two"].map(|text| entry("text", text, None)).into() };
+        let bucket = Some((64, 64));
+        let latents = Artifact { entries: ["a.png", "b.png"].map(|item| entry("latents", item, bucket)).into() };
+        TrainJob::new(parameters, &facts(), &items, &text, &latents, 77).unwrap()
+    }
+
+    /// What was trained before a field came is still found: a new one is in no key while it is at its default.
+    #[test]
+    fn keys_are_pinned_for_ever() {
+        let keys = |parameters: &str| {
+            let job = job(&ron::from_str(parameters).unwrap());
+            job.actions.iter().map(|action| action.key.to_string()).collect::<Vec<_>>()
+        };
+        let two = [
+            "88011e5add5595d92a689bdcdf58c4c0b229f4c1a818c20307c08ef4862532b2",
+            "0a236569531425835efcc3a09424a55e336a60c96dc2d8fc5202b69bfccd967a",
+        ];
+        assert_eq!(keys("(epochs: 2)"), two);
+        let one = ["d5600f8ffdab940ea88265fd7b5cecfbdcb848297ba02fe57f49d7ac1eac8e79"];
+        assert_eq!(keys("(epochs: 1, schedule: Constant(warmup: 3), density: Uniform, batch: 2)"), one);
+        let stage = |parameters: &str| {
+            let train: Train = ron::from_str(parameters).unwrap();
+            Stage::Train(train).parameters().unwrap().to_string()
+        };
+        let expected = r#"{"accumulate":1,"batch":1,"caption_dropout":0.0,"#.to_owned()
+            + r#""density":{"LogitNormal":{"mean":0.0,"standard_deviation":1.0}},"#
+            + r#""encoder_dropout":{"clip_g":0.0,"clip_l":0.0,"t5":0.0},"epochs":16,"learning_rate":0.0001,"#
+            + r#""max_gradient_norm":1.0,"optimizer":{"AdamW":{"beta1":0.9,"beta2":0.999,"epsilon":1e-8,"weight_decay":0.01}},"#
+            + r#""precision":"Bf16","sample_posterior":true,"schedule":{"Cosine":{"warmup":0}},"seed":42,"shift":3.0}"#;
+        assert_eq!(stage("()"), expected);
+        let warmed_up = expected.replace("\"warmup\":0", "\"warmup\":20");
+        assert_eq!(stage("(schedule: Cosine(warmup: 20))"), warmed_up);
+        assert_eq!(stage("(schedule: Cosine(warmup: Steps(20)), init: File(\"x\"))"), warmed_up);
     }
 }

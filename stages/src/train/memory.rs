@@ -1,11 +1,16 @@
 //! The memory that a training needs at its worst moment, by counting what is held.
 
 use crate::{
+    adapter::parameters::Method,
     captions::report::CLIP_TOKENS,
-    checkpoint::{MmditGeometry, POSITION_TABLE, mmdit_names},
+    checkpoint::{MmditGeometry, block_of, mmdit_names},
     device::DeviceKind,
+    error::StageError,
     precision::Precision,
-    train::{TrainJob, parameters::Optimizer},
+    train::{
+        TrainJob,
+        parameters::{Checkpointing, Train},
+    },
 };
 use std::collections::BTreeMap;
 
@@ -17,39 +22,45 @@ const F32: u64 = 4;
 pub struct Footprint {
     /// The network.
     pub geometry: MmditGeometry,
-    /// Values that are trained.
-    pub trained: u64,
-    /// Values that are only read: the table of positions, and whatever is frozen.
-    pub frozen: u64,
+    /// Bytes of weights and of the optimizer's states that are held on the device from step to step.
+    pub held: u64,
+    /// The whole network, whose copies in the type that it computes in are there at once without `checkpointing`.
+    pub whole: Part,
+    /// The largest block, or everything around the blocks, whichever is more.
+    pub largest_part: Part,
     /// Values of the largest tensor: an optimizer's step holds a few of its size.
     pub largest: u64,
-    /// Bytes in which a trained value is kept from step to step.
-    pub master_bytes: u64,
-    /// Bytes that the optimizer keeps of a trained value.
-    pub state_bytes: u64,
     /// The type that the network computes in.
     pub precision: Precision,
     /// Whether gradients of several batches are added up before a step.
     pub accumulates: bool,
     /// Whether blocks are run again in the backward pass, so that of all but one only their input is kept.
     pub recomputes_blocks: bool,
+    /// Whether gradients are freed as soon as they are used.
+    pub fused_step: bool,
     /// Whether attention keeps no scores: its backward pass is a kernel of its own on GPUs, and is put together from the scores on CPUs.
     pub fused_attention: bool,
     /// Every shape of a batch: samples, tokens of an image, tokens of a text.
     pub batches: Vec<[u64; 3]>,
 }
 
+/// A part of the network, or all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Part {
+    /// Values that are trained.
+    pub trained: u64,
+    /// Bytes of what is there only while the part runs: copies in the network's type, and what comes from the host's memory.
+    pub guests: u64,
+}
+
 impl Footprint {
     /// That of a job.
-    pub fn of(job: &TrainJob) -> Self {
-        let geometry = job.facts.geometry.clone();
-        let names = mmdit_names(&geometry);
-        let sizes = || names.iter().map(|(name, shape)| (name, shape.iter().product::<usize>() as u64));
-        let sum = |trained: bool| {
-            sizes().filter(|(name, _)| (*name != POSITION_TABLE) == trained).map(|(_, size)| size).sum()
-        };
+    ///
+    /// # Errors
+    /// When an adapter can't sit where it is to.
+    pub fn of(job: &TrainJob) -> Result<Self, StageError> {
         let text = CLIP_TOKENS as u64 + u64::from(job.t5_tokens);
-        let patch = 8 * geometry.patch as u64;
+        let patch = 8 * job.facts.geometry.patch as u64;
         let mut buckets: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         for item in &job.items {
             *buckets.entry(item.bucket).or_default() += u64::from(item.repeats);
@@ -58,49 +69,104 @@ impl Footprint {
             let image = u64::from(width) / patch * (u64::from(height) / patch);
             [turns.min(job.parameters.batch.into()), image, text]
         });
-        Self {
-            trained: sum(true),
-            frozen: sum(false),
-            largest: sizes().map(|(_, size)| size).max().unwrap_or_default(),
-            master_bytes: F32,
-            state_bytes: match job.parameters.optimizer {
-                Optimizer::AdamW { .. } => 2 * F32,
-            },
-            precision: job.parameters.precision,
-            accumulates: job.parameters.accumulate > 1,
-            recomputes_blocks: false,
-            fused_attention: job.facts.device == DeviceKind::Cuda,
-            batches: batches.collect(),
-            geometry,
+        Self::new(&job.facts.geometry, &job.parameters, job.facts.device, batches.collect())
+    }
+
+    /// That of a training with batches of these shapes.
+    ///
+    /// # Errors
+    /// When an adapter can't sit where it is to.
+    pub fn new(
+        geometry: &MmditGeometry,
+        parameters: &Train,
+        device: DeviceKind,
+        batches: Vec<[u64; 3]>,
+    ) -> Result<Self, StageError> {
+        let on_gpu = device == DeviceKind::Cuda;
+        let (mut held, mut largest, mut parts) = (0, 0, BTreeMap::<Option<usize>, Part>::new());
+        let own = parameters.tensors(geometry)?.into_iter().map(|tensor| (tensor, false));
+        let beside = match parameters.method {
+            Method::Full => Vec::new(),
+            Method::LoRA(_) => mmdit_names(geometry),
+        };
+        for ((name, shape), frozen) in own.chain(beside.into_iter().map(|tensor| (tensor, true))) {
+            let size = shape.iter().product::<usize>() as u64;
+            let trained = !frozen && parameters.trains(&name);
+            let precision = if frozen { parameters.precision } else { parameters.kept_in(&name) };
+            let states = if trained { parameters.optimizer.keeps(&shape) } else { Vec::new() };
+            let states = states.iter().map(|(_, dtype, count)| (dtype.bitsize() / 8 * count) as u64);
+            let resident = size * precision.bytes() as u64 + states.sum::<u64>();
+            let part = parts.entry(block_of(&name)).or_default();
+            if on_gpu && parameters.swaps(&name, geometry.depth) {
+                part.guests += resident;
+            } else {
+                held += resident;
+            }
+            // Casting to the type that a tensor has copies nothing.
+            if precision != parameters.precision {
+                part.guests += size * parameters.precision.bytes() as u64;
+            }
+            if trained {
+                part.trained += size;
+                largest = largest.max(size);
+            }
         }
+        let sum =
+            |sum: Part, part: &Part| Part { trained: sum.trained + part.trained, guests: sum.guests + part.guests };
+        let most = |most: Part, part: &Part| Part {
+            trained: most.trained.max(part.trained),
+            guests: most.guests.max(part.guests),
+        };
+        Ok(Self {
+            geometry: geometry.clone(),
+            held,
+            whole: parts.values().fold(Part::default(), sum),
+            largest_part: parts.values().fold(Part::default(), most),
+            largest,
+            precision: parameters.precision,
+            accumulates: parameters.accumulate > 1,
+            recomputes_blocks: parameters.checkpointing == Checkpointing::Blocks,
+            fused_step: parameters.fused_step,
+            fused_attention: on_gpu,
+            batches,
+        })
     }
 
     /// The most bytes that are held at once, whichever moment that is:
     ///
     /// - the end of the forward pass, with all activations;
-    /// - the end of the backward pass, with all gradients, in the network's type and as they are cast to 32 bits;
+    /// - the end of the backward pass, with all gradients, in the network's type and as they are cast to 32 bits; with recomputed blocks
+    ///   there is one block's activations beside them;
     /// - the optimizer's step, with the gradients in 32 bits.
     pub fn peak(&self) -> u64 {
-        let precision = self.precision.bytes() as u64;
-        // Casting to the type that a tensor has copies nothing.
-        let other_type = |bytes: u64, values: u64| if bytes == precision { 0 } else { values * precision };
-        let kept = (self.trained + self.frozen) * self.master_bytes
-            + other_type(self.master_bytes, self.trained + self.frozen)
-            + self.trained * self.state_bytes;
-        let gradients = self.trained * F32;
+        let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
+        let gradients = F32 * if self.fused_step { self.largest_part.trained } else { self.whole.trained };
         let summed = if self.accumulates { gradients } else { 0 };
-        let forward = summed + self.activations();
-        let backward = summed + gradients + other_type(F32, self.trained);
+        let uncast = if self.precision == Precision::F32 { 0 } else { running.trained * self.precision.bytes() as u64 };
+        let (blocks, inputs) = self.activations_of_parts();
+        let forward = summed + blocks + inputs;
+        let backward = if self.recomputes_blocks {
+            gradients + blocks + if self.fused_step { 0 } else { F32 * running.trained } + uncast
+        } else {
+            summed + gradients + uncast
+        };
         let step = gradients + 6 * F32 * self.largest;
-        kept + forward.max(backward).max(step)
+        self.held + running.guests + forward.max(backward).max(step)
     }
 
     /// The bytes of all that the forward pass keeps for the backward pass, of the batch that needs most.
     pub fn activations(&self) -> u64 {
-        self.batches.iter().map(|batch| self.activations_of(*batch)).max().unwrap_or_default()
+        let (blocks, inputs) = self.activations_of_parts();
+        blocks + inputs
     }
 
-    fn activations_of(&self, [samples, image, text]: [u64; 3]) -> u64 {
+    /// What blocks keep of their inside, all of them or the one that is recomputed, and everything else.
+    fn activations_of_parts(&self) -> (u64, u64) {
+        let batches = self.batches.iter().map(|batch| self.activations_of(*batch));
+        batches.max_by_key(|(blocks, inputs)| blocks + inputs).unwrap_or_default()
+    }
+
+    fn activations_of(&self, [samples, image, text]: [u64; 3]) -> (u64, u64) {
         let geometry = &self.geometry;
         let (width, precision) = (geometry.width as u64, self.precision.bytes() as u64);
         let streams = [samples * image * width, samples * text * width];
@@ -120,16 +186,16 @@ impl Footprint {
             bytes
         };
         let blocks = (0..geometry.depth).map(block);
-        let blocks: u64 = match self.recomputes_blocks {
-            false => blocks.sum(),
-            true => blocks.max().unwrap_or_default() + geometry.depth as u64 * (streams[0] + streams[1]) * precision,
+        let (blocks, between): (u64, u64) = match self.recomputes_blocks {
+            false => (blocks.sum(), 0),
+            true => (blocks.max().unwrap_or_default(), geometry.depth as u64 * (streams[0] + streams[1]) * precision),
         };
         // The embedders' inputs, and the last norm with its modulation and what it feeds.
         let inputs = samples
             * precision
             * (text * geometry.context_width as u64
                 + image * (geometry.patch * geometry.patch * geometry.channels) as u64);
-        blocks + inputs + self.norm(streams[0])
+        (blocks, between + inputs + self.norm(streams[0]))
     }
 
     /// A layer norm and its modulation, of so many values: the centred and the normal values, in 32 bits, and what comes out in the
@@ -176,10 +242,14 @@ impl Footprint {
 mod tests {
     use super::*;
 
-    /// SD3-medium at 1024 pixels, as far as memory goes.
-    fn medium() -> Footprint {
+    /// SD3-medium at 1024 pixels on a GPU.
+    fn medium(parameters: &str) -> Footprint {
+        of_depth(24, parameters, DeviceKind::Cuda)
+    }
+
+    fn of_depth(depth: usize, parameters: &str, device: DeviceKind) -> Footprint {
         let geometry = MmditGeometry {
-            depth: 24,
+            depth,
             width: 1536,
             heads: 24,
             qk_norm: false,
@@ -190,25 +260,16 @@ mod tests {
             patch: 2,
             channels: 16,
         };
-        Footprint {
-            geometry,
-            trained: 2_028_328_000,
-            frozen: 56_623_104,
-            largest: 56_623_104,
-            master_bytes: 4,
-            state_bytes: 8,
-            precision: Precision::Bf16,
-            accumulates: false,
-            recomputes_blocks: false,
-            fused_attention: true,
-            batches: vec![[1, 4096, 333]],
-        }
+        Footprint::new(&geometry, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]]).unwrap()
     }
+
+    /// Values of SD3-medium that are trained, and those of its table of positions, which is not.
+    const TRAINED: u64 = 2_028_328_000;
+    const TABLE: u64 = 192 * 192 * 1536;
 
     #[test]
     fn a_block_keeps_what_its_operations_list() {
-        let one = Footprint { geometry: MmditGeometry { depth: 1, ..medium().geometry }, ..medium() };
-        let two = Footprint { geometry: MmditGeometry { depth: 2, ..medium().geometry }, ..medium() };
+        let [one, two] = [1, 2].map(|depth| of_depth(depth, "()", DeviceKind::Cuda));
         // Of a value of each stream: two norms with two values each in 32 bits; in 16 bits their two outputs, q, k and v, what
         // attention gives twice, the gated projection, five times four inside the feed-forward network, and the gated output.
         let values = (4096 + 333) * 1536;
@@ -218,8 +279,7 @@ mod tests {
 
     #[test]
     fn scores_are_kept_where_attention_is_not_fused() {
-        let fused = medium();
-        let plain = Footprint { fused_attention: false, ..medium() };
+        let [fused, plain] = [DeviceKind::Cuda, DeviceKind::Cpu].map(|device| of_depth(24, "()", device));
         let tokens = 4096 + 333;
         let scores = 24 * (24 * tokens * tokens * 3 * 2);
         let instead = 24 * (tokens * 1536 * 2 + 24 * tokens * 4);
@@ -228,22 +288,42 @@ mod tests {
 
     #[test]
     fn recomputing_keeps_one_block_and_the_inputs_of_the_others() {
-        let all = medium().activations();
-        let some = Footprint { recomputes_blocks: true, ..medium() }.activations();
+        let all = medium("()").activations();
+        let some = medium("(checkpointing: Blocks)").activations();
         assert!(some < all / 10, "{some} of {all}");
     }
 
     #[test]
     fn the_peak_is_at_the_gradients_when_activations_are_few() {
-        let few = Footprint { batches: vec![[1, 16, 93]], ..medium() };
-        let (trained, frozen) = (few.trained, few.frozen);
+        let few = |parameters| Footprint { batches: vec![[1, 16, 93]], ..medium(parameters) };
         // Weights, their copies, two moments, gradients in both types.
-        assert_eq!(few.peak(), trained * (4 + 2 + 8 + 2 + 4) + frozen * (4 + 2));
-        let single = Footprint { precision: Precision::F32, ..few.clone() };
-        assert_eq!(single.peak(), trained * (4 + 8 + 4) + frozen * 4 + 6 * 4 * few.largest);
-        let summed = Footprint { accumulates: true, ..few.clone() };
-        assert_eq!(summed.peak() - few.peak(), 4 * trained);
-        let lighter = Footprint { state_bytes: 2, ..few.clone() };
-        assert_eq!(few.peak() - lighter.peak(), 6 * trained);
+        assert_eq!(few("()").peak(), TRAINED * (4 + 2 + 8 + 2 + 4) + TABLE * (4 + 2));
+        let largest = few("()").largest;
+        assert_eq!(few("(precision: F32)").peak(), TRAINED * (4 + 8 + 4) + TABLE * 4 + 6 * 4 * largest);
+        assert_eq!(few("(accumulate: 2)").peak() - few("()").peak(), 4 * TRAINED);
+        // Half the weights and no copies of them.
+        assert_eq!(few("()").peak() - few("(weights: Bf16Stochastic)").peak(), TRAINED * (2 + 2));
+    }
+
+    /// What decides whether a card is large enough.
+    #[test]
+    fn each_way_to_save_memory_saves_what_it_says() {
+        let plain = medium("()").peak();
+        let small = "optimizer: AdamW8bit(()), weights: Bf16Stochastic";
+        let [eight, blocks, fused, swapped] = [
+            format!("({small})"),
+            format!("({small}, checkpointing: Blocks)"),
+            format!("({small}, checkpointing: Blocks, fused_step: true)"),
+            format!("({small}, checkpointing: Blocks, fused_step: true, block_swap: 12)"),
+        ]
+        .map(|parameters| medium(&parameters).peak());
+        assert!(plain > eight && eight > blocks && blocks > fused && fused > swapped);
+        let held = TRAINED * (2 + 2);
+        assert!((held..held * 5 / 4).contains(&fused), "{fused}");
+        assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
+        let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
+        assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
+        let frozen = medium("(freeze: [\"joint_blocks.0-11.*\"])").peak();
+        assert!(frozen < plain * 3 / 4, "{frozen} of {plain}");
     }
 }

@@ -1,18 +1,31 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
+mod contradictions;
+pub mod density;
+pub mod init;
 mod job;
+pub mod loss;
 mod memory;
+pub mod optimizer;
 mod order;
 pub mod parameters;
+mod pattern;
 mod rates;
 pub mod schedule;
+mod selection;
+pub mod span;
+pub mod weighting;
 
+#[cfg(feature = "compute")]
+pub mod adapter;
 #[cfg(feature = "compute")]
 mod batch;
 #[cfg(feature = "compute")]
+mod blocks;
+#[cfg(feature = "compute")]
 mod objective;
 #[cfg(feature = "compute")]
-mod optimizer;
+mod rounding;
 #[cfg(feature = "compute")]
 mod run;
 #[cfg(feature = "compute")]
@@ -26,15 +39,16 @@ pub use batch::{Batch, Drawn};
 pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]
-pub use objective::{Gradients, tracked};
-#[cfg(feature = "compute")]
-pub use optimizer::Moments;
+pub use objective::{Gradients, network, tracked};
 pub use order::Turn;
 pub use rates::Rate;
 #[cfg(feature = "compute")]
 pub use run::train;
 #[cfg(feature = "compute")]
 pub use state::{Measured, Position, State};
+
+/// The role of an epoch's adapter, in the place of an epoch's `weights`.
+pub const ADAPTER: &str = "adapter";
 
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 1;

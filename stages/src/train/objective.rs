@@ -1,28 +1,40 @@
 //! The loss that training lowers, and its gradients.
 
 use crate::{
-    checkpoint::POSITION_TABLE,
+    adapter::MAGNITUDE,
     error::StageError,
     nn::{self, Mmdit, PositionCrop, Weights},
-    train::batch::Batch,
+    train::{batch::Batch, blocks, parameters::Train, state::State},
 };
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Gradients as All, Tensor};
 use std::collections::BTreeMap;
 
-/// The weights in the type that the network computes in, each of them tracking its gradient; the table of positions is part of
-/// every checkpoint and is not trained.
-pub fn tracked(weights: &Weights, dtype: DType) -> Weights {
+/// The weights in the type that the network computes in, those that are trained tracking their gradients. The others are of the
+/// same kind, so that the same kernels run; where nothing below is trained, nothing is recorded.
+pub fn tracked(weights: &Weights, dtype: DType, trains: impl Fn(&str) -> bool) -> Weights {
     weights.map(|name, values| {
-        let values = values.cast(dtype);
-        if name == POSITION_TABLE { values } else { values.autodiff().require_grad() }
+        // A DoRA's magnitudes stay in 32 bits: they are close to lengths that they are divided by.
+        let values = if name.ends_with(MAGNITUDE) { values } else { values.cast(dtype) }.autodiff();
+        if trains(name) { values.require_grad() } else { values }
     })
+}
+
+/// All that the network is made of, as [`tracked`] makes it, with an adapter's frozen weights.
+pub fn network(state: &State, parameters: &Train) -> Weights {
+    let trained = tracked(&state.weights, nn::dtype(parameters.precision), |name| parameters.trains(name));
+    state.frozen.map(|_, values| values.autodiff()).with(&trained)
+}
+
+/// The gradients of those of the weights that are trained and took part, flat, in 32 bits.
+pub(super) fn of_weights<'w>(tracked: &'w Weights, all: &'w All) -> impl Iterator<Item = (String, Tensor<1>)> + 'w {
+    tracked.iter().filter_map(|(name, weight)| Some((name.to_owned(), weight.values.grad(all)?.cast(DType::F32))))
 }
 
 /// The loss of the samples of one optimizer step, and what it would take to lower it.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
-    /// The mean over the samples of the mean over everything in a sample of `(velocity − (noise − latents))²`: the
-    /// flow-matching loss of the SD3 paper with the density of the levels as its only weight.
+    /// The mean over the samples of each one's loss, which is the mean over everything in it: of `(velocity − (noise − latents))²` unless
+    /// the pipeline says otherwise, the flow-matching loss of the SD3 paper with the density of the levels as its only weight.
     pub loss: f64,
     /// Its gradient by the name of each trained tensor, flat, in 32 bits.
     pub tensors: BTreeMap<String, Tensor<1>>,
@@ -48,24 +60,44 @@ impl Gradients {
         Ok(gradients)
     }
 
-    fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
-        let network = Mmdit::new(&tracked.root())?;
-        let Batch { noisy, timesteps, target, context, pooled } = batch;
-        let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
-        let difference = velocity.cast(DType::F32) - target;
-        let loss = (difference.clone() * difference).mean().mul_scalar(share);
-        self.loss += f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
-        let all = loss.backward();
-        for (name, weight) in tracked.iter().filter(|(name, _)| *name != POSITION_TABLE) {
-            if let Some(gradient) = weight.values.grad(&all) {
-                let gradient = gradient.cast(DType::F32);
-                let sum = match self.tensors.remove(name) {
-                    Some(sum) => sum + gradient,
-                    None => gradient,
-                };
-                self.tensors.insert(name.to_owned(), sum);
-            }
+    /// The same block by block, see [`blocks::backward`]. `state` is left as it is.
+    ///
+    /// # Errors
+    /// When a batch can't be made, or the weights make no network.
+    pub fn by_blocks(
+        state: &mut State,
+        parameters: &Train,
+        batches: impl IntoIterator<Item = Result<Batch, StageError>>,
+        samples: usize,
+    ) -> Result<Self, StageError> {
+        let mut sum = Self::default();
+        for batch in batches {
+            let batch = batch?;
+            let share = batch.len() as f64 / samples as f64;
+            sum.loss += blocks::backward(state, parameters, batch, share, &mut |_, gradients| {
+                sum_up(&mut sum.tensors, gradients)
+            })?;
         }
+        Ok(sum)
+    }
+
+    fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {
+        let network = Mmdit::new(&tracked.with(&batch.masks).root())?;
+        let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
+        let velocity = network.forward(noisy, timesteps, context, pooled, PositionCrop::Centre);
+        let loss = batch.losses(velocity).mean().mul_scalar(share);
+        self.loss += f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
+        sum_up(&mut self.tensors, of_weights(tracked, &loss.backward()));
         Ok(())
+    }
+}
+
+fn sum_up(sums: &mut BTreeMap<String, Tensor<1>>, gradients: impl IntoIterator<Item = (String, Tensor<1>)>) {
+    for (name, gradient) in gradients {
+        let sum = match sums.remove(&name) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        sums.insert(name, sum);
     }
 }

@@ -67,10 +67,11 @@ impl TrainJob {
 
 #[cfg(test)]
 mod tests {
-    use crate::train::{job::tests::job, schedule::Schedule};
+    use crate::train::{job::tests::job_of, parameters::Train};
 
-    fn lines(epochs: u32, schedule: Schedule) -> Vec<String> {
-        let job = job(epochs, schedule);
+    fn lines(epochs: u32, schedule: &str) -> Vec<String> {
+        let schedule = ron::from_str(schedule).unwrap();
+        let job = job_of(&Train { epochs, schedule, learning_rate: 1.0, ..Train::default() }, [5, 5]);
         job.rates().iter().map(|rate| format!("{} {} {:.2} {}", rate.epoch, rate.step, rate.rate, rate.what)).collect()
     }
 
@@ -78,7 +79,7 @@ mod tests {
     fn the_steps_that_show_a_schedule_are_found_in_its_rates() {
         // Ten steps an epoch, at a rate of 1.
         assert_eq!(
-            lines(2, Schedule::Constant { warmup: 4 }),
+            lines(2, "Constant(warmup: 4)"),
             [
                 "1 0 0.00 first",
                 "1 4 1.00 end of warm-up",
@@ -89,7 +90,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            lines(3, Schedule::Cosine { warmup: 0 }),
+            lines(3, "Cosine()"),
             [
                 "1 0 1.00 first",
                 "1 7 0.87 a quarter",
@@ -103,7 +104,13 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_is_shown() {
+        let lines = lines(1, "CosineWithRestarts(cycles: 2)");
+        assert!(lines.contains(&"1 5 1.00 half, restart".to_owned()), "{lines:?}");
+    }
+
+    #[test]
     fn a_long_training_shows_no_line_for_each_epoch() {
-        assert_eq!(lines(1000, Schedule::Cosine { warmup: 100 }).len(), 6);
+        assert_eq!(lines(1000, "Cosine(warmup: 100)").len(), 6);
     }
 }

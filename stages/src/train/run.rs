@@ -2,15 +2,18 @@
 
 use crate::{
     action::output,
-    checkpoint::Component,
+    adapter::parameters::Method,
+    checkpoint::{Component, ComponentSource},
     error::StageError,
-    nn,
+    nn::{self, Weights},
+    precision::Precision,
     text::Conditioning,
     train::{
-        TrainJob,
+        ADAPTER, TrainJob, adapter,
         batch::Batch,
         objective::{self, Gradients},
         order::Turn,
+        parameters::Checkpointing,
         state::{self, Measured, State},
     },
     work::Work,
@@ -23,7 +26,16 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     let (Some(&first), Some(&last)) = (missing.iter().min(), missing.iter().max()) else { return Ok(()) };
 
     let device = work.device.open();
-    let mut state = nearest_state(job, first, &device, work)?;
+    let home = |name: &str| match job.parameters.swaps(name, job.facts.geometry.depth) {
+        true => Device::flex(),
+        false => device.clone(),
+    };
+    let mut state = nearest_state(job, first, &home, work)?;
+    if let Method::LoRA(_) = job.parameters.method {
+        let dtype = nn::dtype(job.parameters.precision);
+        let weights = base(job, |source| Ok(nn::load_each(source, |name| (home(name), dtype))?))?;
+        state.frozen = adapter::frozen(weights, &job.adapter, &home);
+    }
     let trainer = Trainer {
         job,
         dtype: nn::dtype(job.parameters.precision),
@@ -63,11 +75,16 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
 }
 
 /// The furthest state from which the epoch `first` can be reached.
-fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>) -> Result<State, StageError> {
+fn nearest_state(
+    job: &TrainJob,
+    first: usize,
+    home: &dyn Fn(&str) -> Device,
+    work: &Work<'_>,
+) -> Result<State, StageError> {
     for epoch in (0..=first).rev() {
         let unfinished = state::unfinished(&work.store.work_dir(&job.actions[epoch].key)?);
         if unfinished.exists() {
-            match State::load(&unfinished, device) {
+            match State::load(&unfinished, home) {
                 Ok(state) => {
                     work.progress.line(&format!("going on from step {} of epoch {}", state.position.steps, epoch + 1));
                     return Ok(state);
@@ -85,15 +102,24 @@ fn nearest_state(job: &TrainJob, first: usize, device: &Device, work: &Work<'_>)
             && let Ok(path) = work.store.file(&kept.digest)
         {
             let reason = |reason| StageError::Unreadable { what: format!("state of epoch {epoch}"), reason };
-            return State::load(&path, device).map_err(reason);
+            return State::load(&path, home).map_err(reason);
         }
     }
+    let weights = base(job, |source| match &job.parameters.method {
+        Method::Full => Ok(nn::load_each(source, |name| (home(name), nn::dtype(job.parameters.kept_in(name))))?),
+        Method::LoRA(lora) => Ok(adapter::trained(&adapter::start(job, lora, source)?, home)),
+    })?;
+    Ok(State::start(weights))
+}
+
+/// What `read` makes of the MMDiT that the training starts from.
+fn base<T>(job: &TrainJob, read: impl Fn(&ComponentSource) -> Result<T, StageError>) -> Result<T, StageError> {
     let Some(source) = job.facts.open(Component::Mmdit)? else {
         return Err(StageError::Unfit("the model has no MMDiT".to_owned()));
     };
-    let weights = nn::load(&source, device, DType::F32)?;
+    let read = read(&source)?;
     job.facts.check(Component::Mmdit)?;
-    Ok(State::start(weights))
+    Ok(read)
 }
 
 fn finish_epoch(
@@ -106,13 +132,24 @@ fn finish_epoch(
     let epoch = state.position.epoch as usize;
     let name = (epoch + 1).to_string();
     let weights = work.store.temporary_path();
-    nn::save(
-        state.weights.iter().map(|(name, weight)| (name.to_owned(), weight.clone())),
-        job.parameters.precision,
-        None,
-        &weights,
-    )?;
-    let mut outputs = vec![output("weights", name.clone(), work.store.adopt(&weights)?)];
+    let results: Weights = state.results(&job.parameters.optimizer).collect();
+    let role = match job.parameters.method {
+        Method::Full => {
+            nn::save(
+                results.iter().map(|(name, weight)| (name.to_owned(), weight.clone())),
+                job.parameters.precision,
+                None,
+                &weights,
+            )?;
+            "weights"
+        }
+        // Small, so that nothing need be rounded.
+        Method::LoRA(_) => {
+            nn::save(adapter::saved(&results, &job.adapter), Precision::F32, None, &weights)?;
+            ADAPTER
+        }
+    };
+    let mut outputs = vec![output(role, name.clone(), work.store.adopt(&weights)?)];
     let measured =
         serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
     outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
@@ -142,12 +179,21 @@ struct Trainer<'j> {
 impl Trainer<'_> {
     /// One optimizer step over the batches of `turns`.
     fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
-        let tracked = objective::tracked(&state.weights, self.dtype);
+        let (parameters, rate) = (&self.job.parameters, self.job.learning_rate(step));
         let samples = turns.iter().map(Vec::len).sum();
-        let draw = |turns: &Vec<Turn>| {
-            Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype)
+        let levels = self.job.levels(step, turns);
+        let mut batches = levels
+            .iter()
+            .map(|turns| Batch::draw(self.job, turns, step, &self.conditioning, work.store, &self.device, self.dtype));
+        if parameters.fused_step
+            && let Some(batch) = batches.next()
+        {
+            return state.update_by_blocks(batch?, parameters, rate, step);
+        }
+        let gradients = match parameters.checkpointing {
+            Checkpointing::None => Gradients::of(&objective::network(state, parameters), batches, samples)?,
+            Checkpointing::Blocks => Gradients::by_blocks(state, parameters, batches, samples)?,
         };
-        let gradients = Gradients::of(&tracked, turns.iter().map(draw), samples)?;
-        state.update(gradients, &self.job.parameters, self.job.learning_rate(step), step)
+        state.update(gradients, parameters, rate, step)
     }
 }

@@ -1,32 +1,40 @@
 //! What a training is between two steps, in memory and in a file.
 
 use crate::{
-    checkpoint::TensorFile,
+    checkpoint::{Dtype, TensorFile},
     error::StageError,
     nn::{self, Weight, Weights},
     precision::Precision,
     tensors,
-    train::optimizer::Moments,
+    train::optimizer::{Course, Kept, Optimizer, Stored},
 };
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use safetensors::View;
 use sd3pipe_cache::{
     StoreError,
     files::{step, sync_folder},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
 };
 
-/// The weights in 32 bits, the optimizer's moments, and how far the epoch is.
+/// The weights, what the optimizer keeps, and how far the epoch is.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Every tensor of the MMDiT under its name, the table of positions included.
+    /// Every tensor of the MMDiT under its name, the table of positions included, or of an adapter, each in the type and on the device
+    /// that it is kept in and on between steps.
     pub weights: Weights,
-    /// The moments of each trained tensor; none before the first step.
-    pub moments: BTreeMap<String, Moments>,
+    /// The weights that an adapter is trained beside, in the type that the network computes in, and the adapter's scales; in no file.
+    /// Nothing when the network's own weights are trained.
+    pub frozen: Weights,
+    /// What the optimizer keeps of each trained tensor; nothing before the first step.
+    pub kept: BTreeMap<String, Kept>,
+    /// What the optimizer keeps of the training as a whole.
+    pub course: Course,
     /// Where the training is.
     pub position: Position,
 }
@@ -55,62 +63,126 @@ pub struct Measured {
     pub learning_rate: f64,
 }
 
-const NOTE: &str = "position";
+const POSITION: &str = "position";
+const COURSE: &str = "course";
+const WEIGHTS: &str = "weights";
 
 impl State {
     /// The state before the first step.
     pub fn start(weights: Weights) -> Self {
-        Self { weights, moments: BTreeMap::new(), position: Position::default() }
+        Self {
+            weights,
+            frozen: Weights::default(),
+            kept: BTreeMap::new(),
+            course: Course::default(),
+            position: Position::default(),
+        }
     }
 
-    /// The moments of a tensor, zeros at first.
-    pub fn moments_of(&mut self, name: &str, values: &Tensor<1>) -> Moments {
-        self.moments.remove(name).unwrap_or_else(|| Moments::of(values))
+    /// The weights to save and to draw with, see [`Optimizer::result`].
+    pub fn results(&self, optimizer: &Optimizer) -> impl Iterator<Item = (String, Weight)> {
+        self.weights.iter().map(|(name, weight)| {
+            let values = optimizer.result(weight.values.clone(), self.kept.get(name));
+            (name.to_owned(), Weight { values, shape: weight.shape.clone() })
+        })
     }
 
-    /// Writes everything to a file, tensor by tensor.
+    /// Writes everything to a file, tensor by tensor, each in its own type.
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
-        let weights = self.weights.iter().map(|(name, weight)| (format!("weights/{name}"), weight.clone()));
-        let moments = self.moments.iter().flat_map(|(name, moments)| {
-            let flat = |kind: &str, values: &Tensor<1>| {
-                (format!("{kind}/{name}"), Weight { shape: values.dims().to_vec(), values: values.clone() })
-            };
-            [flat("first", &moments.first), flat("second", &moments.second)]
+        let weights = self.weights.iter().map(|(name, weight)| {
+            let stored = Stored::Floats(weight.values.clone());
+            (format!("{WEIGHTS}/{name}"), Saved { stored, shape: weight.shape.clone() })
         });
-        let position = serde_json::to_string(&self.position).map_err(|error| StageError::Unfit(error.to_string()))?;
-        nn::save(weights.chain(moments), Precision::F32, Some((NOTE, position)), path)
+        let kept = self.kept.iter().flat_map(|(name, kept)| {
+            kept.iter().map(move |(kind, stored)| {
+                let [length] = match stored {
+                    Stored::Floats(values) => values.dims(),
+                    Stored::Codes(values) => values.dims(),
+                };
+                (format!("{kind}/{name}"), Saved { stored: stored.clone(), shape: vec![length] })
+            })
+        });
+        let json = |result: serde_json::Result<String>| result.map_err(|error| StageError::Unfit(error.to_string()));
+        let notes = BTreeMap::from([
+            (POSITION.to_owned(), json(serde_json::to_string(&self.position))?),
+            (COURSE.to_owned(), json(serde_json::to_string(&self.course))?),
+        ]);
+        tensors::write_file(path, weights.chain(kept).collect(), &notes)
     }
 
-    /// Reads it again.
+    /// Reads it again. `device` says where a tensor, and what is kept of it, lies between steps.
     ///
     /// # Errors
     /// With a sentence when the file is not such a state: a torn one is as good as none, and the caller says so.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, String> {
+    pub fn load(path: &Path, device: impl Fn(&str) -> Device) -> Result<Self, String> {
         let file = TensorFile::open(path).map_err(|error| error.to_string())?;
-        let note = file.metadata().get(NOTE).ok_or("it says nothing of a position")?;
-        let position = serde_json::from_str(note).map_err(|error| error.to_string())?;
-        let (mut weights, mut first, mut second) = (Weights::default(), BTreeMap::new(), BTreeMap::new());
+        let mut state = Self::start(Weights::default());
+        state.position = note(&file, POSITION)?.ok_or("it says nothing of a position")?;
+        // States that are older than the optimizers that need it have none.
+        state.course = note(&file, COURSE)?.unwrap_or_default();
         for full in file.names() {
+            let (kind, name) = full.split_once('/').ok_or_else(|| format!("`{full}` is no tensor of a training"))?;
             let info = file.info(full).ok_or("a tensor is missing")?;
-            let values = file
-                .bytes(full)
-                .ok()
-                .and_then(|bytes| tensors::decode(info.dtype, bytes))
-                .ok_or("a tensor can't be read")?;
-            let values = Tensor::<1>::from_data(TensorData::new(values.clone(), [values.len()]), (device, DType::F32));
-            match full.split_once('/') {
-                Some(("weights", name)) => weights.insert(name, Weight { values, shape: info.shape.clone() }),
-                Some(("first", name)) => drop(first.insert(name.to_owned(), values)),
-                Some(("second", name)) => drop(second.insert(name.to_owned(), values)),
-                _ => return Err(format!("`{full}` is no tensor of a training")),
+            let bytes = file.bytes(full).map_err(|error| error.to_string())?;
+            match (kind, stored(info.dtype, bytes, &device(name)).ok_or("a tensor can't be read")?) {
+                (WEIGHTS, Stored::Floats(values)) => {
+                    state.weights.insert(name, Weight { values, shape: info.shape.clone() });
+                }
+                (kind, stored) => state.kept.entry(name.to_owned()).or_default().insert(kind, stored),
             }
         }
-        let moments = first.into_iter().map(|(name, first)| {
-            let second = second.remove(&name)?;
-            Some((name, Moments { first, second }))
-        });
-        let moments = moments.collect::<Option<_>>().ok_or("a moment is missing")?;
-        Ok(Self { weights, moments, position })
+        Ok(state)
+    }
+}
+
+fn note<T: DeserializeOwned>(file: &TensorFile, name: &str) -> Result<Option<T>, String> {
+    let parse = |note: &String| serde_json::from_str(note).map_err(|error| error.to_string());
+    file.metadata().get(name).map(parse).transpose()
+}
+
+/// A flat tensor in the type that it was saved in.
+fn stored(dtype: Dtype, bytes: &[u8], device: &Device) -> Option<Stored> {
+    if dtype == Dtype::U8 {
+        let data = TensorData::new(bytes.to_vec(), [bytes.len()]);
+        return Some(Stored::Codes(Tensor::<1, Int>::from_data(data, (device, DType::U8))));
+    }
+    let own = if dtype == Dtype::BF16 { DType::BF16 } else { DType::F32 };
+    let values = tensors::decode(dtype, bytes)?;
+    let length = values.len();
+    Some(Stored::Floats(Tensor::from_data(TensorData::new(values, [length]), (device, own))))
+}
+
+/// A tensor on its way to a file.
+struct Saved {
+    stored: Stored,
+    shape: Vec<usize>,
+}
+
+impl View for Saved {
+    fn dtype(&self) -> Dtype {
+        match &self.stored {
+            Stored::Floats(values) if values.dtype() == DType::BF16 => Dtype::BF16,
+            Stored::Floats(_) => Dtype::F32,
+            Stored::Codes(_) => Dtype::U8,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match &self.stored {
+            Stored::Floats(values) => {
+                let precision = if values.dtype() == DType::BF16 { Precision::Bf16 } else { Precision::F32 };
+                precision.encode(&nn::to_host(values.clone())).into()
+            }
+            Stored::Codes(values) => values.clone().into_data().iter::<u8>().collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 

@@ -4,12 +4,17 @@ use crate::{
     error::StageError,
     nn::{self, Weight},
     train::{
+        batch::Batch,
+        blocks,
         objective::Gradients,
-        optimizer,
-        parameters::Train,
+        optimizer::{Course, Kept, Optimizer, Pace},
+        parameters::{Train, WeightType},
+        rounding,
         state::{Measured, State},
     },
 };
+use burn::tensor::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 
 impl State {
     /// Takes the optimizer step `step` (from 0 over all epochs): clips the gradients and moves every weight that has one.
@@ -23,28 +28,170 @@ impl State {
         learning_rate: f64,
         step: u64,
     ) -> Result<Measured, StageError> {
-        let Gradients { loss, mut tensors } = gradients;
-        if !loss.is_finite() {
-            return Err(StageError::Unfit(format!(
-                "the loss at step {step} is {loss}: the training has come apart; lower `learning_rate` (now {:e}) or raise `precision`",
-                parameters.learning_rate
-            )));
+        let Gradients { loss, tensors } = gradients;
+        check_loss(loss, parameters, step)?;
+        let norm = norm(squares(&tensors));
+        let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
+        stride.take(self, tensors);
+        Ok(stride.measured(loss, norm))
+    }
+
+    /// The same over one batch, with each part of the network moved as soon as its gradients are known: the gradients of no two
+    /// blocks are there at once. Equal to [`Gradients::by_blocks`] and [`State::update`], to the bit.
+    ///
+    /// # Errors
+    /// When the loss is not finite, with the state as it was, or the weights make no network.
+    pub fn update_by_blocks(
+        &mut self,
+        batch: Batch,
+        parameters: &Train,
+        learning_rate: f64,
+        step: u64,
+    ) -> Result<Measured, StageError> {
+        let mut all = BTreeMap::new();
+        if parameters.max_gradient_norm > 0.0 {
+            let sink = &mut |_: &mut Self, gradients| all.extend(squares(&gradients));
+            let loss = blocks::backward(self, parameters, batch.clone(), 1.0, sink)?;
+            check_loss(loss, parameters, step)?;
         }
-        let mut gradient_norm = 0.0;
-        if let Some(norm) = optimizer::global_norm(&tensors) {
-            if parameters.max_gradient_norm > 0.0 {
-                tensors = optimizer::clip(tensors, &norm, parameters.max_gradient_norm);
+        let course = self.course;
+        let stride = Stride::begin(self, parameters, learning_rate, step, norm(all));
+        let mut all = BTreeMap::new();
+        let sink = &mut |state: &mut Self, gradients| {
+            all.extend(squares(&gradients));
+            stride.take(state, gradients);
+        };
+        let loss = blocks::backward(self, parameters, batch, 1.0, sink)?;
+        check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
+        Ok(stride.measured(loss, norm(all)))
+    }
+}
+
+fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    Err(StageError::Unfit(format!(
+        "the loss at step {step} is {loss}: the training has come apart; lower `learning_rate` (now {:e}) or raise `precision`",
+        parameters.learning_rate
+    )))
+}
+
+/// The sum of squares of each gradient, `[1]`.
+fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
+    let square = |gradient: &Tensor<1>| (gradient.clone() * gradient.clone()).sum();
+    gradients.iter().map(|(name, gradient)| (name.clone(), square(gradient))).collect()
+}
+
+/// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
+/// the order that they came in.
+fn norm(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
+    squares.into_values().reduce(|total, square| total + square).map(Tensor::sqrt)
+}
+
+/// One optimizer step.
+struct Stride<'p> {
+    parameters: &'p Train,
+    learning_rate: f64,
+    step: u64,
+    /// What gradients are scaled by: down to the largest norm (`torch.nn.utils.clip_grad_norm_`), without asking the device for it.
+    factor: Option<Tensor<1>>,
+}
+
+impl<'p> Stride<'p> {
+    fn begin(state: &mut State, parameters: &'p Train, learning_rate: f64, step: u64, norm: Option<Tensor<1>>) -> Self {
+        state.course = parameters.optimizer.begin(state.course, learning_rate, step + 1);
+        let largest = parameters.max_gradient_norm;
+        let factor = norm.filter(|_| largest > 0.0).map(|norm| clip_factor(norm, largest));
+        Self { parameters, learning_rate, step, factor }
+    }
+
+    /// Moves the weights that have a gradient. Prodigy must be given all gradients at once.
+    fn take(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) {
+        let gradients = gradients.into_iter().map(|(name, gradient)| match &self.factor {
+            Some(factor) => (name, gradient * factor.clone()),
+            None => (name, gradient),
+        });
+        let Optimizer::Prodigy(prodigy) = &self.parameters.optimizer else {
+            for (name, gradient) in gradients {
+                self.each(state, &name, &gradient.device(), |weight, kept, pace| {
+                    Some(self.parameters.optimizer.step(weight, gradient, kept, pace))
+                });
             }
-            gradient_norm = nn::to_host(norm).first().copied().unwrap_or_default().into();
+            return;
+        };
+        // A warm-up begins with a rate of 0, of which the reference takes no notice.
+        if self.learning_rate == 0.0 {
+            return;
         }
-        for (name, gradient) in tensors {
-            let Some(weight) = self.weights.get(&name).cloned() else { continue };
-            let moments = self.moments_of(&name, &weight.values);
-            let (values, moments) =
-                parameters.optimizer.step(weight.values, gradient, moments, learning_rate, step + 1);
-            self.weights.insert(&*name, Weight { values, shape: weight.shape });
-            self.moments.insert(name, moments);
+        let (mut sums, mut watched) = (Vec::new(), Vec::new());
+        for (name, gradient) in gradients {
+            let device = gradient.device();
+            self.each(state, &name, &device, |weight, kept, pace| {
+                sums.extend(prodigy.watch(&weight.values, gradient, kept, pace));
+                None
+            });
+            watched.push((name, device));
         }
-        Ok(Measured { step, loss, gradient_norm, learning_rate })
+        if sums.is_empty() {
+            return;
+        }
+        let sums = nn::to_host(Tensor::cat(sums, 0));
+        let total = |first: usize| sums.iter().skip(first).step_by(2).map(|sum| f64::from(*sum)).sum::<f64>();
+        let Some(distance) = prodigy.estimate(total(0), total(1), &self.pace(state.course, (1.0, 0.0))) else { return };
+        state.course.distance = distance;
+        for (name, device) in watched {
+            self.each(state, &name, &device, |weight, kept, pace| Some(prodigy.step(weight.values, kept, pace)));
+        }
+    }
+
+    /// Brings a weight, in 32 bits, and what is kept of it to a device, has something done, and puts them back.
+    fn each(
+        &self,
+        state: &mut State,
+        name: &str,
+        device: &Device,
+        work: impl FnOnce(Weight, &mut Kept, &Pace) -> Option<Tensor<1>>,
+    ) {
+        let Some(Weight { values, shape }) = state.weights.get(name).cloned() else { return };
+        let home = values.device();
+        let pace = self.pace(state.course, self.parameters.pace_of(name, shape.len()));
+        let mut kept = state.kept.remove(name).unwrap_or_default().to_device(device);
+        let here = Weight { values: values.to_device(device).cast(DType::F32), shape: shape.clone() };
+        if let Some(mut values) = work(here, &mut kept, &pace) {
+            if self.parameters.weights == WeightType::Bf16Stochastic {
+                values = rounding::stochastic(values, self.parameters.seed, self.step, name);
+            }
+            state.weights.insert(name, Weight { values: values.to_device(&home), shape });
+        }
+        state.kept.insert(name.to_owned(), kept.to_device(&home));
+    }
+
+    fn pace(&self, course: Course, (factor, weight_decay): (f64, f64)) -> Pace {
+        Pace { step: self.step + 1, learning_rate: self.learning_rate * factor, weight_decay, course }
+    }
+
+    fn measured(&self, loss: f64, norm: Option<Tensor<1>>) -> Measured {
+        let norm = norm.and_then(|norm| nn::to_host(norm).first().copied()).unwrap_or_default();
+        Measured { step: self.step, loss, gradient_norm: norm.into(), learning_rate: self.learning_rate }
+    }
+}
+
+fn clip_factor(norm: Tensor<1>, largest: f64) -> Tensor<1> {
+    norm.add_scalar(1e-6).recip().mul_scalar(largest).clamp_max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
+        let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
+        let gradients = BTreeMap::from([("a".to_owned(), tensor(3.0)), ("b".to_owned(), tensor(4.0))]);
+        let norm = norm(squares(&gradients)).unwrap();
+        assert_eq!(nn::to_host(norm.clone()), [5.0]);
+        assert!((nn::to_host(clip_factor(norm.clone(), 1.0))[0] - 0.2).abs() < 1e-6);
+        assert_eq!(nn::to_host(clip_factor(norm, 10.0)), [1.0]);
     }
 }

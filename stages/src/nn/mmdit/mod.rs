@@ -43,14 +43,28 @@ impl Mmdit {
     /// When weights are missing or don't fit each other.
     pub fn new(scope: &Scope<'_>) -> Result<Self, WeightsError> {
         let geometry = MmditGeometry::of(|name| scope.shape(name).map(<[usize]>::to_vec))?;
+        let blocks = (0..geometry.depth).map(|index| Self::block(scope, &geometry, index)).collect::<Result<_, _>>()?;
+        Ok(Self { blocks, ..Self::without_blocks(scope, &geometry)? })
+    }
+
+    /// One of the blocks, for callers who never have the weights of all of them in one place.
+    ///
+    /// # Errors
+    /// When weights of this block are missing or don't fit the geometry.
+    pub fn block(scope: &Scope<'_>, geometry: &MmditGeometry, index: usize) -> Result<JointBlock, WeightsError> {
+        JointBlock::new(&scope.child("joint_blocks").child(index), geometry, index)
+    }
+
+    /// What comes before the blocks and after them.
+    ///
+    /// # Errors
+    /// When weights outside of the blocks are missing or don't fit the geometry.
+    pub fn without_blocks(scope: &Scope<'_>, geometry: &MmditGeometry) -> Result<Self, WeightsError> {
         let width = geometry.width;
         let (patch, channels) = (geometry.patch, geometry.channels);
-        let blocks = (0..geometry.depth)
-            .map(|index| JointBlock::new(&scope.child("joint_blocks").child(index), &geometry, index))
-            .collect::<Result<_, _>>()?;
         let last = scope.child("final_layer");
         Ok(Self {
-            blocks,
+            blocks: Vec::new(),
             patches: Linear::from_convolution(&scope.child("x_embedder.proj"), [channels, width, patch])?,
             positions: PositionTable::new(scope, geometry.position_grid, width)?,
             timestep: Embedder::new(&scope.child("t_embedder"), crate::checkpoint::TIMESTEP_FEATURES, width)?,
@@ -58,7 +72,7 @@ impl Mmdit {
             context: Linear::new(&scope.child("context_embedder"), geometry.context_width, width)?,
             final_modulation: Linear::new(&last.child("adaLN_modulation.1"), width, 2 * width)?,
             final_linear: Linear::new(&last.child("linear"), width, patch * patch * channels)?,
-            geometry,
+            geometry: geometry.clone(),
         })
     }
 

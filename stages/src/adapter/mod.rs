@@ -1,0 +1,14 @@
+//! Low-rank adapters (LoRA, DoRA) of the MMDiT: where they sit, what they are, and the files that they come in.
+
+mod error;
+mod low_rank;
+pub mod parameters;
+mod read;
+mod site;
+mod start;
+mod write;
+
+pub use error::AdapterError;
+pub use low_rank::{Adapter, LowRank};
+pub use read::{ALPHA, DOWN, MAGNITUDE, UP, file_digest};
+pub use site::{Part, Place, Site, places, tensors};

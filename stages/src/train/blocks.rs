@@ -1,0 +1,195 @@
+//! The backward pass block by block: of the forward pass only what goes into each block is kept, and each block runs again.
+
+use crate::{
+    checkpoint::{MmditGeometry, block_of},
+    error::StageError,
+    nn::{
+        self, Mmdit, PositionCrop, Weights, WeightsError,
+        mmdit::{JointBlock, Streams},
+    },
+    train::{
+        batch::Batch,
+        objective::{of_weights, tracked},
+        parameters::Train,
+        state::State,
+    },
+};
+use burn::tensor::{Device, Gradients as All, Tensor};
+use std::collections::BTreeMap;
+
+/// What is done with the gradients of a part of the network as soon as they are known. It may move the weights of that part.
+pub(super) type Sink<'s> = dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) + 's;
+
+/// The loss of a batch, times `share`; the gradients of it go to `sink`, from the last layer to the first. A loss that is not
+/// finite has no gradients.
+///
+/// The arithmetic is that of the plain backward pass, but for the order in which the blocks' gradients of the conditioning are
+/// added up, on which those of the timestep's and the pooled text's embedders depend. Below the first tensor that is trained no
+/// block runs again. Weights in the host's memory come to the batch's device for the time that their block runs.
+///
+/// # Errors
+/// When the weights make no network.
+pub(super) fn backward(
+    state: &mut State,
+    parameters: &Train,
+    batch: Batch,
+    share: f64,
+    sink: &mut Sink<'_>,
+) -> Result<f64, StageError> {
+    let shape =
+        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
+    let geometry = MmditGeometry::of(shape).map_err(WeightsError::from)?;
+    let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: context.device() };
+    let [_, _, height, width] = noisy.dims();
+    let first = first_trained(&state.weights, parameters);
+
+    let ends = part.weights(state, None, true);
+    let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
+    let still = part.weights(state, None, false);
+    let still = Mmdit::without_blocks(&still.root(), &geometry)?;
+    let conditioning = still.condition(timesteps.clone(), pooled.clone());
+    let mut streams = still.embed(noisy.clone(), context.clone(), PositionCrop::Centre);
+    let mut inputs = Vec::new();
+    for index in 0..geometry.depth {
+        inputs.push(streams.clone());
+        streams = part.block(state, index, false)?.1.forward(streams, conditioning.clone());
+    }
+
+    let (image, condition) = (leaf(&streams.image), leaf(&conditioning));
+    let velocity = network.finish(image.clone(), condition.clone(), [height, width]);
+    let loss = batch.losses(velocity).mean().mul_scalar(share);
+    let value = f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
+    if !value.is_finite() {
+        return Ok(value);
+    }
+    let mut all = loss.backward();
+    sink(state, of_weights(&ends, &all).collect());
+    let mut of_condition = taken(&condition, &mut all);
+    // Nobody reads the text's tokens after the last block.
+    let mut above = Streams { image: taken(&image, &mut all), context: streams.context.inner().zeros_like() };
+
+    for (index, input) in inputs.into_iter().enumerate().rev() {
+        if first.is_none_or(|first| Some(index) < first) {
+            return Ok(value);
+        }
+        let (weights, block) = part.block(state, index, true)?;
+        let (image, context, condition) = (leaf(&input.image), leaf(&input.context), leaf(&conditioning));
+        let output = block.forward(Streams { image: image.clone(), context: context.clone() }, condition.clone());
+        let mut all = (along(output.image, above.image) + along(output.context, above.context)).backward();
+        sink(state, of_weights(&weights, &all).collect());
+        above = Streams { image: taken(&image, &mut all), context: taken(&context, &mut all) };
+        of_condition = of_condition + taken(&condition, &mut all);
+    }
+    if first == Some(None) {
+        let condition = network.condition(timesteps, pooled);
+        let Streams { image, context } = network.embed(noisy, context, PositionCrop::Centre);
+        let sum = along(condition, of_condition) + along(image, above.image) + along(context, above.context);
+        sink(state, of_weights(&ends, &sum.backward()).collect());
+    }
+    Ok(value)
+}
+
+/// The first part of the network that is trained, in the order of the forward pass: something before the blocks (`None`), or the
+/// first block that is. Nothing at all if only what comes after the blocks is trained.
+fn first_trained(weights: &Weights, parameters: &Train) -> Option<Option<usize>> {
+    let names = weights.names().filter(|name| !name.starts_with("final_layer.") && parameters.trains(name));
+    names.map(block_of).min()
+}
+
+/// How parts of the network are made from the weights.
+struct Part<'p> {
+    geometry: &'p MmditGeometry,
+    parameters: &'p Train,
+    /// An adapter's dropout.
+    masks: &'p Weights,
+    device: Device,
+}
+
+impl Part<'_> {
+    /// The weights of a block, or those outside of all blocks, as the network takes them.
+    fn weights(&self, state: &State, block: Option<usize>, tracks: bool) -> Weights {
+        let here = |weights: &Weights| -> Weights {
+            let of_part = weights.iter().filter(|(name, _)| block_of(name) == block);
+            of_part.map(|(name, weight)| (name.to_owned(), weight.clone().to_device(&self.device))).collect()
+        };
+        let trains = |name: &str| tracks && self.parameters.trains(name);
+        let trained = tracked(&here(&state.weights), nn::dtype(self.parameters.precision), trains);
+        here(&state.frozen).map(|_, values| values.autodiff()).with(&trained).with(&here(self.masks))
+    }
+
+    fn block(&self, state: &State, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {
+        let weights = self.weights(state, Some(index), tracks);
+        let block = Mmdit::block(&weights.root(), self.geometry, index)?;
+        Ok((weights, block))
+    }
+}
+
+/// A tensor at which a backward pass ends.
+fn leaf<const D: usize>(tensor: &Tensor<D>) -> Tensor<D> {
+    tensor.clone().inner().autodiff().require_grad()
+}
+
+fn taken<const D: usize>(leaf: &Tensor<D>, all: &mut All) -> Tensor<D> {
+    leaf.grad_remove(all).unwrap_or_else(|| leaf.clone().inner().zeros_like())
+}
+
+/// A number whose gradient by `output` is `gradient`.
+fn along<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+    (output * gradient.autodiff()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::{Component, ComponentSource},
+        precision::Precision,
+        tensors::Array,
+        train::Drawn,
+    };
+    use burn::tensor::DType;
+
+    fn model() -> State {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/model/sd3_tiny.safetensors");
+        let source = ComponentSource::open(path, Component::Mmdit).unwrap();
+        State::start(nn::load(&source, &Device::flex(), DType::F32).unwrap())
+    }
+
+    fn batch(state: &State) -> Batch {
+        let geometry = MmditGeometry::of(|name| state.weights.get(name).map(|weight| weight.shape.clone())).unwrap();
+        let values: Vec<f32> = (0..16 * 8 * 8u16).map(|index| (f32::from(index) * 0.7).sin()).collect();
+        let raw = Array { shape: vec![16, 8, 8], values: values.clone() };
+        let place = (&Device::flex(), DType::F32);
+        let context = Tensor::ones([1, 4, geometry.context_width], place);
+        let pooled = Tensor::ones([1, geometry.pooled_width], place);
+        Batch::new(&[Drawn { raw, noise: values, sigma: 0.5 }], context, pooled).unwrap()
+    }
+
+    /// The model has two blocks.
+    #[test]
+    fn no_block_runs_again_below_the_first_that_is_trained() {
+        let mut state = model();
+        let batch = batch(&state);
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&[], &["final_layer", "joint_blocks.1", "joint_blocks.0", "context_embedder"]),
+            (&["joint_blocks.*"], &["final_layer", "", "", "context_embedder"]),
+            (&["*embedder.*"], &["final_layer", "joint_blocks.1", "joint_blocks.0"]),
+            (&["*embedder.*", "joint_blocks.0.*"], &["final_layer", "joint_blocks.1"]),
+            (&["*embedder.*", "*.0.*", "final_layer.*"], &["", "joint_blocks.1"]),
+            (&["*embedder.*", "joint_blocks.*"], &["final_layer"]),
+        ];
+        for (freeze, expected) in cases {
+            let freeze = freeze.iter().map(ToString::to_string).collect();
+            let parameters = Train { freeze, precision: Precision::F32, ..Train::default() };
+            let mut parts: Vec<String> = Vec::new();
+            let sink = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
+                assert!(gradients.keys().all(|name| parameters.trains(name)));
+                parts.push(gradients.into_keys().next().unwrap_or_default());
+            };
+            backward(&mut state, &parameters, batch.clone(), 1.0, sink).unwrap();
+            assert_eq!(parts.len(), expected.len(), "{parts:?}");
+            assert!(parts.iter().zip(expected).all(|(part, start)| part.starts_with(start)), "{parts:?}");
+        }
+    }
+}
