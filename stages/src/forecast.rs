@@ -102,7 +102,8 @@ fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
         let cells = [height as usize / 8, width as usize / 8];
         let length = if picture.made == Made::Latents {
             let shape = [&[job.facts.geometry.channels][..], &cells].concat();
-            let note = serde_json::to_string(&picture.placement).map_err(|error| StageError::Unfit(error.to_string()))?;
+            let note =
+                serde_json::to_string(&picture.placement).map_err(|error| StageError::Unfit(error.to_string()))?;
             let shapes = ["mean", "log_variance"].map(|name| (name.to_owned(), shape.clone()));
             file_length(shapes, job.parameters.precision, &[("placement".to_owned(), note)].into())?
         } else {

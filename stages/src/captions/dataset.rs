@@ -3,6 +3,7 @@
 use super::parameters::Missing;
 use crate::problem::Problem;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// A folder of images, with the folders below it.
@@ -79,6 +80,23 @@ pub enum Masks {
 const MOST_REPEATS: u32 = 10_000;
 
 impl Dataset {
+    /// Those of its settings, beside repeats and class, that its items depend on and that are not at their defaults, as one text; none
+    /// if all are. Paths are not in it: the same pictures in another folder are the same data.
+    pub fn settings(&self) -> Result<Option<String>, serde_json::Error> {
+        let fields = |dataset: &Self| match serde_json::to_value(dataset)? {
+            Value::Object(fields) => Ok(fields),
+            _ => Ok(Map::new()),
+        };
+        let (mut own, default) = (fields(self)?, fields(&Self::default())?);
+        own.retain(|name, value| {
+            !["path", "name", "repeats", "class"].contains(&name.as_str()) && default.get(name) != Some(value)
+        });
+        if let Some(Masks::Folder(_)) = self.masks {
+            own.insert("masks".to_owned(), "Folder".into());
+        }
+        Ok((!own.is_empty()).then(|| Value::Object(own).to_string()))
+    }
+
     /// Values out of range, at this path in the stage's parameters, without a look at any file.
     pub(super) fn problems(&self, path: &str, missing: Missing, problems: &mut Vec<Problem>) {
         if self.path.as_os_str().is_empty() {
@@ -109,5 +127,20 @@ impl Dataset {
             let problem = Problem::new(format!("{path}.class"), "has no effect unless `missing` is `ClassName`");
             problems.push(problem.hint("leave it out, or add missing: ClassName"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_only_where_they_are_used_and_never_by_a_path() {
+        let of = |settings: &str| ron::from_str::<Dataset>(settings).unwrap().settings().unwrap();
+        assert_eq!(of("(path: \"a\", name: \"b\", repeats: 3, class: \"c\", weight: 1.0, flip: false)"), None);
+        assert_eq!(of("(weight: 0.5, flip: true)").unwrap(), r#"{"flip":true,"weight":0.5}"#);
+        assert_eq!(of("(masks: Some(Folder(\"a\")))"), of("(masks: Some(Folder(\"b\")))"));
+        assert_ne!(of("(masks: Some(Folder(\"a\")))"), of("(masks: Some(Alpha))"));
+        assert_eq!(of("(prefix: Some(\"\"))").unwrap(), r#"{"prefix":""}"#);
     }
 }

@@ -170,10 +170,9 @@ impl Shuffle {
         let mut add = |field: &str, message: String, hint: &str| {
             problems.push(Problem::new(format!("shuffle.{field}"), message).hint(hint));
         };
-        for (field, value) in [
-            ("keep_tokens_separator", &self.keep_tokens_separator),
-            ("secondary_separator", &self.secondary_separator),
-        ] {
+        for (field, value) in
+            [("keep_tokens_separator", &self.keep_tokens_separator), ("secondary_separator", &self.secondary_separator)]
+        {
             if !value.is_empty() && (value.trim().is_empty() || value == separator) {
                 add(field, format!("{value:?} can't be told from what else stands in captions"), "\"|||\" is usual");
             }

@@ -65,7 +65,8 @@ fn cut(text: &str) -> Vec<Piece> {
         let (before, brace) = rest.split_at(at);
         plain.push_str(before);
         let doubled = brace.starts_with("{{") || brace.starts_with("}}");
-        let closed = brace.strip_prefix('{').and_then(|inside| inside.split_once('}')).filter(|(inside, _)| !inside.is_empty());
+        let closed =
+            brace.strip_prefix('{').and_then(|inside| inside.split_once('}')).filter(|(inside, _)| !inside.is_empty());
         rest = match closed {
             Some((inside, after)) if !doubled => {
                 pieces.push(vec![std::mem::take(&mut plain)]);
@@ -111,7 +112,8 @@ fn tags<'t>(text: &'t str, separator: &'t str) -> impl Iterator<Item = &'t str> 
 
 fn shuffled(caption: &str, variant: u32, separator: &str, joint: &str, shuffle: &Shuffle) -> String {
     let Shuffle { keep_tokens_separator, secondary_separator, .. } = shuffle;
-    let kept_apart = if keep_tokens_separator.is_empty() { None } else { caption.split_once(keep_tokens_separator.as_str()) };
+    let kept_apart =
+        if keep_tokens_separator.is_empty() { None } else { caption.split_once(keep_tokens_separator.as_str()) };
     let (mut first, mut moving, mut last): (Vec<&str>, Vec<&str>, Vec<&str>);
     match kept_apart {
         Some((front, rest)) => {
@@ -272,7 +274,10 @@ mod tests {
         let texts = variants("sks, dog ||| park, sun || | red||| best, quality", ",", shuffle.clone());
         assert_eq!(texts.len(), 2);
         for text in &texts {
-            assert!(["sks, dog, park, sun || | red, best, quality", "sks, dog, sun || | red, park, best, quality"].contains(&&**text));
+            assert!(
+                ["sks, dog, park, sun || | red, best, quality", "sks, dog, sun || | red, park, best, quality"]
+                    .contains(&&**text)
+            );
         }
         let mut front = variants("sks|||a,b", ",", shuffle.clone());
         front.sort_unstable();

@@ -4,7 +4,8 @@ use super::fault::ImageFault;
 use super::whole::is_whole;
 use image::metadata::Orientation;
 use image::{
-    DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, Pixel, RgbImage,
+    DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, Pixel,
+    RgbImage,
 };
 use std::io::Cursor;
 

@@ -5,11 +5,7 @@ use crate::{
     checkpoint::Component,
     device::DeviceKind,
     error::StageError,
-    images::{
-        ImagesJob, Latents, Made, Mask, Picture,
-        bucket::Placement,
-        prepare::prepare,
-    },
+    images::{ImagesJob, Latents, Made, Mask, Picture, bucket::Placement, prepare::prepare},
     nn::{self, VaeEncoder},
     tensors::Array,
     work::Work,

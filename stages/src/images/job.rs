@@ -187,13 +187,8 @@ impl ImagesJob {
 
 /// All that is made of an item at one place, its latents first.
 fn pictures(item: &Item, placement: Placement, files: &Files) -> Vec<Picture> {
-    let image = Picture {
-        path: files.image.clone(),
-        digest: item.image.clone(),
-        placement,
-        made: Made::Latents,
-        flip: false,
-    };
+    let image =
+        Picture { path: files.image.clone(), digest: item.image.clone(), placement, made: Made::Latents, flip: false };
     let mask = item.mask.as_ref().map(|mask| match mask {
         Mask::Alpha => Picture { made: Made::AlphaMask, ..image.clone() },
         Mask::File(digest) => Picture {
@@ -223,7 +218,11 @@ mod tests {
 
     fn parameters() -> EncodeImages {
         let resolution = Resolution { width: 64, height: 64 };
-        EncodeImages { resolution, buckets: Some(Buckets { step: 16, ..Buckets::default() }), ..EncodeImages::default() }
+        EncodeImages {
+            resolution,
+            buckets: Some(Buckets { step: 16, ..Buckets::default() }),
+            ..EncodeImages::default()
+        }
     }
 
     fn job(parameters: &EncodeImages, items: &[Item]) -> ImagesJob {

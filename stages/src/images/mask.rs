@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn a_white_mask_is_exactly_one_everywhere_and_a_black_one_refused() {
         for (width, height) in [(333, 200), (41, 34), (64, 64), (1000, 71)] {
-            let placement = place(width, height, square(64), Some(&Buckets { step: 16, ..Buckets::default() })).unwrap();
+            let placement =
+                place(width, height, square(64), Some(&Buckets { step: 16, ..Buckets::default() })).unwrap();
             for size in [(width, height), (width * 3, height * 3), (width / 2, height / 2)] {
                 let of = |shade| file(GrayImage::from_pixel(size.0, size.1, Luma([shade])));
                 let white = Mask::read(&of(255), false, &placement, false).unwrap();
@@ -167,7 +168,9 @@ mod tests {
         // Of 128 × 64 pixels the middle 64 × 64 are kept.
         let placement = place(128, 64, square(64), None).unwrap();
         assert_eq!(placement.crop, (32, 0));
-        let half = |from: u32, to: u32| GrayImage::from_fn(128, 64, |x, _| Luma([if (from..to).contains(&x) { 255 } else { 0 }]));
+        let half = |from: u32, to: u32| {
+            GrayImage::from_fn(128, 64, |x, _| Luma([if (from..to).contains(&x) { 255 } else { 0 }]))
+        };
         let left = Mask::read(&file(half(32, 64)), false, &placement, false).unwrap();
         let row = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
         assert!(left.cells.values.chunks(8).all(|values| values == row));

@@ -62,11 +62,11 @@ fn broken(error: impl std::error::Error) -> ImageFault {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bucket::place;
     use super::super::decode::{
         probe,
         tests::{encoded, two_halves, with_orientation},
     };
-    use super::super::bucket::place;
     use super::super::parameters::{Buckets, EncodeImages, Resolution};
     use super::*;
     use crate::random::Draws;
