@@ -139,6 +139,13 @@ impl Census {
         Ok(census)
     }
 
+    /// The stages among the records that were published since.
+    pub(crate) fn stages_since(&self, index: &Connection) -> rusqlite::Result<Vec<Node>> {
+        let last = self.records.last().map_or(0, |entry| entry.id);
+        let mut statement = index.prepare_cached("SELECT key FROM records WHERE id > ?1")?;
+        statement.query_map([last], |row| Ok(Node::Stage(Key::from_bytes(row.get(0)?))))?.collect()
+    }
+
     pub(crate) fn length(&self, digest: &Digest) -> u64 {
         self.objects.get(digest).map_or(0, |found| found.length)
     }

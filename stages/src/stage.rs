@@ -10,6 +10,7 @@ use std::fmt;
 
 /// A stage's kind with its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them")]
 pub enum Stage {
     /// Finds the images and reads their captions.
     Captions(Captions),

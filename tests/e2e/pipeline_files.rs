@@ -1,6 +1,6 @@
 //! What is wrong with a pipeline file is said with its place, what was expected and what to do; all of it at once.
 
-use crate::space::TestSpace;
+use crate::space::{TestSpace, repository};
 use std::time::{Duration, Instant};
 
 /// The message for a pipeline in which one piece of text is another.
@@ -222,19 +222,57 @@ fn the_resolved_pipeline_reads_as_the_same_pipeline() {
 
 /// Every pipeline of the repository can be planned as it lies there.
 #[test]
-fn the_shipped_pipelines_are_right() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
-    let mut seen = 0;
-    for entry in std::fs::read_dir(folder).unwrap().filter_map(Result::ok) {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "ron") {
-            continue;
+fn the_demo_is_right_where_it_lies() {
+    let path = repository().join("pipelines/demo.ron");
+    TestSpace::empty().call(&["plan", path.to_str().unwrap(), "--store", "store"]).succeeds().says("never run before");
+}
+
+/// The others name the user's files: they run here with a small model, small pictures, and everything else as it stands.
+#[test]
+fn the_shipped_examples_run_through() {
+    let folder = repository().join("pipelines");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let examples: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ron") && !path.ends_with("demo.ron"))
+        .collect();
+    assert!(examples.len() >= 4, "{examples:?}");
+    for path in examples {
+        let space = TestSpace::small();
+        for (model, names) in [
+            ("sd3_tiny.safetensors", &["sd3_medium.safetensors", "sd3.5_medium.safetensors"][..]),
+            ("clip_l.safetensors", &["clip_l.safetensors"]),
+            ("clip_g.safetensors", &["clip_g.safetensors"]),
+            ("t5xxl.safetensors", &["t5xxl_fp16.safetensors"]),
+            ("t5_tokenizer.json", &["spiece.model"]),
+        ] {
+            names.iter().for_each(|name| space.write(&format!("models/{name}"), space.read(&format!("model/{model}"))));
         }
-        seen += 1;
-        TestSpace::empty()
-            .call(&["plan", path.to_str().unwrap(), "--store", "store"])
-            .succeeds()
-            .says("never run before");
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        space.write(name, &text);
+        let mut settings =
+            vec!["device=Cpu".to_owned(), "model.tokenizers.clip=\"model/clip_tokenizer.json\"".to_owned()];
+        for (stage, parameters) in stages(&text) {
+            let small = match parameters {
+                "EncodeImages" => &["resolution=64", "buckets=(step: 16)"][..],
+                "Train" => &["epochs=1"],
+                "Export" => &["epochs=Last"],
+                "Sample" => &["size=(64, 64)", "steps=2"],
+                _ => &[],
+            };
+            settings.extend(small.iter().map(|setting| format!("{stage}.{setting}")));
+        }
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        space.call(&[&["run", name][..], &settings].concat()).succeeds();
+        assert!(!space.files("out").is_empty(), "{name}");
+        space.call(&[&["run", name][..], &settings].concat()).succeeds().says("nothing to do");
     }
-    assert!(seen >= 1, "no pipeline is shipped");
+}
+
+/// The names of a file's stages, and their kinds.
+fn stages(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.lines().filter_map(|line| {
+        let (name, rest) = line.trim().strip_prefix('"')?.split_once("\": ")?;
+        Some((name, rest.split_once('(')?.0))
+    })
 }

@@ -47,7 +47,7 @@ pub fn program() -> PathBuf {
     std::env::var_os("SD3PIPE_TEST_PROGRAM").map_or(env!("CARGO_BIN_EXE_sd3pipe").into(), PathBuf::from)
 }
 
-fn repository() -> PathBuf {
+pub fn repository() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 

@@ -44,7 +44,7 @@ def main():
         raise SystemExit("the losses are not those of the reference")
 
 
-METHODS = ["full"]
+METHODS = ["full", "lora"]
 
 if __name__ == "__main__":
     main()

@@ -6,8 +6,10 @@ import torch
 from diffusers import SD3Transformer2DModel
 from draws import Draws
 from formula import load
+from lora import modules
 from mmdit import configuration, to_diffusers
-from run import ROOT
+from peft import LoraConfig
+from run import ALPHA, RANK, ROOT
 from safetensors.torch import load_file
 from transformers import get_cosine_schedule_with_warmup
 
@@ -129,4 +131,36 @@ def full(run, steps):
     return optimise(run, Data(run), list(trained.values()), network, config["joint_attention_dim"], steps)
 
 
-METHODS = {"full": full}
+def adapter_at_first(seed, layers):
+    """What reads is drawn evenly from ±1/√inputs, what writes is 0."""
+    start = {}
+    for layer, (outputs, inputs) in layers.items():
+        draws, bound = Draws(seed, "adapter", 0, layer), 1 / math.sqrt(inputs)
+        drawn = [(2 * draws.uniform() - 1) * bound for _ in range(RANK * inputs)]
+        start[f"{layer}.lora_down.weight"] = torch.tensor(drawn, dtype=torch.float32).reshape(RANK, inputs)
+        start[f"{layer}.lora_up.weight"] = torch.zeros(outputs, RANK)
+    return start
+
+
+def lora(run, steps):
+    """PEFT's adapter in every layer of the joint blocks; queries, keys and values share the half that reads."""
+    start = weights()
+    model, depth, config = diffusers_network(start)
+    found = modules({name: list(value.shape) for name, value in start.items()}, depth)
+    found = {module: place for module, place in found.items() if place[0].startswith("joint_blocks.")}
+    model.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(found)))
+    layers = {owner: start[f"{owner}.weight"].shape for owner, _ in found.values()}
+    first = adapter_at_first(run.settings["seed"], layers)
+    trained = {name: value.requires_grad_() for name, value in sorted(first.items())}
+
+    def network(**inputs):
+        given = {}
+        for module, (owner, rows) in found.items():
+            given[f"{module}.lora_A.default.weight"] = trained[f"{owner}.lora_down.weight"]
+            given[f"{module}.lora_B.default.weight"] = trained[f"{owner}.lora_up.weight"][rows]
+        return torch.func.functional_call(model, given, (), inputs)
+
+    return optimise(run, Data(run), list(trained.values()), network, config["joint_attention_dim"], steps)
+
+
+METHODS = {"full": full, "lora": lora}

@@ -14,6 +14,8 @@ SETTINGS = dict(
     caption_dropout=0.2, t5_dropout=0.2, repeats=4, t5_tokens=16,
 )
 
+RANK, ALPHA = 4, 6.0
+
 PIPELINE = """Pipeline(
     name: "parity",
     model: (
@@ -67,4 +69,4 @@ class Run:
         return [step["loss"] for entry in epochs for step in json.loads(self.object(entry["digest"]).read_bytes())]
 
 
-METHODS = {"full": ""}
+METHODS = {"full": "", "lora": f"method: LoRA(rank: {RANK}, alpha: {ALPHA}), "}

@@ -34,7 +34,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     if let Method::LoRA(_) = job.parameters.method {
         let dtype = nn::dtype(job.parameters.precision);
         let weights = base(job, |source| Ok(nn::load_each(source, |name| (home(name), dtype))?))?;
-        state.frozen = adapter::frozen(weights, &job.adapter, &home);
+        state.frozen = adapter::frozen(weights, &job.adapter, home);
     }
     let trainer = Trainer {
         job,

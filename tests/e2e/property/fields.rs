@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Field {
     /// Where it stands in the resolved pipeline.
     pub path: &'static str,
+    /// What makes it have something to act on, where the pipeline does not.
+    given: &'static [&'static str],
     /// What gives it its other value.
     pub settings: &'static [&'static str],
     /// The stage whose key moves; none for a field that changes no output.
@@ -16,12 +18,25 @@ pub struct Field {
 }
 
 const fn moves(stage: &'static str, path: &'static str, settings: &'static [&'static str]) -> Field {
-    Field { path, settings, moves: Some(stage) }
+    Field { path, given: &[], settings, moves: Some(stage) }
 }
 
 const fn nothing(path: &'static str, settings: &'static [&'static str]) -> Field {
-    Field { path, settings, moves: None }
+    Field { path, given: &[], settings, moves: None }
 }
+
+/// A field that is not there, or does nothing, unless something else is set.
+const fn given(given: &'static [&'static str], field: Field) -> Field {
+    Field { given, ..field }
+}
+
+const LORA: &[&str] = &["train.method=LoRA(rank: 4)"];
+const BLOCKS: &[&str] = &["train.checkpointing=Blocks"];
+const EIGHT_BIT: &[&str] = &["train.optimizer=AdamW8bit()"];
+const ADAFACTOR: &[&str] = &["train.optimizer=Adafactor()"];
+const LION: &[&str] = &["train.optimizer=Lion()"];
+const PRODIGY: &[&str] = &["train.optimizer=Prodigy()", "train.learning_rate=1.0"];
+const SCHEDULE_FREE: &[&str] = &["train.optimizer=AdamWScheduleFree()"];
 
 /// Texts and latents must be of the same captions.
 const BOTH: &[&str] = &["text.captions=\"captions2\"", "latents.captions=\"captions2\""];
@@ -77,6 +92,61 @@ const FIELDS: &[Field] = &[
     moves("train", "train.optimizer.beta2", &["train.optimizer=AdamW(beta2: 0.9)"]),
     moves("train", "train.optimizer.epsilon", &["train.optimizer=AdamW(epsilon: 1e-6)"]),
     moves("train", "train.optimizer.weight_decay", &["train.optimizer=AdamW(weight_decay: 0.1)"]),
+    given(EIGHT_BIT, moves("train", "train.optimizer.beta1", &["train.optimizer=AdamW8bit(beta1: 0.8)"])),
+    given(ADAFACTOR, moves("train", "train.optimizer.decay_rate", &["train.optimizer=Adafactor(decay_rate: -0.7)"])),
+    given(
+        ADAFACTOR,
+        moves("train", "train.optimizer.scale_parameter", &["train.optimizer=Adafactor(scale_parameter: true)"]),
+    ),
+    given(LION, moves("train", "train.optimizer.beta2", &["train.optimizer=Lion(beta2: 0.9)"])),
+    given(PRODIGY, moves("train", "train.optimizer.d_coef", &["train.optimizer=Prodigy(d_coef: 2.0)"])),
+    given(SCHEDULE_FREE, moves("train", "train.optimizer.r", &["train.optimizer=AdamWScheduleFree(r: 1.0)"])),
+    moves("train", "train.groups", &["train.groups=[(match: \"*\", learning_rate: 0.5)]"]),
+    given(
+        &["train.groups=[(match: \"*\")]"],
+        moves("train", "train.groups[0].weight_decay", &["train.groups=[(match: \"*\", weight_decay: 0.5)]"]),
+    ),
+    moves("train", "train.freeze", &["train.freeze=[\"final_layer.*\"]"]),
+    moves("train", "train.decay", &["train.decay=Matrices"]),
+    moves("train", "train.weights", &["train.weights=Bf16Stochastic"]),
+    moves("train", "train.checkpointing", BLOCKS),
+    given(BLOCKS, nothing("train.fused_step", &["train.fused_step=true"])),
+    given(BLOCKS, nothing("train.block_swap", &["train.block_swap=1"])),
+    moves("train", "train.method", LORA),
+    given(LORA, moves("train", "train.method.rank", &["train.method=LoRA(rank: 8)"])),
+    given(LORA, moves("train", "train.method.alpha", &["train.method=LoRA(rank: 4, alpha: 2.0)"])),
+    given(LORA, moves("train", "train.method.targets", &["train.method=LoRA(rank: 4, targets: [ImageQuery])"])),
+    given(LORA, moves("train", "train.method.ranks", &["train.method=LoRA(rank: 4, ranks: {ImageOutput: 2})"])),
+    given(LORA, moves("train", "train.method.blocks", &["train.method=LoRA(rank: 4, blocks: \"0\")"])),
+    given(LORA, moves("train", "train.method.split_qkv", &["train.method=LoRA(rank: 4, split_qkv: true)"])),
+    given(LORA, moves("train", "train.method.dropout", &["train.method=LoRA(rank: 4, dropout: 0.1)"])),
+    given(LORA, moves("train", "train.method.dora", &["train.method=LoRA(rank: 4, dora: true)"])),
+    nothing("train.init", &["train.init=File(\"model/copy-checkpoint.safetensors\")"]),
+    moves("train", "train.target", &["train.target=X0"]),
+    moves("train", "train.loss", &["train.loss=L1"]),
+    given(&["train.loss=Huber()"], moves("train", "train.loss.delta", &["train.loss=Huber(delta: 0.5)"])),
+    given(
+        &["train.loss=Huber(delta: 0.5)"],
+        moves("train", "train.loss.schedule", &["train.loss=Huber(delta: 0.5, schedule: Exponential)"]),
+    ),
+    given(&["train.loss=SmoothL1()"], moves("train", "train.loss.beta", &["train.loss=SmoothL1(beta: 0.5)"])),
+    moves("train", "train.weighting", &["train.weighting=CosMap"]),
+    moves("train", "train.min_timestep", &["train.min_timestep=100"]),
+    moves("train", "train.max_timestep", &["train.max_timestep=900"]),
+    moves("train", "train.stratified", &["train.stratified=true"]),
+    given(&["train.density=Mode()"], moves("train", "train.density.scale", &["train.density=Mode(scale: 0.5)"])),
+    given(
+        &["train.schedule=CosineWithRestarts()"],
+        moves("train", "train.schedule.cycles", &["train.schedule=CosineWithRestarts(cycles: 2)"]),
+    ),
+    given(
+        &["train.schedule=Linear()"],
+        moves("train", "train.schedule.minimum_ratio", &["train.schedule=Linear(minimum_ratio: 0.1)"]),
+    ),
+    given(
+        &["train.schedule=WarmupStableDecay()"],
+        moves("train", "train.schedule.shape", &["train.schedule=WarmupStableDecay(shape: Linear)"]),
+    ),
     moves("train", "train.max_gradient_norm", &["train.max_gradient_norm=0.5"]),
     moves("train", "train.density.mean", &["train.density=LogitNormal(mean: 0.5)"]),
     moves("train", "train.density.standard_deviation", &["train.density=LogitNormal(standard_deviation: 0.5)"]),
@@ -92,6 +162,7 @@ const FIELDS: &[Field] = &[
     moves("export", "export.precision", &["export.precision=F32"]),
     moves("export", "export.layout", &["export.layout=Diffusers"]),
     moves("export", "export.text_encoders", &["export.text_encoders=true"]),
+    given(LORA, moves("export", "export.lora", &["export.lora=Kohya"])),
     moves("sample", "sample.export", &["sample.export=\"export2\""]),
     moves("sample", "sample.prompts", &["sample.prompts=[\"a hut\", \"an owl\"]"]),
     moves("sample", "sample.negative", &["sample.negative=\"blurred\""]),
@@ -110,8 +181,11 @@ const FIELDS: &[Field] = &[
 pub fn free() -> Vec<&'static Field> {
     let bound =
         ["captions.data", "captions.missing", "export.layout", "text.captions", "latents.captions", "train.text"];
-    let bound = [&bound[..], &["train.latents", "export.train", "sample.export"]].concat();
-    let of_a_stage = |field: &&Field| field.path.contains('.') && !field.path.starts_with("model.");
+    // Refused beside others of them.
+    let apart = ["train.method", "train.stratified", "train.init"];
+    let bound = [&bound[..], &["train.latents", "export.train", "sample.export"], &apart].concat();
+    let of_a_stage =
+        |field: &&Field| field.path.contains('.') && !field.path.starts_with("model.") && field.given.is_empty();
     FIELDS.iter().filter(of_a_stage).filter(|field| !bound.iter().any(|path| field.path.starts_with(path))).collect()
 }
 
@@ -195,7 +269,12 @@ fn each_field_moves_the_key_of_its_stage_or_changes_no_byte() {
     let mut there = BTreeSet::new();
     leaves("", &serde_json::to_value(resolved).expect("a tree"), &mut there);
     there.retain(|path| !path.split('.').next().is_some_and(|stage| stage.ends_with('2')));
-    let known: BTreeSet<String> = FIELDS.iter().map(|field| field.path.to_owned()).collect();
+    let (given, plain): (Vec<&Field>, Vec<&Field>) = FIELDS.iter().partition(|field| !field.given.is_empty());
+    let paths =
+        |fields: Vec<&Field>| -> BTreeSet<String> { fields.iter().map(|field| field.path.to_owned()).collect() };
+    // Those of variants are there only when they are chosen.
+    there.retain(|path| !paths(given.clone()).contains(path));
+    let known: BTreeSet<String> = paths(plain).difference(&paths(given)).cloned().collect();
     let lacking: Vec<_> = there.symmetric_difference(&known).collect();
     assert!(lacking.is_empty(), "the table and the pipeline have not the same fields: {lacking:?}");
 
@@ -204,12 +283,31 @@ fn each_field_moves_the_key_of_its_stage_or_changes_no_byte() {
     let stages: BTreeSet<&str> = FIELDS.iter().filter_map(|field| field.moves).collect();
     let keys: BTreeMap<&str, String> = stages.iter().map(|stage| (*stage, key(&space, stage, &[]))).collect();
     for field in FIELDS {
-        let settings: Vec<&str> = field.settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        let set =
+            |settings: &[&'static str]| settings.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>();
+        let given = set(field.given);
+        let settings = [given.clone(), set(field.settings)].concat();
         match field.moves {
             // The tiny VAE has no diffusers layout, and so no plan; the key of such an export has a test beside it.
             Some(_) if field.path == "export.layout" => {}
-            Some(stage) => assert_ne!(key(&space, stage, &settings), keys[stage], "{} moved nothing", field.path),
+            Some(stage) if given.is_empty() => {
+                assert_ne!(key(&space, stage, &settings), keys[stage], "{} moved nothing", field.path);
+            }
+            Some(stage) => {
+                // A key is known when what the stage reads is there.
+                if stage != "train" {
+                    space.run_with(&[&["--until", stage][..], &given].concat()).succeeds();
+                }
+                let keys = [&given, &settings].map(|settings| key(&space, stage, settings));
+                assert_ne!(keys[0], keys[1], "{} moved nothing", field.path);
+            }
             None => {
+                let right = if given.is_empty() {
+                    right.clone()
+                } else {
+                    space.run_with(&[&["--until", "sample"][..], &given].concat()).succeeds();
+                    space.files("out")
+                };
                 std::fs::remove_dir_all(space.path("out")).expect("the last results");
                 // Everything anew, because a key that stays is no proof that the bytes would.
                 let anew = ["text", "latents", "train", "export", "sample"].map(|stage| ["--force", stage]).concat();
