@@ -355,14 +355,14 @@ mod tests {
     #[test]
     fn a_trigger_word_is_put_where_it_belongs() {
         let dataset = Dataset { trigger: "sks".to_owned(), ..Dataset::default() };
-        let of = |caption: &str| texts(&[caption.to_owned()], &dataset, &around("photo of", "")).concat();
-        assert_eq!(of("a dog"), "photo of sks, a dog");
-        assert_eq!(of("a [trigger] dog, [trigger]"), "photo of a sks dog, sks");
-        assert_eq!(of("a sks dog"), "photo of a sks dog");
-        assert_eq!(of("two desks"), "photo of sks, two desks");
-        assert_eq!(of("desks, sks."), "photo of desks, sks.");
-        assert_eq!(of(""), "photo of sks");
-        let shuffled = Captions { shuffle: Some(super::tests::of(20, 0)), ..Captions::default() };
+        let text = |caption: &str| texts(&[caption.to_owned()], &dataset, &around("photo of", "")).concat();
+        assert_eq!(text("a dog"), "photo of sks, a dog");
+        assert_eq!(text("a [trigger] dog, [trigger]"), "photo of a sks dog, sks");
+        assert_eq!(text("a sks dog"), "photo of a sks dog");
+        assert_eq!(text("two desks"), "photo of sks, two desks");
+        assert_eq!(text("desks, sks."), "photo of desks, sks.");
+        assert_eq!(text(""), "photo of sks");
+        let shuffled = Captions { shuffle: Some(of(20, 0)), ..Captions::default() };
         assert!(texts(&["a,b,c".to_owned()], &dataset, &shuffled).iter().all(|text| text.starts_with("sks, ")));
     }
 }

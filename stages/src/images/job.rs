@@ -92,8 +92,8 @@ impl Picture {
                 preimage.read("device", &job.facts.device)?;
                 preimage.read("model", model)?;
             }
-            Made::AlphaMask => preimage.read("channel", "alpha")?,
-            Made::Mask => preimage.read("channel", "red")?,
+            Made::AlphaMask => preimage.read("channel", &"alpha")?,
+            Made::Mask => preimage.read("channel", &"red")?,
         }
         Ok(preimage)
     }

@@ -73,6 +73,7 @@ mod tests {
     use fast_image_resize::CpuExtensions;
     use image::{ImageFormat, Rgb};
 
+    #[derive(Debug)]
     struct Prepared {
         rgb: Vec<u8>,
         placement: Placement,
