@@ -176,17 +176,15 @@ fn file_digests(
 ) -> Result<Vec<Digests>, PlanError> {
     let mut caches: Vec<(PathBuf, FileDigests<'_>)> = Vec::new();
     if let Some(store) = store {
-        let folders = stage.data.iter().flat_map(|dataset| {
-            let masks = match &dataset.masks {
-                Some(Masks::Folder(masks)) => Some(masks),
-                _ => None,
-            };
-            masks.into_iter().chain([&dataset.path])
+        let folders = stage.data.iter().flat_map(|dataset| match &dataset.masks {
+            Some(Masks::Folder(masks)) => vec![&dataset.path, masks],
+            _ => vec![&dataset.path],
         });
-        for folder in folders {
-            let root = resolved.folder.join(folder);
-            let cache = store.digests("bytes", &root)?;
-            caches.push((root, cache));
+        let roots: BTreeSet<PathBuf> = folders.map(|folder| resolved.folder.join(folder)).collect();
+        // One below another belongs to that: each drops what is not asked of it.
+        let is_outer = |root: &&PathBuf| !roots.iter().any(|other| other != *root && root.starts_with(other));
+        for root in roots.iter().filter(is_outer) {
+            caches.push((root.clone(), store.digests("bytes", root)?));
         }
     }
     let mut digest = |path: &Path, metadata: &std::fs::Metadata| -> Result<Digest, PlanError> {
