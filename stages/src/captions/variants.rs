@@ -299,8 +299,8 @@ mod tests {
         let dropping = |share, reorder| Shuffle { tag_dropout: share, reorder, ..of(1000, 1) };
         let caption = "sks,a,b,c,d,e,f,g,h,i,j,k,l,m,n,o,p,q,r,s,t";
         let texts = variants(caption, ",", dropping(0.25, false));
-        // Of 2^20 texts a thousand that are drawn are nearly all different.
-        assert!(texts.len() > 990, "{}", texts.len());
+        // A thousand that are drawn are nearly all different: two are alike with a chance of (0.25² + 0.75²)^20, one in 12,000.
+        assert!(texts.len() > 920, "{}", texts.len());
         let kept: usize = texts.iter().map(|text| text.split(", ").count() - 1).sum();
         let share = kept as f64 / (20 * texts.len()) as f64;
         assert!((share - 0.75).abs() < 0.015, "{share}");
@@ -329,7 +329,7 @@ mod tests {
     fn some_of_many_choices_are_drawn_for_ever_alike() {
         let caption = "{a|b|c} {d|e|f} {g|h|i}";
         let few = wild(caption, 4);
-        assert_eq!(few, ["a f g", "c f h", "a e g", "c e g"]);
+        assert_eq!(few, ["b e i", "c d g", "b d h", "a f i"]);
         assert_eq!(wild(caption, 20)[..few.len()], few);
         assert_eq!(wild(caption, 27).len(), 27);
     }
@@ -345,11 +345,11 @@ mod tests {
 
     #[test]
     fn choices_are_taken_before_tags_are_shuffled() {
-        let parameters =
-            Captions { wildcards: Some(Wildcards::default()), shuffle: Some(of(2, 1)), ..Captions::default() };
-        let texts = made("{sks, red|sks, blue}, dog", &parameters);
-        assert_eq!(texts.len(), 8);
-        assert!(texts.iter().all(|text| text.starts_with("sks, ")), "{texts:?}");
+        let wildcards = Some(Wildcards { variants: 40 });
+        let parameters = Captions { wildcards, shuffle: Some(of(2, 1)), ..Captions::default() };
+        let mut texts = made("{sks, red|sks, blue}, dog", &parameters);
+        texts.sort_unstable();
+        assert_eq!(texts, ["sks, blue, dog", "sks, dog, blue", "sks, dog, red", "sks, red, dog"]);
     }
 
     #[test]

@@ -244,7 +244,10 @@ mod tests {
         assert_eq!(keys(&job), PINNED);
     }
 
-    const PINNED: [&str; 2] = ["", ""];
+    const PINNED: [&str; 2] = [
+        "e3d975e009ddd53fdb5a643490db852fbe3c26ef808af76455da67cfd1a567ba",
+        "2744037fc2e60ba1f88c468330ca45bcdf032869db73ce182590780ef12ed34b",
+    ];
 
     #[test]
     fn flips_masks_and_sizes_are_added_and_move_no_key() {
