@@ -58,6 +58,16 @@ fn a_plan_foretells_the_bytes_of_a_first_run_and_of_edits() {
 }
 
 #[test]
+fn mirrored_latents_masks_and_further_sizes_are_foretold() {
+    let space = TestSpace::small();
+    space.run_with(&["--until", "latents"]).succeeds();
+    // Masks of nothing are alike, and are counted as if they were not.
+    let data = "captions.data=[(path: \"photos\", flip: true, masks: Alpha)]";
+    let further = "latents.further_resolutions=[96]";
+    foretells(&space, &["--set", data, "--set", further, "--until", "latents"], 1.05);
+}
+
+#[test]
 fn the_sizes_of_pictures_are_bounds() {
     let space = TestSpace::demo();
     space.run_with(&UNTIL_EXPORT).succeeds();

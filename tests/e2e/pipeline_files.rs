@@ -249,7 +249,7 @@ fn the_shipped_examples_run_through() {
     let examples: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "ron") && !path.ends_with("demo.ron"))
         .collect();
-    assert!(examples.len() >= 4, "{examples:?}");
+    assert!(examples.len() >= 5, "{examples:?}");
     for path in examples {
         let space = TestSpace::small();
         for (model, names) in [
@@ -261,6 +261,8 @@ fn the_shipped_examples_run_through() {
         ] {
             names.iter().for_each(|name| space.write(&format!("models/{name}"), space.read(&format!("model/{model}"))));
         }
+        space.picture("class/fig.png", (64, 64), 9);
+        space.write("class/fig.txt", "a {ripe|green} fig");
         let name = path.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         space.write(name, &text);

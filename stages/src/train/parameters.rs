@@ -81,6 +81,9 @@ pub struct Train {
     pub caption_dropout: f64,
     /// The share of steps in which one encoder's output is zeros, each encoder on its own.
     pub encoder_dropout: EncoderDropout,
+    /// What regularisation images count in the loss, where others count 1, beside the weight of their folder. From 0 to 1000; default 1,
+    /// as in DreamBooth. Lower it if the new style comes slowly.
+    pub prior_loss_weight: f64,
     /// Steps of an epoch between two saves of the state from which a killed run goes on; at the end of an epoch it is saved too, if
     /// that was 10 seconds ago. Changes no result, so it is in no key.
     pub save_every: u32,
@@ -149,6 +152,7 @@ impl Default for Train {
             sample_posterior: true,
             caption_dropout: 0.0,
             encoder_dropout: EncoderDropout::default(),
+            prior_loss_weight: 1.0,
             save_every: 250,
             checkpointing: Checkpointing::None,
             fused_step: false,
@@ -198,6 +202,7 @@ impl Train {
         within("learning_rate", self.learning_rate, 0.0, 1.0);
         within("max_gradient_norm", self.max_gradient_norm, 0.0, f64::MAX);
         within("shift", self.shift, 0.01, 100.0);
+        within("prior_loss_weight", self.prior_loss_weight, 0.0, 1000.0);
         within("caption_dropout", self.caption_dropout, 0.0, 1.0);
         within("encoder_dropout.clip_l", self.encoder_dropout.clip_l, 0.0, 1.0);
         within("encoder_dropout.clip_g", self.encoder_dropout.clip_g, 0.0, 1.0);
