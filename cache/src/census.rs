@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use serde::Deserialize;
 
-use crate::index::unseal;
+use crate::layout::Layout;
 use crate::live::{Live, Reliances, live_runs};
 use crate::record::decode;
 use crate::runs::runs_in;
-use crate::store::Layout;
+use crate::seal::unseal;
 use crate::{Digest, Key, Output, Pin, Run, RunStage, Store, StoreError};
 
 /// The role of the output in which a stage lists what it made: an object like this in JSON, which other programs than
@@ -137,6 +137,13 @@ impl Census {
         let lists: HashSet<Digest> = of_records.map(|output| output.digest).chain(results).collect();
         census.lists = lists.into_iter().filter_map(|digest| Some((digest, list(store.layout(), &digest)?))).collect();
         Ok(census)
+    }
+
+    /// The stages among the records that were published since.
+    pub(crate) fn stages_since(&self, index: &Connection) -> rusqlite::Result<Vec<Node>> {
+        let last = self.records.last().map_or(0, |entry| entry.id);
+        let mut statement = index.prepare_cached("SELECT key FROM records WHERE id > ?1")?;
+        statement.query_map([last], |row| Ok(Node::Stage(Key::from_bytes(row.get(0)?))))?.collect()
     }
 
     pub(crate) fn length(&self, digest: &Digest) -> u64 {

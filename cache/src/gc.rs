@@ -266,6 +266,8 @@ impl Store {
             for source in kept_sources(census, &history, &pins, limits.keep_runs, stages_of) {
                 reach.from(0, source.nodes, &history.reliances);
             }
+            // A stage that was recorded since lists what it relied on, even if its run is over already.
+            reach.from(0, census.stages_since(&transaction)?, &history.reliances);
             for at in planned.records.iter().filter(|at| reach.records[**at].is_none()) {
                 remove_row(&transaction, census.records[*at].id)?;
             }

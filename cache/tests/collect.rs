@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::fs;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{act, age, content, key, known, objects, path_of, run, stage, stages_of};
-use sd3pipe_cache::{Collection, Limits, Preimage, Store, StoreError};
+use sd3pipe_cache::{Collection, Limits, Preimage, Run, Store, StoreError};
 use serde_json::json;
 
 fn collect(store: &Store, limits: &Limits) -> Collection {
@@ -176,6 +177,27 @@ fn a_store_of_the_first_program_is_collected_and_used_on() {
     assert_eq!(collect(&store, &keep(1)).total().count, 3);
     assert_eq!(known(&store, &["a", "b"]), ["b"]);
     run(&store, "one", &["b", "c"]);
+}
+
+#[test]
+fn what_a_run_lists_that_begins_and_ends_during_a_collection_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let other = Store::open(folder.path()).unwrap();
+    run(&store, "one", &["a"]);
+    let asked = Cell::new(0);
+    // A collection asks while it looks at the store, and again when it plans what to remove.
+    let stages_of = |run_before: &Run| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            run(&other, "two", &["a", "b"]);
+        }
+        stages_of(run_before)
+    };
+    store.collect(&keep(0), &stages_of, &mut |_| {}).unwrap();
+    assert!(asked.get() > 1);
+    assert_eq!(known(&store, &["a", "b"]), ["a", "b"]);
+    assert_eq!(store.verify(&common::stages_of, &|_, _| {}).unwrap().faults, []);
 }
 
 #[test]

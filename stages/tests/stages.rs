@@ -10,7 +10,7 @@ mod golden;
 use golden::{Golden, PROBES, distance, sketch, uniform, weight, write_checkpoint};
 use sd3pipe_cache::{Digest, Fingerprint, Store};
 use sd3pipe_stages::action::Artifact;
-use sd3pipe_stages::adapter::parameters::{Lora, Method, Target};
+use sd3pipe_stages::adapter::parameters::{Layers, Lora, Method};
 use sd3pipe_stages::captions::Item;
 use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype, MmditGeometry, POSITION_TABLE, TensorFile};
 use sd3pipe_stages::device::{Device, DeviceKind};
@@ -21,7 +21,7 @@ use sd3pipe_stages::export::{
 };
 use sd3pipe_stages::facts::{Facts, Located, TokenizerFacts};
 use sd3pipe_stages::images::parameters::{Buckets, EncodeImages, Resolution};
-use sd3pipe_stages::images::{self, ImagesJob, Latents};
+use sd3pipe_stages::images::{self, Files, ImagesJob, Latents};
 use sd3pipe_stages::job::Job;
 use sd3pipe_stages::precision::Precision;
 use sd3pipe_stages::sample::{self, SampleJob, parameters::Sample};
@@ -139,7 +139,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
 }
 
 /// The pictures by formula, and the items that captions would make of them.
-fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, std::path::PathBuf>) {
+fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, Files>) {
     let made = settings.items.iter().map(|(id, (repeats, texts, width, height))| {
         let bytes = uniform(&format!("picture {id}"), (width * height * 3) as usize);
         let bytes = bytes.into_iter().map(|value| ((value + 1.0) * 128.0) as u8).collect();
@@ -147,7 +147,9 @@ fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, std
         image::RgbImage::from_raw(*width, *height, bytes).unwrap().save(&path).unwrap();
         let digest = Digest::of(&std::fs::read(&path).unwrap()).to_string();
         let (id, texts) = (id.clone(), texts.clone());
-        (Item { id: id.clone(), image: digest, width: *width, height: *height, repeats: *repeats, texts }, (id, path))
+        let (image, (width, height), repeats) = (digest, (*width, *height), *repeats);
+        let files = Files { image: path, mask: None };
+        (Item { id: id.clone(), image, width, height, repeats, texts, ..Item::default() }, (id, files))
     });
     made.unzip()
 }
@@ -245,7 +247,7 @@ fn clips_with_an_adapter_begin_where_their_cached_encodings_are() {
     let (progress, interrupt) = (Silent, Interrupt::new());
     let mut work = Work::new(&store, &progress, &interrupt, Device::Cpu);
     let Data { facts, items, texts, latents } = encoded(folder.path(), &golden, &settings, &mut work);
-    let mut losses = |targets: &[Target], checkpointing, learning_rate| {
+    let mut losses = |targets: &[Layers], checkpointing, learning_rate| {
         let lora = Lora { rank: 2, targets: targets.iter().copied().collect(), ..Lora::default() };
         let parameters = Train {
             method: Method::LoRA(lora),
@@ -260,11 +262,11 @@ fn clips_with_an_adapter_begin_where_their_cached_encodings_are() {
         let measured = epochs.flat_map(|epoch| serde_json::from_slice::<Vec<Measured>>(&epoch).unwrap());
         measured.map(|measured| measured.loss).collect::<Vec<_>>()
     };
-    let clips = [Target::ClipLAttention, Target::ClipLFeedForward, Target::ClipGAttention];
+    let clips = [Layers::ClipLAttention, Layers::ClipLFeedForward, Layers::ClipGAttention];
     let apart = |left: &[f64], right: &[f64]| {
         left.iter().zip(right).map(|(left, right)| (left / right - 1.0).abs()).fold(0.0, f64::max)
     };
-    let cached = losses(&[Target::ImageQuery], Checkpointing::None, 0.0);
+    let cached = losses(&[Layers::ImageQuery], Checkpointing::None, 0.0);
     for checkpointing in [Checkpointing::None, Checkpointing::Blocks] {
         let error = apart(&losses(&clips, checkpointing, 0.0), &cached);
         assert!(error <= 1e-6, "{checkpointing:?}: off by {error:e}");

@@ -170,8 +170,7 @@ fn every_form(method: &str, merged: &str) {
 
 #[test]
 fn a_killed_training_of_an_adapter_goes_on_to_the_same_bytes() {
-    let method =
-        "LoRA(rank: 2, dora: true, dropout: 0.5, targets: [ImageQuery, TextModulation, Embedders, ClipLFeedForward, ClipGAttention])";
+    let method = "LoRA(rank: 2, dora: true, dropout: 0.5, targets: [ImageQuery, TextModulation, Embedders, ClipLFeedForward, ClipGAttention])";
     let run = ["run", "test.ron", "--set", "train.epochs=40"];
     let undisturbed = space(method, "Export(epochs: Last)");
     undisturbed.call(&run).succeeds();
@@ -242,7 +241,9 @@ fn an_adapter_file_is_read_by_its_content_and_refused_where_it_does_not_fit() {
     space.edit("test.ron", "rank: 4", "rank: 8");
     space.run_with(&["--until", "train"]).fails(1, &["two.safetensors", "has rank 4 there and 8 here", "set `rank`"]);
     space.edit("test.ron", "two.safetensors", "model/clip_l.safetensors");
-    space.run_with(&["--until", "train"]).fails(1, &["clip_l.safetensors is no adapter of this model's MMDiT and CLIPs"]);
+    space
+        .run_with(&["--until", "train"])
+        .fails(1, &["clip_l.safetensors is no adapter of this model's MMDiT and CLIPs"]);
     space.edit("test.ron", "model/clip_l.safetensors", "gone.safetensors");
     space.run().fails(2, &["there is no file `gone.safetensors`"]);
 }

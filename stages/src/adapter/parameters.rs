@@ -18,7 +18,7 @@ pub enum Method {
     LoRA(Lora),
 }
 
-/// A low-rank adapter of the MMDiT and, where `targets` say so, of the CLIPs.
+/// How an adapter is made: one of the MMDiT and, where `targets` say so, of the CLIPs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
@@ -29,9 +29,9 @@ pub struct Lora {
     pub alpha: Option<f64>,
     /// The kinds of layers that get an adapter. All layers of the joint blocks when left out, and none of the CLIPs: their cached
     /// outputs are all that training reads then.
-    pub targets: BTreeSet<Target>,
+    pub targets: BTreeSet<Layers>,
     /// Ranks of kinds of layers that differ from `rank`: `{ImageModulation: 4}`.
-    pub ranks: BTreeMap<Target, u32>,
+    pub ranks: BTreeMap<Layers, u32>,
     /// The joint blocks that get an adapter, counted from 0: `"0-11,23"`. All of them when left out. The CLIPs have none.
     pub blocks: Option<String>,
     /// Gives queries, keys and values an adapter each, as diffusers does. Otherwise the three share the half that reads, as in
@@ -43,7 +43,8 @@ pub struct Lora {
     /// Trains the length of each row of a weight apart from its direction (DoRA, Liu et al. 2024, arXiv:2402.09353, as PEFT
     /// has it). Learns more like a full fine-tuning does at small ranks; each step takes longer.
     pub dora: bool,
-    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form. Its content is in the key, its path is not.
+    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form; without one it begins with no effect. Its content is in
+    /// the key, its path is not.
     pub from: Option<PathBuf>,
 }
 
@@ -52,7 +53,7 @@ impl Default for Lora {
         Self {
             rank: 16,
             alpha: None,
-            targets: Target::BLOCKS.into(),
+            targets: Layers::BLOCKS.into(),
             ranks: BTreeMap::new(),
             blocks: None,
             split_qkv: false,
@@ -65,7 +66,7 @@ impl Default for Lora {
 
 /// A kind of layers. The image's queries, keys, values and outputs are those of the second attention too, where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Target {
+pub enum Layers {
     /// The queries of image tokens.
     ImageQuery,
     /// The keys of image tokens.
@@ -106,7 +107,7 @@ pub enum Target {
     ClipGFeedForward,
 }
 
-impl Target {
+impl Layers {
     /// All that lie in joint blocks.
     pub const BLOCKS: [Self; 12] = [
         Self::ImageQuery,
@@ -156,15 +157,15 @@ impl Lora {
         if let Some(target) = self.ranks.keys().find(|target| !self.targets.contains(target)) {
             add("ranks", format!("{target:?} is not among the targets: its rank has no effect"), "add it to `targets`");
         }
-        let of = |targets: &[Target]| targets.iter().all(|target| self.targets.contains(target));
-        let whole = of(&[Target::ImageQuery, Target::ImageKey, Target::ImageValue])
-            || of(&[Target::TextQuery, Target::TextKey, Target::TextValue]);
+        let of = |targets: &[Layers]| targets.iter().all(|target| self.targets.contains(target));
+        let whole = of(&[Layers::ImageQuery, Layers::ImageKey, Layers::ImageValue])
+            || of(&[Layers::TextQuery, Layers::TextKey, Layers::TextValue]);
         if self.split_qkv && !whole {
             add("split_qkv", "has no effect: the targets are apart anyway".to_owned(), "leave it out");
         }
         match self.chosen_blocks() {
             Err(reason) => add("blocks", reason, "blocks: \"0-11,23\", say"),
-            Ok(Some(_)) if !self.targets.iter().any(|target| Target::BLOCKS.contains(target)) => {
+            Ok(Some(_)) if !self.targets.iter().any(|target| Layers::BLOCKS.contains(target)) => {
                 add("blocks", "has no effect: no target lies in a block".to_owned(), "leave it out");
             }
             Ok(_) => {}
@@ -193,10 +194,10 @@ impl Lora {
     /// The CLIPs of which some layers are targets.
     pub fn clips(&self) -> impl Iterator<Item = Component> {
         let of_clips = [
-            (Component::ClipL, [Target::ClipLAttention, Target::ClipLFeedForward]),
-            (Component::ClipG, [Target::ClipGAttention, Target::ClipGFeedForward]),
+            (Component::ClipL, [Layers::ClipLAttention, Layers::ClipLFeedForward]),
+            (Component::ClipG, [Layers::ClipGAttention, Layers::ClipGFeedForward]),
         ];
-        let chosen = |targets: &[Target; 2]| targets.iter().any(|target| self.targets.contains(target));
+        let chosen = |targets: &[Layers; 2]| targets.iter().any(|target| self.targets.contains(target));
         of_clips.into_iter().filter(move |(_, targets)| chosen(targets)).map(|(clip, _)| clip)
     }
 
@@ -206,7 +207,7 @@ impl Lora {
     }
 
     /// The rank of a kind of layers; none when it gets no adapter.
-    pub fn rank_of(&self, target: Target) -> Option<u32> {
+    pub fn rank_of(&self, target: Layers) -> Option<u32> {
         self.targets.contains(&target).then(|| self.ranks.get(&target).copied().unwrap_or(self.rank))
     }
 }
@@ -232,12 +233,12 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_a_problem() {
         assert!(Lora::default().problems().is_empty());
-        let only = |targets: &[Target]| Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
-        let lora = Lora { ranks: [(Target::Embedders, 4)].into(), ..Lora::default() };
+        let only = |targets: &[Layers]| Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
+        let lora = Lora { ranks: [(Layers::Embedders, 4)].into(), ..Lora::default() };
         assert_eq!(fields(&lora), ["method.ranks"]);
-        let lora = Lora { split_qkv: true, ..only(&[Target::ImageQuery, Target::TextKey]) };
+        let lora = Lora { split_qkv: true, ..only(&[Layers::ImageQuery, Layers::TextKey]) };
         assert_eq!(fields(&lora), ["method.split_qkv"]);
-        let lora = Lora { blocks: Some("0".into()), ..only(&[Target::FinalLayer]) };
+        let lora = Lora { blocks: Some("0".into()), ..only(&[Layers::FinalLayer]) };
         assert_eq!(fields(&lora), ["method.blocks"]);
         assert_eq!(fields(&only(&[])), ["method.targets"]);
         let lora = Lora { rank: 0, alpha: Some(0.0), dropout: 1.0, ..Lora::default() };

@@ -3,7 +3,7 @@
 use super::{
     AdapterError, Clips, DOWN, MAGNITUDE, UP,
     base::{network_of, prefix},
-    parameters::{Lora, Target},
+    parameters::{Layers, Lora},
 };
 use crate::checkpoint::{Component, MmditGeometry, POSITION_TABLE, mmdit_names};
 use std::{collections::BTreeMap, fmt};
@@ -126,8 +126,8 @@ pub fn places(lora: &Lora, geometry: &MmditGeometry, clips: &Clips) -> Result<Ve
 }
 
 /// The block that a layer lies in, and its kind: one, or those of its three thirds.
-fn kind(layer: &str) -> (Option<usize>, [Option<Target>; 3]) {
-    use Target::*;
+fn kind(layer: &str) -> (Option<usize>, [Option<Layers>; 3]) {
+    use Layers::*;
     let one = |target| [Some(target), None, None];
     let of_clip = match network_of(layer) {
         (Component::ClipL, name) => Some((name, ClipLAttention, ClipLFeedForward)),
@@ -196,27 +196,27 @@ pub(super) mod tests {
     #[test]
     fn targets_and_blocks_choose_layers() {
         let geometry = geometry(3, 64, &[0]);
-        let lora = |targets: &[Target], blocks: Option<&str>| Lora {
+        let lora = |targets: &[Layers], blocks: Option<&str>| Lora {
             targets: targets.iter().copied().collect(),
             blocks: blocks.map(str::to_owned),
             ..Lora::default()
         };
-        let found = sites(&lora(&[Target::TextOutput, Target::FinalLayer], Some("1-2")), &geometry);
+        let found = sites(&lora(&[Layers::TextOutput, Layers::FinalLayer], Some("1-2")), &geometry);
         assert_eq!(
             found,
             ["final_layer.adaLN_modulation.1", "final_layer.linear", "joint_blocks.1.context_block.attn.proj"]
         );
-        let found = sites(&lora(&[Target::ImageQuery, Target::ImageValue], Some("0")), &geometry);
+        let found = sites(&lora(&[Layers::ImageQuery, Layers::ImageValue], Some("0")), &geometry);
         let block = "joint_blocks.0.x_block";
         assert_eq!(
             found,
             ["attn.qkv.q", "attn.qkv.v", "attn2.qkv.q", "attn2.qkv.v"].map(|part| format!("{block}.{part}"))
         );
-        let all = lora(&[Target::TextQuery, Target::TextKey, Target::TextValue], Some("2"));
+        let all = lora(&[Layers::TextQuery, Layers::TextKey, Layers::TextValue], Some("2"));
         assert_eq!(sites(&all, &geometry), ["joint_blocks.2.context_block.attn.qkv"]);
         assert_eq!(sites(&Lora { split_qkv: true, ..all.clone() }, &geometry).len(), 3);
-        assert_eq!(sites(&Lora { ranks: [(Target::TextKey, 4)].into(), ..all }, &geometry).len(), 3);
-        assert_eq!(sites(&lora(&[Target::Embedders], None), &geometry).len(), 6);
+        assert_eq!(sites(&Lora { ranks: [(Layers::TextKey, 4)].into(), ..all }, &geometry).len(), 3);
+        assert_eq!(sites(&lora(&[Layers::Embedders], None), &geometry).len(), 6);
     }
 
     /// sd-scripts' modules, counted in the reference: 72 of CLIP-L and 192 of CLIP-G.
@@ -225,14 +225,14 @@ pub(super) mod tests {
         let clips: Clips = [(Component::ClipL, clip(12, 768)), (Component::ClipG, clip(32, 1280))].into();
         let geometry = geometry(24, 1536, &[]);
         assert_eq!(places(&Lora::default(), &geometry, &clips).unwrap().len(), 237);
-        let count = |targets: &[Target]| {
+        let count = |targets: &[Layers]| {
             let lora = Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
             places(&lora, &geometry, &clips).unwrap().len()
         };
-        assert_eq!(count(&[Target::ClipLAttention]), 48);
-        assert_eq!(count(&[Target::ClipLAttention, Target::ClipLFeedForward]), 72);
-        assert_eq!(count(&[Target::ClipGAttention, Target::ClipGFeedForward]), 192);
-        let lora = Lora { targets: [Target::ClipGFeedForward].into(), ..Lora::default() };
+        assert_eq!(count(&[Layers::ClipLAttention]), 48);
+        assert_eq!(count(&[Layers::ClipLAttention, Layers::ClipLFeedForward]), 72);
+        assert_eq!(count(&[Layers::ClipGAttention, Layers::ClipGFeedForward]), 192);
+        let lora = Lora { targets: [Layers::ClipGFeedForward].into(), ..Lora::default() };
         assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("the model has no CLIP-G"));
     }
 
@@ -258,7 +258,7 @@ pub(super) mod tests {
         let geometry = geometry(3, 64, &[]);
         let lora = Lora { blocks: Some("1-3".into()), ..Lora::default() };
         assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("no block 3"));
-        let lora = Lora { blocks: Some("2".into()), targets: [Target::TextOutput].into(), ..Lora::default() };
+        let lora = Lora { blocks: Some("2".into()), targets: [Layers::TextOutput].into(), ..Lora::default() };
         assert!(places(&lora, &geometry, &Clips::new()).unwrap_err().to_string().contains("no layer"));
     }
 }

@@ -38,6 +38,8 @@ mod update;
 
 #[cfg(feature = "compute")]
 pub use batch::{Batch, Drawn};
+#[cfg(test)]
+pub(crate) use job::tests;
 pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]

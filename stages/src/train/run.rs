@@ -19,7 +19,12 @@ use crate::{
     work::Work,
 };
 use burn::tensor::{DType, Device};
-use std::time::Instant;
+use sd3pipe_cache::Output;
+use std::time::{Duration, Instant};
+
+/// The state at the end of an epoch is saved if the last one is so old: it only makes a kill cost little, and after short epochs
+/// writing it would be most of the work.
+const SAVE_AFTER: Duration = Duration::from_secs(10);
 
 /// Trains the missing epochs, which nobody else may be training. Epochs in between whose results are kept are trained again when no state leads past them.
 pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
@@ -33,36 +38,49 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     let mut state = nearest_state(job, first, &home, work)?;
     if let Method::LoRA(_) = job.parameters.method {
         let dtype = nn::dtype(job.parameters.precision);
-        state.frozen = adapter::frozen(adapter::base(job, dtype, &home)?, &job.adapter, &home);
+        state.frozen = adapter::frozen(adapter::base(job, dtype, home)?, &job.adapter, home);
     }
     let trainer = Trainer { job, dtype: nn::dtype(job.parameters.precision), prompts: Prompts::new(job)?, device };
-    let per_epoch = job.steps_per_epoch();
+    let (per_epoch, save_every) = (job.steps_per_epoch(), u64::from(job.parameters.save_every));
     let done = |state: &State| u64::from(state.position.epoch) * per_epoch + state.position.steps;
     let total = (last as u64 + 1) * per_epoch;
     work.progress.begin("training", total, "steps");
     work.progress.advance(done(&state), "");
+    let mut finished = Finished { epochs: Vec::new(), saved: Instant::now() };
     while state.position.epoch as usize <= last {
         let epoch = state.position.epoch;
         let start = Instant::now();
-        let folder = work.store.work_dir(&job.actions[epoch as usize].key)?;
         for turns in job.steps(epoch).into_iter().skip(state.position.steps as usize) {
             if work.interrupt.asked() {
-                state::save_unfinished(&state, &folder)?;
+                finished.save(job, &state, work)?;
                 work.progress.end();
                 return Err(StageError::Interrupted);
             }
             let step = done(&state);
-            let measured = trainer.step(&mut state, &turns, step, work)?;
+            let measured = match trainer.step(&mut state, &turns, step, work) {
+                Ok(measured) => measured,
+                Err(error) => {
+                    // A step that fails leaves the state as it was. Whether that could be saved or not, this error is the one to tell.
+                    drop(finished.save(job, &state, work));
+                    return Err(error);
+                }
+            };
             state.position.steps += 1;
             state.position.measured.push(measured);
             let note = format!("epoch {} · loss {:.4} · rate {:.3e}", epoch + 1, measured.loss, measured.learning_rate);
             work.progress.advance(done(&state), &note);
-            if state.position.steps.is_multiple_of(job.parameters.save_every.into()) && state.position.steps < per_epoch
-            {
-                state::save_unfinished(&state, &folder)?;
+            if state.position.steps.is_multiple_of(save_every) && state.position.steps < per_epoch {
+                finished.save(job, &state, work)?;
             }
         }
-        finish_epoch(job, &mut state, epoch as usize == last, start, work)?;
+        let is_last = epoch as usize == last;
+        let outputs = finish_epoch(job, &mut state, is_last, work)?;
+        finished.epochs.push((epoch as usize, outputs, start.elapsed().as_secs_f64()));
+        if is_last {
+            finished.record(job, work)?;
+        } else if per_epoch.is_multiple_of(save_every) || finished.saved.elapsed() >= SAVE_AFTER {
+            finished.save(job, &state, work)?;
+        }
     }
     work.progress.end();
     Ok(())
@@ -115,13 +133,42 @@ fn mmdit(job: &TrainJob, home: impl Fn(&str) -> Device) -> Result<Weights, Stage
     Ok(weights)
 }
 
+/// Epochs that are done and not recorded yet: until a state is saved that leads on from them, a kill has them trained again.
+struct Finished {
+    /// Each with its outputs and the seconds that it took.
+    epochs: Vec<(usize, Vec<Output>, f64)>,
+    /// When a state was last saved.
+    saved: Instant,
+}
+
+impl Finished {
+    /// Saves the state, and then records the epochs before it.
+    fn save(&mut self, job: &TrainJob, state: &State, work: &mut Work<'_>) -> Result<(), StageError> {
+        state::save_unfinished(state, &work.store.work_dir(&job.actions[state.position.epoch as usize].key)?)?;
+        self.saved = Instant::now();
+        self.record(job, work)
+    }
+
+    /// Records the epochs, all together or none: a state is kept that leads on from the last of them.
+    fn record(&mut self, job: &TrainJob, work: &mut Work<'_>) -> Result<(), StageError> {
+        for (epoch, outputs, seconds) in &self.epochs {
+            work.hold(&job.actions[*epoch], outputs.clone(), *seconds);
+        }
+        work.flush()?;
+        for (epoch, ..) in self.epochs.drain(..) {
+            work.store.remove_work_dir(&job.actions[epoch].key)?;
+        }
+        Ok(())
+    }
+}
+
+/// What an epoch put out; the state is the next one's from then on.
 fn finish_epoch(
     job: &TrainJob,
     state: &mut State,
     keep_state: bool,
-    start: Instant,
-    work: &mut Work<'_>,
-) -> Result<(), StageError> {
+    work: &Work<'_>,
+) -> Result<Vec<Output>, StageError> {
     let epoch = state.position.epoch as usize;
     let name = (epoch + 1).to_string();
     let weights = work.store.temporary_path();
@@ -152,14 +199,8 @@ fn finish_epoch(
         let path = work.store.temporary_path();
         state.save(&path)?;
         outputs.push(output("state", name, work.store.adopt(&path)?));
-    } else {
-        // Before this epoch counts as done: nothing else leads from it to the next.
-        state::save_unfinished(state, &work.store.work_dir(&job.actions[epoch + 1].key)?)?;
     }
-    work.publish(&job.actions[epoch], outputs, start.elapsed().as_secs_f64())?;
-    work.flush()?;
-    work.store.remove_work_dir(&job.actions[epoch].key)?;
-    Ok(())
+    Ok(outputs)
 }
 
 struct Trainer<'j> {
