@@ -162,8 +162,10 @@ fn describe(change: &Change) -> Option<String> {
     }
     if let Some(component) = path.strip_prefix("model.") {
         return Some(match (&change.old, &change.new) {
-            (Some(Value::Null) | None, _) => format!("the model has a {component} now"),
-            (_, Some(Value::Null) | None) => format!("the model has no {component} any more"),
+            (None, _) => format!("{component} of the model is read now"),
+            (_, None) => format!("{component} of the model is not read any more"),
+            (Some(Value::Null), _) => format!("the model has a {component} now"),
+            (_, Some(Value::Null)) => format!("the model has no {component} any more"),
             _ => format!("{component} of the model changed"),
         });
     }

@@ -62,6 +62,7 @@ impl Adapter {
         let mut tensors = Vec::new();
         for (layer, shape) in layers(base.geometry, base.clips) {
             let Some((modules, form)) = modules(&layer, base.geometry.depth) else { continue };
+            let (network, _) = network_of(&layer);
             for (part, low_rank) in self.of_layer(&layer) {
                 let chosen = match part {
                     Some(part) => &modules[part as usize..=part as usize],
@@ -83,7 +84,9 @@ impl Adapter {
                         let values = magnitude[index * outputs..][..outputs].to_vec();
                         // PEFT has a convolution's along its second side.
                         let shape = if shape.len() == 4 { vec![1, outputs, 1, 1] } else { vec![outputs] };
-                        tensors.push((format!("{module}{MAGNITUDE}"), Array { shape, values }));
+                        // transformers finds an encoder's only with one part more (`build_peft_weight_mapping` of PEFT).
+                        let ending = if network == Component::Mmdit { "" } else { ".weight" };
+                        tensors.push((format!("{module}{MAGNITUDE}{ending}"), Array { shape, values }));
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use crate::{
     action::output,
-    adapter::{self, Adapter, Base, parameters::Lora, prefix},
+    adapter::{self, Adapter, Base, MAGNITUDE, parameters::Lora, prefix},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
     export::{ExportJob, LORA_DIFFUSERS, LORA_KOHYA, parameters::LoraForm},
@@ -52,7 +52,8 @@ fn write_file(
     let mut encoded = Vec::new();
     for (name, array) in arrays {
         // An alpha that is rounded would be another strength, a magnitude another length; they are few.
-        let precision = if name.ends_with(".weight") { job.parameters.precision } else { Precision::F32 };
+        let half = name.ends_with(".weight") && !name.contains(MAGNITUDE);
+        let precision = if half { job.parameters.precision } else { Precision::F32 };
         tensors::check(name, array, precision)?;
         encoded.push((name.clone(), EncodedArray { array, precision }));
     }

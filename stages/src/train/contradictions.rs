@@ -2,13 +2,14 @@
 
 use crate::{
     adapter::parameters::Method,
+    checkpoint::Component,
     problem::Problem,
     train::{
         density::Density,
         init::Init,
         loss::{DeltaSchedule, Loss, Target},
         optimizer::Optimizer,
-        parameters::{Checkpointing, Train, WeightType},
+        parameters::{Checkpointing, EncoderDropout, Train, WeightType},
         schedule::Schedule,
         weighting::Weighting,
     },
@@ -93,6 +94,21 @@ impl Train {
             "an adapter is small, and is kept in 32 bits",
             "leave it out; the model's weights beside it are in `precision`",
         );
+        let clips: Vec<Component> = match &self.method {
+            Method::LoRA(lora) => lora.clips().collect(),
+            Method::Full => Vec::new(),
+        };
+        let EncoderDropout { clip_l, clip_g, .. } = self.encoder_dropout;
+        for (clip, field, rate) in
+            [(Component::ClipL, "encoder_dropout.clip_l", clip_l), (Component::ClipG, "encoder_dropout.clip_g", clip_g)]
+        {
+            refuse(
+                clips.contains(&clip) && rate == 1.0,
+                field,
+                "nothing is seen of the encoder, and its adapter would learn nothing",
+                "a lower rate, or leave its layers out of `targets`",
+            );
+        }
         refuse(self.fused_step && !by_blocks, "fused_step", "it goes block by block", "add checkpointing: Blocks");
         refuse(
             self.fused_step && self.accumulate > 1,
@@ -168,12 +184,14 @@ mod tests {
             ("(method: LoRA(()), init: File(\"x\"))", "init"),
             ("(method: LoRA(()), freeze: [\"*\"])", "freeze"),
             ("(method: LoRA(()), weights: Bf16Stochastic)", "weights"),
+            ("(method: LoRA((targets: [ClipGAttention])), encoder_dropout: (clip_g: 1.0))", "encoder_dropout.clip_g"),
         ] {
             assert_eq!(problems(settings), [field], "{settings}");
         }
         for settings in [
             "()",
             "(optimizer: Prodigy(()), learning_rate: 1.0)",
+            "(method: LoRA((targets: [ClipGAttention])), encoder_dropout: (clip_l: 1.0, clip_g: 0.9))",
             "(method: LoRA(()), checkpointing: Blocks, fused_step: true, optimizer: AdamW8bit(()))",
             "(optimizer: AdamWScheduleFree(()), schedule: Constant(warmup: 3))",
             "(fused_step: true, checkpointing: Blocks, block_swap: 2, optimizer: AdamW8bit(()), weights: Bf16Stochastic)",
