@@ -168,10 +168,10 @@ impl<'p> Page<'p> {
             Kind::Named(name) => {
                 match (self.titles.get(name), self.told.get(name), &self.definitions.get(name).shape) {
                     (Some(title), ..) => format!("[{title}](#{})", anchor(title)),
+                    (.., Shape::ByHand) => name.to_lowercase(),
                     (_, Some(before), _) => format!("choice as in `{before}`"),
                     (.., Shape::Struct(_)) => "`(…)`".to_owned(),
                     (.., Shape::Enum(_)) => "choice".to_owned(),
-                    (.., Shape::ByHand) => name.to_lowercase(),
                 }
             }
         }

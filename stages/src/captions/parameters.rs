@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Captions {
-    /// The folders with the images, each with repeats, a weight and masks of its own. None by default: there is nothing to guess.
+    /// The folders with the images, each with repeats, a weight and masks of its own.
     pub data: Vec<Dataset>,
     /// What an image without a caption file means. `Error` by default, because it is nearly always a mistake.
     pub missing: Missing,
