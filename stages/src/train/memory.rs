@@ -357,7 +357,7 @@ mod tests {
         assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
         let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
         assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
-        // CLIPs are held beside it, in 16 bits, and run with all else in memory unless they run again.
+        // CLIPs are held beside it in 16 bits, and their adapters with their states; with everything else in memory unless they run again.
         let [with_clips, kept] = ["checkpointing: Blocks", ""].map(|checkpointing| {
             let targets = "ClipLAttention, ClipGAttention, ImageQuery";
             let [clips, none] = [targets, "ImageQuery"]
@@ -365,7 +365,7 @@ mod tests {
             clips - none
         });
         let weights = 2 * (49408 * (768 + 1280) + 12 * 12 * 768 * 768 + 32 * 12 * 1280 * 1280);
-        assert!((weights..weights * 21 / 20).contains(&with_clips), "{with_clips} and {weights}");
+        assert!((weights..weights * 11 / 10).contains(&with_clips), "{with_clips} and {weights}");
         assert!(kept > with_clips + (300 << 20), "{kept}");
         let frozen = medium("(freeze: [\"joint_blocks.0-11.*\"])").peak();
         assert!(frozen < plain * 3 / 4, "{frozen} of {plain}");
