@@ -357,7 +357,7 @@ mod tests {
         assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
         let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
         assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
-        // CLIPs are held beside it in 16 bits, and their adapters with their states; with everything else in memory unless they run again.
+        // CLIPs are held beside it in 16 bits, with their adapters and states; activations only unless they run again.
         let [with_clips, kept] = ["checkpointing: Blocks", ""].map(|checkpointing| {
             let targets = "ClipLAttention, ClipGAttention, ImageQuery";
             let [clips, none] = [targets, "ImageQuery"]
