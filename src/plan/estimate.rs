@@ -151,7 +151,7 @@ impl Planner<'_> {
                     made[action].clone_from(outputs_of_action);
                 }
                 let artifact = job.artifact(&outputs);
-                let result = StageResult::in_memory(artifact.to_bytes()?);
+                let result = StageResult::foreseen(artifact.to_bytes()?);
                 let new = [forecast.outputs.concat(), self.prompts(job, missing)?].concat();
                 new.iter().for_each(|output| count(output.digest, output.length));
                 count(result.digest, result.bytes(None)?.len() as u64);

@@ -36,11 +36,9 @@ pub(super) fn backward(
     share: f64,
     sink: &mut Sink<'_>,
 ) -> Result<f64, StageError> {
-    let shape =
-        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
-    let geometry = MmditGeometry::of(shape).map_err(WeightsError::from)?;
+    let geometry = geometry(state)?;
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: batch.context.device() };
     let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
-    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: context.device() };
     let [_, _, height, width] = noisy.dims();
     let first = first_trained(&state.weights, parameters);
 
@@ -48,13 +46,8 @@ pub(super) fn backward(
     let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
     let still = part.weights(state, None, false);
     let still = Mmdit::without_blocks(&still.root(), &geometry)?;
-    let conditioning = still.condition(timesteps.clone(), pooled.clone());
-    let mut streams = still.embed(noisy.clone(), context.clone(), PositionCrop::Centre);
     let mut inputs = Vec::new();
-    for index in 0..geometry.depth {
-        inputs.push(streams.clone());
-        streams = part.block(state, index, false)?.1.forward(streams, conditioning.clone());
-    }
+    let (streams, conditioning) = part.forward(state, &still, &batch, |streams| inputs.push(streams.clone()))?;
 
     let (image, condition) = (leaf(&streams.image), leaf(&conditioning));
     let velocity = network.finish(image.clone(), condition.clone(), [height, width]);
@@ -90,6 +83,27 @@ pub(super) fn backward(
     Ok(value)
 }
 
+/// The velocity that the network gives, with no more than one block's weights as the network takes them at once. The same kernels run
+/// as in training.
+///
+/// # Errors
+/// When the weights make no network.
+pub(super) fn velocity(state: &State, parameters: &Train, batch: &Batch) -> Result<Tensor<4>, StageError> {
+    let geometry = geometry(state)?;
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: batch.context.device() };
+    let [_, _, height, width] = batch.noisy.dims();
+    let ends = part.weights(state, None, false);
+    let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
+    let (streams, conditioning) = part.forward(state, &network, batch, |_| ())?;
+    Ok(network.finish(streams.image, conditioning, [height, width]).inner())
+}
+
+fn geometry(state: &State) -> Result<MmditGeometry, StageError> {
+    let shape =
+        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
+    Ok(MmditGeometry::of(shape).map_err(WeightsError::from)?)
+}
+
 /// The first part of the network that is trained, in the order of the forward pass: something before the blocks (`None`), or the
 /// first block that is. Nothing at all if only what comes after the blocks is trained.
 fn first_trained(weights: &Weights, parameters: &Train) -> Option<Option<usize>> {
@@ -116,6 +130,24 @@ impl Part<'_> {
         let trains = |name: &str| tracks && self.parameters.trains(name);
         let trained = tracked(&here(&state.weights), nn::dtype(self.parameters.precision), trains);
         here(&state.frozen).map(|_, values| values.autodiff()).with(&trained).with(&here(self.masks))
+    }
+
+    /// What comes out of the blocks, and the conditioning; `before` sees what goes into each block.
+    fn forward(
+        &self,
+        state: &State,
+        ends: &Mmdit,
+        batch: &Batch,
+        mut before: impl FnMut(&Streams),
+    ) -> Result<(Streams, Tensor<2>), StageError> {
+        let Batch { noisy, timesteps, context, pooled, .. } = batch.clone();
+        let conditioning = ends.condition(timesteps, pooled);
+        let mut streams = ends.embed(noisy, context, PositionCrop::Centre);
+        for index in 0..self.geometry.depth {
+            before(&streams);
+            streams = self.block(state, index, false)?.1.forward(streams, conditioning.clone());
+        }
+        Ok((streams, conditioning))
     }
 
     fn block(&self, state: &State, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {

@@ -8,9 +8,13 @@ use crate::{
     facts::Facts,
     random::Draws,
     stage::Stage,
-    train::{REVISION, order, parameters::Train},
+    train::{
+        REVISION, held_out, order,
+        parameters::Train,
+        validation::{Report, Watch},
+    },
 };
-use sd3pipe_cache::{Digest, Output, Preimage};
+use sd3pipe_cache::{Digest, Output, Preimage, Store};
 use std::collections::HashMap;
 
 /// An item as training sees it.
@@ -18,6 +22,8 @@ use std::collections::HashMap;
 pub struct TrainItem {
     /// Its id, which its noise is drawn by.
     pub id: String,
+    /// The digest of its file's bytes, by which it is held out or not.
+    pub image: String,
     /// Times that it's seen in an epoch.
     pub repeats: u32,
     /// The encodings of its caption's variants.
@@ -28,6 +34,48 @@ pub struct TrainItem {
     pub bucket: (u32, u32),
 }
 
+/// What is trained on and what is held out.
+fn split(parameters: &Train, items: Vec<TrainItem>) -> Result<(Vec<TrainItem>, Vec<TrainItem>), StageError> {
+    let Some(validation) = &parameters.validation else { return Ok((items, Vec::new())) };
+    let count = items.len();
+    let (trained, held_out) = validation.split(items);
+    let (happens, change) = match (trained.is_empty(), held_out.is_empty()) {
+        (true, _) => ("all are held out and none is left to train on", "lower"),
+        (_, true) => ("none is held out", "raise"),
+        _ => return Ok((trained, held_out)),
+    };
+    Err(StageError::Unfit(format!(
+        "`validation`: of {count} images {happens}; each is decided on alone, by its bytes: {change} `share` (now {})",
+        validation.share
+    )))
+}
+
+/// The digest of what an epoch reads of its data.
+fn items_digest(items: &[TrainItem]) -> Digest {
+    let mut bytes = Vec::new();
+    let mut field = |part: &[u8]| {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend(part);
+    };
+    for item in items {
+        field(item.id.as_bytes());
+        field(&item.repeats.to_le_bytes());
+        field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
+        field(item.latents.as_bytes());
+        field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
+    }
+    Digest::of(&bytes)
+}
+
+/// The digest of what a validation reads of some items: what a noise is drawn by, the latents and the first caption.
+fn measured_digest(items: &[TrainItem]) -> Digest {
+    let line = |item: &TrainItem| {
+        let text = item.texts.first().map(Digest::to_string).unwrap_or_default();
+        format!("{} {} {text}\n", item.image, item.latents)
+    };
+    Digest::of(items.iter().map(line).collect::<String>().as_bytes())
+}
+
 /// A training with its epochs.
 #[derive(Clone, Debug)]
 pub struct TrainJob {
@@ -35,15 +83,21 @@ pub struct TrainJob {
     pub parameters: Train,
     /// The model.
     pub facts: Facts,
-    /// The data, sorted by id.
+    /// The data that is trained on, sorted by id.
     pub items: Vec<TrainItem>,
+    /// The data that is held out.
+    pub held_out: Vec<TrainItem>,
+    /// As much of what is trained on, which a validation measures too.
+    pub seen: Vec<TrainItem>,
+    /// The epochs, from 0, after which there is a validation.
+    pub validated: Vec<usize>,
     /// The encoding of the empty prompt.
     pub empty: Digest,
     /// Where the adapter sits, if one is trained.
     pub adapter: Vec<Place>,
     /// Rows of T5's output in the texts.
     pub t5_tokens: u32,
-    /// One for each epoch, each reading the one before it.
+    /// One for each epoch, each reading the one before it; after these one for each validation, reading its epoch.
     pub actions: Vec<Action>,
 }
 
@@ -71,6 +125,7 @@ impl TrainJob {
                 let texts = item.texts.iter().map(|text| texts.get(text.as_str()).copied()).collect::<Option<_>>();
                 Ok(TrainItem {
                     id: item.id.clone(),
+                    image: item.image.clone(),
                     repeats: item.repeats,
                     texts: texts.ok_or_else(|| lacking(&item.id))?,
                     latents: picture.digest,
@@ -83,9 +138,23 @@ impl TrainJob {
             Method::Full => Vec::new(),
             Method::LoRA(lora) => places(lora, &facts.geometry)?,
         };
-        let (parameters, facts) = (parameters.clone(), facts.clone());
-        let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
+        let (items, held_out) = split(parameters, items)?;
+        let validated =
+            parameters.validation.iter().flat_map(|validation| validation.epochs(parameters.epochs as usize));
+        let mut job = Self {
+            seen: held_out::seen(&items, held_out.len()),
+            validated: validated.collect(),
+            parameters: parameters.clone(),
+            facts: facts.clone(),
+            items,
+            held_out,
+            empty,
+            adapter,
+            t5_tokens,
+            actions: Vec::new(),
+        };
         job.actions = job.chain()?;
+        job.actions.extend(job.validations()?);
         Ok(job)
     }
 
@@ -94,11 +163,12 @@ impl TrainJob {
     fn chain(&self) -> Result<Vec<Action>, StageError> {
         let mut parameters = Stage::Train(self.parameters.clone()).parameters().unwrap_or_default();
         if let Some(fields) = parameters.as_object_mut() {
-            for of_the_whole in ["epochs", "learning_rate", "schedule"] {
+            // Validation changes no weight, and so none of these keys; an early stop leaves out the last of them.
+            for of_the_whole in ["epochs", "learning_rate", "schedule", "validation", "stop"] {
                 fields.remove(of_the_whole);
             }
         }
-        let items = self.items_digest();
+        let items = items_digest(&self.items);
         let mut actions: Vec<Action> = Vec::new();
         for epoch in 0..self.parameters.epochs {
             let mut preimage = Preimage::new("train epoch", REVISION);
@@ -121,20 +191,58 @@ impl TrainJob {
         Ok(actions)
     }
 
-    fn items_digest(&self) -> Digest {
-        let mut bytes = Vec::new();
-        let mut field = |part: &[u8]| {
-            bytes.extend((part.len() as u64).to_le_bytes());
-            bytes.extend(part);
+    /// A validation reads the epoch's weights, and what is measured.
+    fn validations(&self) -> Result<Vec<Action>, StageError> {
+        let Some(validation) = &self.parameters.validation else { return Ok(Vec::new()) };
+        let [held_out, seen] = [&self.held_out, &self.seen].map(|items| measured_digest(items));
+        let action = |epoch: &usize| {
+            let mut preimage = Preimage::new("validation", REVISION);
+            preimage.read("epoch", &self.actions[*epoch].key.to_string())?;
+            preimage.read("held_out", &held_out)?;
+            preimage.read("seen", &seen)?;
+            preimage.read("timesteps", &validation.timesteps)?;
+            preimage.read("noises", &validation.noises)?;
+            Ok(Action::new(format!("validation of epoch {}", epoch + 1), preimage))
         };
-        for item in &self.items {
-            field(item.id.as_bytes());
-            field(&item.repeats.to_le_bytes());
-            field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
-            field(item.latents.as_bytes());
-            field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
+        self.validated.iter().map(action).collect()
+    }
+
+    /// How many epochs there are.
+    pub fn epochs(&self) -> usize {
+        self.parameters.epochs as usize
+    }
+
+    /// The index of the action that validates an epoch, from 0, if one does.
+    pub fn validation_of(&self, epoch: usize) -> Option<usize> {
+        self.validated.binary_search(&epoch).ok().map(|index| self.epochs() + index)
+    }
+
+    /// The epoch, from 0, that an action trains or validates.
+    pub fn epoch_of(&self, action: usize) -> usize {
+        let validation = action.checked_sub(self.epochs());
+        validation.map_or(action, |index| self.validated.get(index).copied().unwrap_or_default())
+    }
+
+    /// Completes what is known of what the actions have put out, if the training ends early: of everything after that, nothing, for
+    /// good. The keys of epochs know nothing of it, so that with more patience the training goes on from where it ended.
+    ///
+    /// # Errors
+    /// When the store has lost what a validation found.
+    pub fn settle(&self, outputs: &mut [Option<Vec<Output>>], store: &Store) -> Result<(), StageError> {
+        if self.parameters.stop.is_none() {
+            return Ok(());
         }
-        Digest::of(&bytes)
+        let mut watch = Watch::new(self.parameters.stop);
+        for &epoch in &self.validated {
+            let action = self.validation_of(epoch).unwrap_or_default();
+            let Some(Some(found)) = outputs.get(action) else { return Ok(()) };
+            if watch.ends(&Report::read(found, store)?) {
+                let later = outputs.iter_mut().enumerate().filter(|(action, _)| self.epoch_of(*action) > epoch);
+                later.for_each(|(_, outputs)| *outputs = Some(Vec::new()));
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn learning_rates_digest(&self, epoch: u32) -> Digest {

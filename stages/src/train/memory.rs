@@ -22,7 +22,7 @@ const F32: u64 = 4;
 pub struct Footprint {
     /// The network.
     pub geometry: MmditGeometry,
-    /// Bytes of weights and of the optimizer's states that are held on the device from step to step.
+    /// Bytes of weights, of their running mean and of the optimizer's states that are held on the device from step to step.
     pub held: u64,
     /// The whole network, whose copies in the type that it computes in are there at once without `checkpointing`.
     pub whole: Part,
@@ -95,7 +95,8 @@ impl Footprint {
             let precision = if frozen { parameters.precision } else { parameters.kept_in(&name) };
             let states = if trained { parameters.optimizer.keeps(&shape) } else { Vec::new() };
             let states = states.iter().map(|(_, dtype, count)| (dtype.bitsize() / 8 * count) as u64);
-            let resident = size * precision.bytes() as u64 + states.sum::<u64>();
+            let mean = if trained && parameters.average.is_some() { F32 * size } else { 0 };
+            let resident = size * precision.bytes() as u64 + states.sum::<u64>() + mean;
             let part = parts.entry(block_of(&name)).or_default();
             if on_gpu && parameters.swaps(&name, geometry.depth) {
                 part.guests += resident;
@@ -301,6 +302,7 @@ mod tests {
         let largest = few("()").largest;
         assert_eq!(few("(precision: F32)").peak(), TRAINED * (4 + 8 + 4) + TABLE * 4 + 6 * 4 * largest);
         assert_eq!(few("(accumulate: 2)").peak() - few("()").peak(), 4 * TRAINED);
+        assert_eq!(few("(average: Some(()))").peak() - few("()").peak(), 4 * TRAINED);
         // Half the weights and no copies of them.
         assert_eq!(few("()").peak() - few("(weights: Bf16Stochastic)").peak(), TRAINED * (2 + 2));
     }
