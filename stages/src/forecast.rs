@@ -19,7 +19,7 @@ use crate::{
     tensors::{file_length, mixed_file_length},
     text::TextJob,
     train::{
-        ADAPTER, TrainJob,
+        TrainJob,
         average::AVERAGE,
         optimizer::{Course, Optimizer},
         validation::VALIDATION,
@@ -111,11 +111,11 @@ fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
 
 fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
     let tensors = job.parameters.tensors(&job.facts.geometry)?.into_iter();
-    let (role, weights) = match job.parameters.method {
-        Method::Full => ("weights", file_length(tensors, job.parameters.precision, &BTreeMap::new())?),
+    let weights = match job.parameters.method {
+        Method::Full => file_length(tensors, job.parameters.precision, &BTreeMap::new())?,
         Method::LoRA(_) => {
             let alphas = job.adapter.iter().map(|place| (format!("{}{ALPHA}", place.site), Vec::new()));
-            (ADAPTER, file_length(tensors.chain(alphas), Precision::F32, &BTreeMap::new())?)
+            file_length(tensors.chain(alphas), Precision::F32, &BTreeMap::new())?
         }
     };
     let losses = job.steps_per_epoch() * MEASURED + 2;
@@ -125,7 +125,7 @@ fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
         if *index >= job.epochs() {
             return vec![of_action(VALIDATION, &epoch, action, report_bound(job))];
         }
-        let mut outputs = vec![of_action(role, &epoch, action, weights)];
+        let mut outputs = vec![of_action(job.role(), &epoch, action, weights)];
         outputs.extend(job.parameters.average.map(|_| of_action(AVERAGE, &epoch, action, weights)));
         outputs.push(of_action("losses", &epoch, action, losses));
         // Only the last one's: more epochs go on from it.

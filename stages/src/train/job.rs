@@ -9,7 +9,7 @@ use crate::{
     random::Draws,
     stage::Stage,
     train::{
-        REVISION, held_out, order,
+        ADAPTER, REVISION, held_out, order,
         parameters::Train,
         validation::{Report, Watch},
     },
@@ -207,6 +207,14 @@ impl TrainJob {
         self.validated.iter().map(action).collect()
     }
 
+    /// The role of what an epoch has trained.
+    pub fn role(&self) -> &'static str {
+        match self.parameters.method {
+            Method::Full => "weights",
+            Method::LoRA(_) => ADAPTER,
+        }
+    }
+
     /// How many epochs there are.
     pub fn epochs(&self) -> usize {
         self.parameters.epochs as usize
@@ -331,7 +339,7 @@ pub(crate) mod tests {
         };
         let item = |id: &str, repeats, text: &str| Item {
             id: id.to_owned(),
-            image: String::new(),
+            image: id.to_owned(),
             width: 64,
             height: 64,
             repeats,
@@ -371,5 +379,23 @@ pub(crate) mod tests {
         let warmed_up = expected.replace("\"warmup\":0", "\"warmup\":20");
         assert_eq!(stage("(schedule: Cosine(warmup: 20))"), warmed_up);
         assert_eq!(stage("(schedule: Cosine(warmup: Steps(20)), init: File(\"x\"))"), warmed_up);
+    }
+
+    /// By the hashes of its bytes the second of the two items is held out.
+    #[test]
+    fn validation_and_early_stops_are_in_no_epochs_key() {
+        let of = |settings: &str| job(&ron::from_str(settings).unwrap());
+        let keys =
+            |job: &TrainJob| job.actions.iter().map(|action| (action.label.clone(), action.key)).collect::<Vec<_>>();
+        let plain = of("(epochs: 2, schedule: Constant(), validation: Some((share: 0.5)))");
+        let ids = |items: &[TrainItem]| items.iter().map(|item| item.id.clone()).collect::<Vec<_>>();
+        assert_eq!([ids(&plain.items), ids(&plain.held_out), ids(&plain.seen)], [["a.png"], ["b.png"], ["a.png"]]);
+        let other =
+            "(epochs: 2, schedule: Constant(), validation: Some((share: 0.5, every: 2, noises: 2)), stop: Some(()))";
+        let [plain, other] = [&plain, &of(other)].map(keys);
+        assert_eq!(plain[..2], other[..2]);
+        assert_eq!((plain.len(), other.len()), (4, 3));
+        assert_eq!(plain[3].0, other[2].0);
+        assert_ne!(plain[3].1, other[2].1);
     }
 }

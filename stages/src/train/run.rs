@@ -9,7 +9,7 @@ use crate::{
     precision::Precision,
     text::Conditioning,
     train::{
-        ADAPTER, TrainJob, adapter,
+        TrainJob, adapter,
         average::AVERAGE,
         batch::Batch,
         objective::{self, Gradients},
@@ -176,8 +176,7 @@ impl Trainer<'_> {
         }
         let ended = report.as_ref().zip(watch).is_some_and(|(report, watch)| watch.ends(report));
 
-        let role = if job.adapter.is_empty() { "weights" } else { ADAPTER };
-        let mut outputs = vec![output(role, name.clone(), self.save(&results, work)?)];
+        let mut outputs = vec![output(job.role(), name.clone(), self.save(&results, work)?)];
         if let Some(averages) = &averages {
             outputs.push(output(AVERAGE, name.clone(), self.save(averages, work)?));
         }

@@ -10,7 +10,7 @@ use crate::{
     tensors::Array,
     text::{Dropped, Encoded},
     train::{
-        ADAPTER, TrainItem, adapter,
+        TrainItem, adapter,
         average::AVERAGE,
         batch::{Batch, Drawn},
         blocks, held_out,
@@ -30,7 +30,7 @@ impl Trainer<'_> {
             return Ok(self.job.parameters.stop.is_some() && watch.ends(&self.known(action, work)?));
         }
         let start = Instant::now();
-        let weights = self.kept(epoch, if self.job.adapter.is_empty() { "weights" } else { ADAPTER }, work)?;
+        let weights = self.kept(epoch, self.job.role(), work)?;
         let averages = self.job.parameters.average.map(|_| self.kept(epoch, AVERAGE, work)).transpose()?;
         let sets = if averages.is_some() { 2 } else { 1 };
         work.progress.begin("validating", (sets * (self.job.held_out.len() + self.job.seen.len())) as u64, "images");
@@ -74,8 +74,8 @@ impl Trainer<'_> {
                 Ok(nn::load_each(&source, |name| (self.home(name), self.dtype))?)
             }
             Method::LoRA(_) => {
-                let read = |base: &ComponentSource| Ok(Adapter::read(&path, &self.job.facts.geometry, base)?);
-                Ok(adapter::trained(&base(self.job, read)?, |name| self.home(name)))
+                let adapter = base(self.job, |base| Ok(Adapter::read(&path, &self.job.facts.geometry, base)?))?;
+                Ok(adapter::trained(&adapter, |name| self.home(name)))
             }
         }
     }
@@ -157,7 +157,7 @@ impl Trainer<'_> {
                 let (context, pooled) = self.conditioning.assemble(&texts, &self.device, self.dtype)?;
                 let batch = Batch::new(&samples, context, pooled)?;
                 let losses = batch.losses(blocks::velocity(state, &self.job.parameters, &batch)?);
-                let means = losses.reshape([samples.len() as i32, -1]).mean_dim(1);
+                let means = losses.reshape::<2, _>([samples.len() as i32, -1]).mean_dim(1);
                 row.extend(nn::to_host(means).into_iter().map(f64::from));
             }
             rows.push(row);
