@@ -233,7 +233,8 @@ impl<'p> Planner<'p> {
     /// and looked up again, since a collection beside this run may have been faster.
     fn kept(&self, store: &Store, name: &str, key: &Key) -> Result<Option<Digest>, PlanError> {
         let look_up = || -> Result<Option<Digest>, PlanError> {
-            Ok(self.whole(store.outputs(key)?).and_then(|outputs| Some(outputs.first()?.digest)))
+            let found = self.whole(store.outputs(key)?).and_then(|outputs| Some(outputs.first()?.digest));
+            Ok(found.filter(|digest| !self.names_lost(digest, store)))
         };
         let found = look_up()?;
         if found.is_none() || self.previous.get(name) == Some(key) {
@@ -241,6 +242,13 @@ impl<'p> Planner<'p> {
         }
         store.rely(key, &[])?;
         look_up()
+    }
+
+    /// Whether a stage's result names an object that was found lost.
+    fn names_lost(&self, result: &Digest, store: &Store) -> bool {
+        let artifact = || StageResult::stored(*result).artifact(Some(store));
+        let names = |artifact: Artifact| artifact.entries.iter().any(|entry| self.lost.contains(&entry.digest));
+        !self.lost.is_empty() && artifact().is_ok_and(names)
     }
 
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.

@@ -172,6 +172,7 @@ fn the_best_epoch_is_exported_and_a_lost_validation_is_made_again() {
     space.remove(&lost[0].to_string_lossy());
     fs::remove_dir_all(space.path("out")).unwrap();
     space.edit("test.ron", "epochs: Best", "epochs: Best, weights: Average");
+    assert_eq!(missing(&space), ["validation of epoch 2"]);
     run(&space);
     assert_eq!(space.executed()["train"], ["validation of epoch 2"]);
     assert_eq!(found(&space), reports);

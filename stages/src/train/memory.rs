@@ -139,6 +139,8 @@ impl Footprint {
     /// - the end of the backward pass, with all gradients, in the network's type and as they are cast to 32 bits; with recomputed blocks
     ///   there is one block's activations beside them;
     /// - the optimizer's step, with the gradients in 32 bits.
+    ///
+    /// A validation goes forward only, block by block, and so needs less.
     pub fn peak(&self) -> u64 {
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
         let gradients = F32 * if self.fused_step { self.largest_part.trained } else { self.whole.trained };

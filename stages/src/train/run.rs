@@ -63,7 +63,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         } else {
             trainer.look_at(epoch, &mut watch, work)?
         };
-        if ended {
+        if ended && epoch + 1 < job.epochs() {
             work.progress.line(&format!("stopped after epoch {}: the held-out loss gets no lower", epoch + 1));
             break;
         }
