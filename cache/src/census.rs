@@ -8,11 +8,11 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use serde::Deserialize;
 
-use crate::index::unseal;
+use crate::layout::Layout;
 use crate::live::{Live, Reliances, live_runs};
 use crate::record::decode;
 use crate::runs::runs_in;
-use crate::store::Layout;
+use crate::seal::unseal;
 use crate::{Digest, Key, Output, Pin, Run, RunStage, Store, StoreError};
 
 /// The role of the output in which a stage lists what it made: an object like this in JSON, which other programs than

@@ -1,7 +1,7 @@
 //! The one layer through which the bytes that matter reach the disk: every step of it has a name.
 //!
 //! A name says what is written and what is done with it: `object.write`, `object.sync`, `object.rename`. A build with the
-//! feature `faults`, which only tests turn on, can fail or be killed at each of them (see faults.rs); in any other build a
+//! feature `faults`, which only tests turn on, can fail or be killed at each of them (see injection.rs); in any other build a
 //! step is the plain call.
 
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 #[cfg(feature = "faults")]
-use crate::faults;
+use crate::injection;
 
 /// Carries out the step `name`: one call, or a few that are as good as one, that change something on the disk.
 ///
@@ -17,7 +17,7 @@ use crate::faults;
 /// Those of `act`.
 pub fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     #[cfg(feature = "faults")]
-    let _passage = faults::pass(name).map_err(faults::Failure::io)?;
+    let _passage = injection::pass(name).map_err(injection::Failure::io)?;
     #[cfg(not(feature = "faults"))]
     let _ = name;
     act()
@@ -26,7 +26,7 @@ pub fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> io::R
 /// [`step`] for what SQLite writes.
 pub(crate) fn index_step<T>(name: &'static str, act: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     #[cfg(feature = "faults")]
-    let _passage = faults::pass(name).map_err(faults::Failure::sqlite)?;
+    let _passage = injection::pass(name).map_err(injection::Failure::sqlite)?;
     #[cfg(not(feature = "faults"))]
     let _ = name;
     act()
@@ -88,7 +88,7 @@ impl NewFile {
 impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "faults")]
-        faults::tear(self.step, || self.file.write_all(&bytes[..bytes.len() / 2]));
+        injection::tear(self.step, || self.file.write_all(&bytes[..bytes.len() / 2]));
         step(self.step, || self.file.write(bytes))
     }
 

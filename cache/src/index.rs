@@ -12,7 +12,7 @@
 //! # Damage
 //!
 //! SQLite has no checksums in its pages. Damage to its structure is reported by SQLite; damage within a row's content
-//! is found by a checksum in each row that matters (see [`seal`]). In the first case the file goes to quarantine and an
+//! is found by a checksum in each row that matters (seal.rs). In the first case the file goes to quarantine and an
 //! empty index takes its place, in the second the row counts as absent: both cost time, neither an answer.
 //!
 //! Moving a database away under a process that has it open would let that process delete or overwrite its successor's
@@ -30,50 +30,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::StoreError;
 use crate::files::{index_step, step, sync_folder};
+use crate::layout::Layout;
 use crate::lock::open_lock_file;
-use crate::store::{Layout, random};
-
-/// The version of the schema. A schema that older programs cannot use comes with a new FORMAT of the store, so within
-/// one FORMAT any other number here is damage.
-const SCHEMA_VERSION: i64 = 1;
-
-/// `records.outputs` and `files.entry` are sealed blobs; see record.rs and stat.rs for what is in them. `named` finds
-/// the records that name an object. A record that was replaced or forgotten does not give its number to another.
-const SCHEMA: &str = "
-    CREATE TABLE records (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, outputs BLOB NOT NULL,
-        label TEXT NOT NULL, seconds REAL NOT NULL, preimage TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE named (
-        digest BLOB NOT NULL, record INTEGER NOT NULL, PRIMARY KEY (digest, record)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE files (
-        aspect TEXT NOT NULL, path BLOB NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (aspect, path)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE runs (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline TEXT NOT NULL, started INTEGER NOT NULL, finished INTEGER,
-        outcome TEXT NOT NULL, document TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX runs_by_pipeline ON runs (pipeline, id);
-";
-
-/// What came after the first program that wrote this FORMAT; an index of that one gets it when it is next opened to
-/// write. `reliances.actions` is a sealed blob; see live.rs.
-const LATER: &str = "
-    CREATE TABLE IF NOT EXISTS reliances (
-        run INTEGER NOT NULL, stage BLOB NOT NULL, actions BLOB NOT NULL, PRIMARY KEY (run, stage)
-    ) STRICT, WITHOUT ROWID;
-";
-
-/// One query for each table, to see on opening that it is there.
-const PROBES: [&str; 4] = [
-    "SELECT id, key, outputs, label, seconds, preimage FROM records",
-    "SELECT digest, record FROM named",
-    "SELECT aspect, path, entry FROM files",
-    "SELECT id, pipeline, started, finished, outcome, document FROM runs",
-];
+use crate::store::random;
+use crate::{StoreError, schema};
 
 /// What SQLite appends to the file's name for files beside it.
 const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -213,8 +174,7 @@ impl Index {
     /// An empty index that is forgotten with the process, in the place of a file.
     pub(crate) fn in_memory(damaged: Option<FileIdentity>) -> rusqlite::Result<Index> {
         let connection = Connection::open_in_memory()?;
-        connection.execute_batch(SCHEMA)?;
-        connection.execute_batch(LATER)?;
+        schema::create(&connection)?;
         Ok(Index { connection, _lock: None, file: None, damaged })
     }
 }
@@ -253,32 +213,6 @@ fn code(error: &rusqlite::Error) -> Option<ErrorCode> {
     failure(error).map(|error| error.code)
 }
 
-/// Appends a checksum over `name` and `content` to `content`, so that neither damage to a row's content nor a row
-/// found under another's name goes unnoticed.
-pub(crate) fn seal(name: &[&[u8]], mut content: Vec<u8>) -> Vec<u8> {
-    let checksum = checksum(name, &content);
-    content.extend_from_slice(&checksum);
-    content
-}
-
-/// What was sealed, or nothing if it is damaged.
-pub(crate) fn unseal<'b>(name: &[&[u8]], sealed: &'b [u8]) -> Option<&'b [u8]> {
-    let (content, expected) = sealed.split_last_chunk::<8>()?;
-    (checksum(name, content) == *expected).then_some(content)
-}
-
-fn checksum(name: &[&[u8]], content: &[u8]) -> [u8; 8] {
-    let mut hasher = blake3::Hasher::new();
-    for part in name {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.update(content);
-    let mut checksum = [0; 8];
-    hasher.finalize_xof().fill(&mut checksum);
-    checksum
-}
-
 fn identity(path: &Path) -> Option<FileIdentity> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
@@ -300,7 +234,7 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
     }
     let sound = probe(&connection).and_then(|sound| {
         let sound = sound && !connection.is_readonly("main")?;
-        Ok(sound && complete(&connection)?)
+        Ok(sound && unless_missing(schema::complete(&connection).map(|()| true))?)
     });
     match sound {
         Ok(true) => Ok(Opened::Sound(connection, file)),
@@ -346,9 +280,7 @@ fn create(layout: &Layout) -> Result<(), StoreError> {
         configure(&connection)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         let transaction = connection.transaction()?;
-        transaction.execute_batch(SCHEMA)?;
-        transaction.execute_batch(LATER)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        schema::create(&transaction)?;
         transaction.commit()?;
         // Takes the journal into the file, and syncs that.
         connection.close().map_err(|(_, error)| error)
@@ -373,29 +305,16 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -16_384)
 }
 
-/// Configures the connection, and tells whether this is an index of ours with all its tables. Costs no reading beyond
-/// the first page or two.
+/// Configures the connection, and tells whether this is an index of ours with all its tables.
 fn probe(connection: &Connection) -> rusqlite::Result<bool> {
-    let version = || connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
-    let sound = configure(connection).and_then(|()| version()).and_then(|version| {
-        PROBES.iter().try_for_each(|query| connection.prepare(query).map(drop))?;
-        Ok(version == SCHEMA_VERSION)
-    });
-    match sound {
-        // "No such table", "unsupported file format": SQLite's plain error.
-        Err(error) if code(&error) == Some(ErrorCode::Unknown) => Ok(false),
-        result => result,
-    }
+    unless_missing(configure(connection).and_then(|()| schema::is_ours(connection)))
 }
 
-/// Adds what an older program's index lacks. Tells whether what should be there then is.
-fn complete(connection: &Connection) -> rusqlite::Result<bool> {
-    let completed = connection
-        .execute_batch(LATER)
-        .and_then(|()| connection.prepare("SELECT run, stage, actions FROM reliances").map(drop));
-    match completed {
+/// "No such table", "unsupported file format": SQLite's plain error says that this is no index.
+fn unless_missing(ours: rusqlite::Result<bool>) -> rusqlite::Result<bool> {
+    match ours {
         Err(error) if code(&error) == Some(ErrorCode::Unknown) => Ok(false),
-        result => result.map(|()| true),
+        result => result,
     }
 }
 

@@ -9,14 +9,15 @@ mod digest;
 mod encoding;
 mod error;
 mod fault;
-#[cfg(feature = "faults")]
-mod faults;
 pub mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gc;
 mod index;
+#[cfg(feature = "faults")]
+mod injection;
 mod key;
+mod layout;
 mod live;
 mod lock;
 mod making;
@@ -24,6 +25,8 @@ mod object;
 mod pin;
 mod record;
 mod runs;
+mod schema;
+mod seal;
 mod stat;
 mod store;
 mod usage;

@@ -14,9 +14,11 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::index::{seal, unseal};
+use crate::files::step;
+use crate::layout::Layout;
 use crate::lock::open_lock_file;
-use crate::store::{Layout, lock};
+use crate::seal::{seal, unseal};
+use crate::store::lock;
 use crate::{Key, Store, StoreError};
 
 /// The names of the lock files of runs: this and the run's number.
@@ -114,12 +116,13 @@ pub(crate) fn live_runs(layout: &Layout) -> Vec<Live> {
     live
 }
 
-/// Removes the lock files of runs that were killed. Only for who holds the gate alone: nobody is about to lock one.
+/// Removes the lock files of runs that were killed. Only for who holds the gate, or the store, alone: nobody is about to
+/// lock one.
 pub(crate) fn sweep_locks(layout: &Layout) {
     for entry in fs::read_dir(layout.locks()).into_iter().flatten().flatten() {
         let of_run = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
         if of_run && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-            let _ = fs::remove_file(entry.path());
+            let _ = step("sweep.remove", || fs::remove_file(entry.path()));
         }
     }
 }

@@ -10,8 +10,8 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use crate::files::step;
+use crate::layout::Layout;
 use crate::lock::{open_lock_file, sign};
-use crate::store::Layout;
 use crate::{Key, Store, StoreError};
 
 /// What the names of the lists begin with.

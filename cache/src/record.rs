@@ -4,7 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use crate::files::index_step;
-use crate::index::{corrupt, seal, unseal};
+use crate::index::corrupt;
+use crate::seal::{seal, unseal};
 use crate::store::lock;
 use crate::{Digest, Key, Preimage, Store, StoreError};
 

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{TransactionBehavior, params};
 
 use crate::files::index_step;
-use crate::index::{seal, unseal};
+use crate::seal::{seal, unseal};
 use crate::{Digest, Store, StoreError};
 
 /// How old times must be to be trusted: the coarsest grain among file systems, that of FAT.

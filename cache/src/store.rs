@@ -14,6 +14,8 @@ use rusqlite::Connection;
 
 use crate::files::{Steps, step, sync_folder, write_new};
 use crate::index::{Index, UNKNOWN, is_damage};
+use crate::layout::Layout;
+use crate::live::sweep_locks;
 use crate::lock::open_lock_file;
 use crate::making::sweep_lists;
 use crate::{Digest, Fingerprint, Key, StoreError};
@@ -23,82 +25,6 @@ const FORMAT: (&str, u64) = ("sd3pipe-store ", 1);
 
 /// Temporary files of this age are nobody's, even while others use the store.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Where things lie below the root.
-#[derive(Debug)]
-pub(crate) struct Layout {
-    root: PathBuf,
-}
-
-impl Layout {
-    const FOLDERS: [&str; 6] = ["objects", "work", "tmp", "quarantine", "locks", "pins"];
-    const FILES: [&str; 4] = ["FORMAT", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-    pub(crate) fn format(&self) -> PathBuf {
-        self.root.join("FORMAT")
-    }
-    pub(crate) fn index(&self) -> PathBuf {
-        self.root.join("index.sqlite")
-    }
-    pub(crate) fn objects(&self) -> PathBuf {
-        self.root.join("objects")
-    }
-    /// The folder of the objects whose digests begin with this byte.
-    pub(crate) fn shard(&self, first: u8) -> PathBuf {
-        self.objects().join(format!("{first:02x}"))
-    }
-    pub(crate) fn object(&self, digest: &Digest) -> PathBuf {
-        let name = digest.to_string();
-        let (shard, rest) = name.split_at(2);
-        self.objects().join(shard).join(rest)
-    }
-    pub(crate) fn works(&self) -> PathBuf {
-        self.root.join("work")
-    }
-    pub(crate) fn work(&self, key: &Key) -> PathBuf {
-        self.works().join(key.to_string())
-    }
-    pub(crate) fn temporary(&self) -> PathBuf {
-        self.root.join("tmp")
-    }
-    pub(crate) fn quarantine(&self) -> PathBuf {
-        self.root.join("quarantine")
-    }
-    pub(crate) fn pins(&self) -> PathBuf {
-        self.root.join("pins")
-    }
-    pub(crate) fn locks(&self) -> PathBuf {
-        self.root.join("locks")
-    }
-    /// Held shared by all who use the store; who gets it exclusively is alone and sweeps up.
-    pub(crate) fn store_lock(&self) -> PathBuf {
-        self.locks().join("store")
-    }
-    pub(crate) fn index_lock(&self) -> PathBuf {
-        self.locks().join("index")
-    }
-    /// See live.rs.
-    pub(crate) fn gate_lock(&self) -> PathBuf {
-        self.locks().join("gate")
-    }
-    /// Held by who collects: one at a time.
-    pub(crate) fn collection_lock(&self) -> PathBuf {
-        self.locks().join("collection")
-    }
-    /// Held while the lists of who makes what are read and written; they lie beside it.
-    pub(crate) fn making_lock(&self) -> PathBuf {
-        self.locks().join("making")
-    }
-    /// A free name in quarantine, after what goes there.
-    pub(crate) fn quarantine_path(&self, name: &str) -> Result<PathBuf, StoreError> {
-        let folder = self.quarantine();
-        step("store.make", || fs::create_dir_all(&folder)).map_err(StoreError::write(&folder))?;
-        Ok(folder.join(format!("{name}.{:016x}", random())))
-    }
-}
 
 /// A store, open. Cheap to share by reference, across threads too; two in one process, or in two, get along.
 pub struct Store {
@@ -125,7 +51,7 @@ impl Store {
     /// # Errors
     /// A root that cannot be written, holds other things, or was made by a newer program. A damaged store opens.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let layout = layout_at(root)?;
+        let layout = Layout::at(root)?;
         let mut notices = Vec::new();
         let format = read_format(&layout)?;
         if format.is_none() {
@@ -133,7 +59,7 @@ impl Store {
         }
         refuse_links(&layout)?;
         let missing: Vec<PathBuf> =
-            Layout::FOLDERS.iter().map(|folder| layout.root.join(folder)).filter(|path| !path.is_dir()).collect();
+            Layout::FOLDERS.iter().map(|folder| layout.root().join(folder)).filter(|path| !path.is_dir()).collect();
         for path in &missing {
             step("store.make", || fs::create_dir_all(path)).map_err(StoreError::write(path))?;
         }
@@ -166,7 +92,7 @@ impl Store {
     /// # Errors
     /// A store that cannot be read, or that a newer program made.
     pub fn open_read_only(root: &Path) -> Result<Option<Store>, StoreError> {
-        let layout = layout_at(root)?;
+        let layout = Layout::at(root)?;
         if read_format(&layout)?.is_none() {
             return Ok(None);
         }
@@ -195,7 +121,7 @@ impl Store {
 
     /// The store's folder, absolute.
     pub fn root(&self) -> &Path {
-        &self.layout.root
+        self.layout.root()
     }
 
     /// Takes what the user should be told, a line each, such as that a damaged object was moved away.
@@ -241,8 +167,9 @@ impl Store {
         }
     }
 
-    /// Removes what killed processes left: half written files, and, if nobody else uses the store, the lists of
-    /// what they were making and the working folders of actions that have their record. What cannot be removed is only in the way.
+    /// Removes what killed processes left: half written files, and, if nobody else uses the store, their locks, the lists
+    /// of what they were making and the working folders of actions that have their record. What cannot be removed is only
+    /// in the way.
     fn sweep(&self, alone: bool) {
         let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
         for entry in entries(self.layout.temporary()) {
@@ -256,8 +183,9 @@ impl Store {
             return;
         }
         sweep_lists(&self.layout);
+        sweep_locks(&self.layout);
         let key = |entry: &fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse::<Key>().ok());
-        for key in entries(self.layout.root.join("work")).filter_map(|entry| key(&entry)) {
+        for key in entries(self.layout.works()).filter_map(|entry| key(&entry)) {
             if self.outputs(&key).is_ok_and(|outputs| outputs.is_some()) {
                 let _ = step("sweep.remove", || fs::remove_dir_all(self.layout.work(&key)));
             }
@@ -275,7 +203,7 @@ impl Store {
     /// Refuses if the store was opened for reading.
     pub(crate) fn writable(&self) -> Result<(), StoreError> {
         match self.read_only {
-            true => Err(StoreError::ReadOnly { path: self.layout.root.clone() }),
+            true => Err(StoreError::ReadOnly { path: self.layout.root().to_owned() }),
             false => Ok(()),
         }
     }
@@ -342,7 +270,7 @@ impl fmt::Debug for Store {
         let Store { layout, read_only, .. } = self;
         formatter
             .debug_struct("Store")
-            .field("root", &layout.root)
+            .field("root", &layout.root())
             .field("read_only", read_only)
             .finish_non_exhaustive()
     }
@@ -358,10 +286,6 @@ pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-fn layout_at(root: &Path) -> Result<Layout, StoreError> {
-    Ok(Layout { root: std::path::absolute(root).map_err(StoreError::read(root))? })
-}
-
 /// The store's format, if it has one that can be understood: a torn FORMAT is like none.
 fn read_format(layout: &Layout) -> Result<Option<u64>, StoreError> {
     let path = layout.format();
@@ -374,7 +298,7 @@ fn read_format(layout: &Layout) -> Result<Option<u64>, StoreError> {
     };
     let number = str::from_utf8(&bytes).ok().and_then(|text| text.strip_prefix(FORMAT.0)?.trim_end().parse().ok());
     match number {
-        Some(found) if found > FORMAT.1 => Err(StoreError::Newer { path: layout.root.clone(), found }),
+        Some(found) if found > FORMAT.1 => Err(StoreError::Newer { path: layout.root().to_owned(), found }),
         other => Ok(other),
     }
 }
@@ -397,16 +321,16 @@ fn write_format(layout: &Layout) -> Result<(), StoreError> {
 /// A folder without FORMAT becomes a store only if there is nothing in it that a store would not have: never write
 /// into somebody's photos.
 fn refuse_other_folders(layout: &Layout) -> Result<(), StoreError> {
-    let entries = match fs::read_dir(&layout.root) {
+    let entries = match fs::read_dir(layout.root()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(reason) => return Err(StoreError::Write { path: layout.root.clone(), reason }),
+        Err(reason) => return Err(StoreError::Write { path: layout.root().to_owned(), reason }),
     };
     for entry in entries {
-        let name = entry.map_err(StoreError::read(&layout.root))?.file_name();
+        let name = entry.map_err(StoreError::read(layout.root()))?.file_name();
         if !Layout::FOLDERS.iter().chain(&Layout::FILES).any(|own| name == **own) {
             let found = name.to_string_lossy().into_owned();
-            return Err(StoreError::NotAStore { path: layout.root.clone(), found });
+            return Err(StoreError::NotAStore { path: layout.root().to_owned(), found });
         }
     }
     Ok(())
@@ -415,9 +339,9 @@ fn refuse_other_folders(layout: &Layout) -> Result<(), StoreError> {
 /// Refuses a store with a link in the place of one of its folders. The store itself may be one, but no store has any inside, and
 /// what is behind would be swept out or written over: a folder that came with somebody's project is not to be trusted with that.
 fn refuse_links(layout: &Layout) -> Result<(), StoreError> {
-    match Layout::FOLDERS.iter().find(|folder| is_link(&layout.root.join(folder))) {
+    match Layout::FOLDERS.iter().find(|folder| is_link(&layout.root().join(folder))) {
         Some(folder) => {
-            Err(StoreError::NotAStore { path: layout.root.clone(), found: format!("{folder}, which is a link") })
+            Err(StoreError::NotAStore { path: layout.root().to_owned(), found: format!("{folder}, which is a link") })
         }
         None => Ok(()),
     }

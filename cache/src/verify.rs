@@ -12,9 +12,10 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use crate::census::{Census, Entry, StagesOf, files_in, found};
 use crate::files::step;
 use crate::gc::Part;
-use crate::index::{is_damage, unseal};
+use crate::index::is_damage;
 use crate::pin::{pin_files, read};
 use crate::record::{name_all, remove_row};
+use crate::seal::unseal;
 use crate::store::lock;
 use crate::{Digest, Fault, Preimage, Store, StoreError};
 

@@ -281,3 +281,21 @@ fn nothing_behind_a_link_in_a_store_is_swept_out_or_written_over() {
     symlink(&root, folder.path().join("link")).unwrap();
     Store::open(&folder.path().join("link")).unwrap();
 }
+
+#[test]
+fn the_locks_of_killed_runs_are_swept_by_who_is_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = folder.path().join("locks/run-4711");
+    let store = Store::open(folder.path()).unwrap();
+    let run = store.begin_run("one", &serde_json::Value::Null).unwrap();
+    let own = folder.path().join(format!("locks/run-{run}"));
+    fs::write(&left, "").unwrap();
+    drop(Store::open(folder.path()).unwrap());
+    assert!(left.exists() && own.exists(), "another has the store open");
+    // Without an end, as if it were killed.
+    drop(store);
+    drop(Store::open_read_only(folder.path()).unwrap());
+    assert!(left.exists() && own.exists(), "a reader writes nothing");
+    drop(Store::open(folder.path()).unwrap());
+    assert!(!left.exists() && !own.exists());
+}

@@ -6,9 +6,9 @@ use sd3pipe_fuzz::parts;
 use sd3pipe_stages::{
     captions::{
         Captions,
-        caption::{further_lines, normalise},
-        items::texts,
-        parameters::{Dataset, Shuffle},
+        caption::{all_lines, further_lines, normalise},
+        parameters::{Dataset, Shuffle, Wildcards},
+        variants::texts,
     },
     text::tokenizer::{CLIP_LENGTH, ClipPad, ClipTokenizer},
 };
@@ -21,13 +21,22 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = parts(data);
     let bytes = parts.next().unwrap_or_default();
     let mut text = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
-    let shuffle = Shuffle { variants: u32::from(variants), keep_tokens: u32::from(keep) };
+    let shuffle = Shuffle {
+        variants: u32::from(variants),
+        keep_tokens: u32::from(keep % 8),
+        keep_tokens_separator: text(),
+        secondary_separator: text(),
+        tag_dropout: f64::from(keep / 64) / 4.0,
+        ..Shuffle::default()
+    };
+    let dataset = Dataset { path: "photos".into(), name: text(), trigger: text(), ..Dataset::default() };
     let parameters = Captions {
         separator: text(),
         prefix: text(),
         suffix: text(),
         extensions: vec![text()],
-        data: vec![Dataset { path: "photos".into(), name: text(), ..Dataset::default() }],
+        data: vec![dataset.clone()],
+        wildcards: (keep & 16 != 0).then(|| Wildcards { variants: 1 + u32::from(keep & 15) }),
         shuffle: (variants > 0).then_some(shuffle),
         ..Captions::default()
     };
@@ -39,8 +48,9 @@ fuzz_target!(|data: &[u8]| {
     assert!(!caption.contains(['\n', '\r']) && caption.trim() == caption);
     assert!(further_lines(bytes).is_ok());
     if sound {
-        let texts = texts(&caption, &parameters);
-        assert!((1..=usize::from(variants).max(1)).contains(&texts.len()));
+        let captions = all_lines(bytes).unwrap_or_else(|_| vec![caption]);
+        let texts = texts(&captions, &dataset, &parameters);
+        assert!((1..=usize::from(variants).max(16) * captions.len().max(1)).contains(&texts.len()));
         for text in texts.iter().take(2) {
             let tokens = CLIP.encode(text, ClipPad::Zero).expect("the built-in vocabulary takes every text");
             assert_eq!(tokens.ids.len(), CLIP_LENGTH);

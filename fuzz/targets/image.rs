@@ -3,6 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use sd3pipe_stages::images::{
+    Mask,
+    bucket::place,
     decode::{decode, probe},
     parameters::{Buckets, EncodeImages, Resolution},
     prepare::prepare,
@@ -30,9 +32,14 @@ fuzz_target!(|data: &[u8]| {
     if !parameters.problems().is_empty() {
         return;
     }
-    if let Ok(prepared) = prepare(bytes, &parameters) {
-        let (width, height) = prepared.placement.bucket;
-        assert_eq!(prepared.placement.image, (shown_width, shown_height));
-        assert_eq!(prepared.rgb.len(), (width * height * 3) as usize);
+    let Ok(placement) = place(shown_width, shown_height, parameters.resolution, parameters.buckets.as_ref()) else {
+        return;
+    };
+    let (width, height) = placement.bucket;
+    if let Ok(rgb) = prepare(bytes, &placement, flags & 4 == 0) {
+        assert_eq!(rgb.len(), (width * height * 3) as usize);
+    }
+    if let Ok(mask) = Mask::read(bytes, flags & 8 == 0, &placement, flags & 4 == 0) {
+        assert_eq!(mask.cells.values.len(), (width / 8 * (height / 8)) as usize);
     }
 });

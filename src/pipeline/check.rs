@@ -8,6 +8,7 @@ use super::{
 };
 use sd3pipe_stages::{
     adapter::parameters::{Lora, Method},
+    captions::parameters::Masks,
     checkpoint::Component,
     export::parameters::{Epochs, Export, Layout, LoraForm, Weights},
     stage::{Kind, Stage},
@@ -169,6 +170,9 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
             Stage::Captions(captions) => {
                 for (index, dataset) in captions.data.iter_mut().enumerate() {
                     resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+                    if let Some(Masks::Folder(masks)) = &mut dataset.masks {
+                        resolve(format!("stages.{name}.data[{index}].masks"), masks, "folder", Path::is_dir);
+                    }
                 }
             }
             Stage::Train(Train { init, method, .. }) => {
@@ -273,6 +277,15 @@ fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str,
                     .filter_map(|(_, above)| edges[*above].first())
                     .map(|(_, index)| index)
                     .collect();
+                let regularises = |index: &usize| match &pipeline.stages[*index] {
+                    Stage::Captions(captions) => captions.data.iter().any(|dataset| dataset.regularisation),
+                    _ => true,
+                };
+                if train.prior_loss_weight != 1.0 && !captions.iter().any(|index| regularises(index)) {
+                    let message = "`prior_loss_weight` has no effect without regularisation images".to_owned();
+                    let hint = "leave it out, or add regularisation: true to one of the folders in `data`".to_owned();
+                    faults.add(&format!("stages.{name}.prior_loss_weight"), message, hint);
+                }
                 if captions.windows(2).any(|pair| pair[0] != pair[1]) {
                     let message = format!("`{name}` reads texts and latents of different captions");
                     faults.add(&format!("stages.{name}"), message, "both must come from one Captions stage".to_owned());

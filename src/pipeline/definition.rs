@@ -4,6 +4,7 @@ use super::{
     compose::{Composed, offset_of},
     diagnostic::{Diagnostic, suggestion},
     ineffective,
+    outline::Body,
 };
 use indexmap::IndexMap;
 use ron::extensions::Extensions;
@@ -58,7 +59,7 @@ fn explain(code: &ron::Error, path: &str, composed: &Composed, offset: usize) ->
             place
         })
     };
-    match code {
+    let diagnostic = match code {
         E::NoSuchStructField { found, .. } if let Some(reason) = ineffective::reason(found) => {
             Diagnostic::new(format!("`{found}` has no effect on SD3: {reason}"), named(found))
                 .hint("leave it out".to_owned())
@@ -82,10 +83,17 @@ fn explain(code: &ron::Error, path: &str, composed: &Composed, offset: usize) ->
             let place = (!path.is_empty() && path != ".")
                 .then(|| composed.place(&outline_path(path)))
                 .or_else(|| composed.origin(offset));
-            let field = path.rsplit('.').next().unwrap_or_default();
+            // What an optional value holds has no name of its own.
+            let field = path.rsplit('.').find(|step| *step != "?").unwrap_or_default();
             let message = if field.is_empty() { code.to_string() } else { format!("`{field}`: {code}") };
             Diagnostic::new(message, place)
         }
+    };
+    // `ron` takes the brackets of a `Some` for those of what it holds, which then must not have any.
+    let written = composed.root.nearest(&outline_path(path));
+    match written.name.as_deref() == Some("Some") && matches!(written.body, Body::List(_)) {
+        true => diagnostic.hint("leave out `Some`: what is optional is written as it is".to_owned()),
+        false => diagnostic,
     }
 }
 

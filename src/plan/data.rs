@@ -7,10 +7,11 @@ use sd3pipe_stages::{
     captions::{
         Captions, Items, caption,
         items::{self, ImageFacts, Made},
+        parameters::{Dataset, Masks},
         report::DataReport,
         scan::{self, Found, Scan},
     },
-    images::decode,
+    images::{self, decode},
     stage::Stage,
 };
 use serde::{Deserialize, Serialize};
@@ -63,23 +64,31 @@ impl Data {
     ) -> Result<Self, PlanError> {
         let scan = scan::walk(stage, &resolved.folder)?;
         let digests = file_digests(stage, &scan, resolved, store)?;
-        let mut listing = Vec::new();
-        for (found, (image, caption)) in scan.found.iter().zip(&digests) {
-            for part in [
-                found.id.as_bytes(),
-                image.as_bytes(),
-                caption.as_ref().map_or(&[][..], |digest| digest.as_bytes()),
-                found.class.as_bytes(),
-                &found.repeats.to_le_bytes(),
-            ] {
+        let (mut listing, mut settings) = (Vec::new(), Vec::new());
+        let list = |listing: &mut Vec<u8>, parts: &[&[u8]]| {
+            for part in parts {
                 listing.extend((part.len() as u64).to_le_bytes());
-                listing.extend(part);
+                listing.extend(*part);
+            }
+        };
+        let bytes = |digest: &Option<Digest>| digest.as_ref().map_or(Vec::new(), |digest| digest.as_bytes().to_vec());
+        let of_datasets = stage.data.iter().map(Dataset::settings).collect::<Result<Vec<_>, _>>()?;
+        for (found, digests) in scan.found.iter().zip(&digests) {
+            let repeats = found.repeats.to_le_bytes();
+            let caption = bytes(&digests.caption);
+            let parts = [found.id.as_bytes(), digests.image.as_bytes(), &caption, found.class.as_bytes(), &repeats];
+            list(&mut listing, &parts);
+            if let Some(Some(of_dataset)) = of_datasets.get(found.dataset) {
+                list(&mut settings, &[found.id.as_bytes(), of_dataset.as_bytes(), &bytes(&digests.mask)]);
             }
         }
         let stage_value = Stage::Captions(stage.clone());
         let mut preimage = Preimage::new("Captions", stage_value.revision());
         preimage.read("parameters", &stage_value.parameters()?)?;
         preimage.read("files", &Digest::of(&listing))?;
+        if !settings.is_empty() {
+            preimage.read("settings", &Digest::of(&settings))?;
+        }
         let images = scan.found.len();
         let files = fingerprints(&scan);
         let key = preimage.key();
@@ -104,9 +113,13 @@ impl Data {
         Ok(Self { preimage, result, kept: false, images, report, files, scan, memo: Some(serde_json::to_vec(&memo)?) })
     }
 
-    /// The image file of every item.
-    pub fn paths(&self) -> BTreeMap<String, PathBuf> {
-        self.scan.found.iter().map(|found| (found.id.clone(), found.image.clone())).collect()
+    /// The files of every item's picture.
+    pub fn files_of_items(&self) -> BTreeMap<String, images::Files> {
+        let files = |found: &Found| images::Files {
+            image: found.image.clone(),
+            mask: found.mask.as_ref().map(|(path, _)| path.clone()),
+        };
+        self.scan.found.iter().map(|found| (found.id.clone(), files(found))).collect()
     }
 
     /// What the next run will know by digests, if it was read anew.
@@ -117,6 +130,8 @@ impl Data {
     /// Puts the items into the store.
     pub fn publish(&self, name: &str, store: &Store) -> Result<(), PlanError> {
         let bytes = self.result.bytes(Some(store))?;
+        // A collection after a kill keeps it.
+        store.rely(&self.preimage.key(), &[])?;
         let mut outputs = vec![output(ITEMS, store.put(&bytes)?)];
         if let Some(memo) = &self.memo {
             outputs.push(output(MEMO, store.put(memo)?));
@@ -141,24 +156,37 @@ impl Memo {
 fn fingerprints(scan: &Scan) -> Vec<(PathBuf, Fingerprint)> {
     let of = |found: &Found| {
         let caption = found.caption.clone().zip(found.caption_metadata.as_ref().map(Fingerprint::of));
-        [Some((found.image.clone(), Fingerprint::of(&found.image_metadata))), caption]
+        let mask = found.mask.as_ref().map(|(path, metadata)| (path.clone(), Fingerprint::of(metadata)));
+        [Some((found.image.clone(), Fingerprint::of(&found.image_metadata))), caption, mask]
     };
     scan.found.iter().flat_map(of).flatten().collect()
 }
 
-/// The digests of every item's image and caption.
+/// The digests of an item's files.
+struct Digests {
+    image: Digest,
+    caption: Option<Digest>,
+    mask: Option<Digest>,
+}
+
+/// The digests of every item's files.
 fn file_digests(
     stage: &Captions,
     scan: &Scan,
     resolved: &Resolved,
     store: Option<&Store>,
-) -> Result<Vec<(Digest, Option<Digest>)>, PlanError> {
+) -> Result<Vec<Digests>, PlanError> {
     let mut caches: Vec<(PathBuf, FileDigests<'_>)> = Vec::new();
     if let Some(store) = store {
-        for dataset in &stage.data {
-            let root = resolved.folder.join(&dataset.path);
-            let cache = store.digests("bytes", &root)?;
-            caches.push((root, cache));
+        let folders = stage.data.iter().flat_map(|dataset| match &dataset.masks {
+            Some(Masks::Folder(masks)) => vec![&dataset.path, masks],
+            _ => vec![&dataset.path],
+        });
+        let roots: BTreeSet<PathBuf> = folders.map(|folder| resolved.folder.join(folder)).collect();
+        // One below another belongs to that: each drops what is not asked of it.
+        let is_outer = |root: &&PathBuf| !roots.iter().any(|other| other != *root && root.starts_with(other));
+        for root in roots.iter().filter(is_outer) {
+            caches.push((root.clone(), store.digests("bytes", root)?));
         }
     }
     let mut digest = |path: &Path, metadata: &std::fs::Metadata| -> Result<Digest, PlanError> {
@@ -182,7 +210,8 @@ fn file_digests(
             (Some(path), Some(metadata)) => Some(digest(path, metadata)?),
             _ => None,
         };
-        all.push((image, caption));
+        let mask = found.mask.as_ref().map(|(path, metadata)| digest(path, metadata)).transpose()?;
+        all.push(Digests { image, caption, mask });
     }
     for (_, cache) in caches {
         cache.save()?;
@@ -191,26 +220,19 @@ fn file_digests(
 }
 
 /// Makes the items. What is read again must have the digest that the key was taken of.
-fn make(
-    stage: &Captions,
-    scan: &Scan,
-    digests: &[(Digest, Option<Digest>)],
-    before: Memo,
-) -> Result<(Made, Memo), PlanError> {
-    let images: HashMap<&Path, &Digest> =
-        scan.found.iter().zip(digests).map(|(found, (image, _))| (found.image.as_path(), image)).collect();
-    let captions: HashMap<&Path, &Digest> = scan
-        .found
-        .iter()
-        .zip(digests)
-        .filter_map(|(found, (_, caption))| Some((found.caption.as_deref()?, caption.as_ref()?)))
-        .collect();
+fn make(stage: &Captions, scan: &Scan, digests: &[Digests], before: Memo) -> Result<(Made, Memo), PlanError> {
+    let (mut images, mut captions): (HashMap<&Path, &Digest>, HashMap<&Path, &Digest>) = Default::default();
+    for (found, digests) in scan.found.iter().zip(digests) {
+        images.insert(&found.image, &digests.image);
+        images.extend(found.mask.as_ref().map(|(path, _)| path.as_path()).zip(digests.mask.as_ref()));
+        captions.extend(found.caption.as_deref().zip(digests.caption.as_ref()));
+    }
     let mut after = Memo::default();
-    let image = |found: &Found| {
-        let digest = images.get(found.image.as_path()).map(ToString::to_string).unwrap_or_default();
+    let image = |path: &Path| {
+        let digest = images.get(path).map(ToString::to_string).unwrap_or_default();
         let (width, height) = match before.sizes.get(&digest) {
             Some(size) => *size,
-            None => decode::probe(&read_as(&found.image, &digest, decode::MOST_BYTES)?)?,
+            None => decode::probe(&read_as(path, &digest, decode::MOST_BYTES)?)?,
         };
         after.sizes.insert(digest.clone(), (width, height));
         Ok(ImageFacts { digest, width, height })

@@ -429,8 +429,8 @@ impl<'p> Planner<'p> {
             }
             Stage::EncodeImages(parameters) => {
                 let items = items()?;
-                let paths = self.data(captions)?.paths();
-                Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &paths)?)
+                let files = self.data(captions)?.files_of_items();
+                Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &files)?)
             }
             Stage::Train(parameters) => {
                 if let Some(start) = self.start(index)? {

@@ -124,6 +124,22 @@ fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
         if before.repeats != now.repeats {
             changes.push((format!("repeats of {id} {} → {}", before.repeats, now.repeats), Vec::new()));
         }
+        if before.weight != now.weight {
+            changes.push((format!("weight of {id} {} → {}", before.weight, now.weight), Vec::new()));
+        }
+        if before.mask != now.mask {
+            changes.push((format!("mask of {id} changed"), Vec::new()));
+        }
+        let switches = [
+            (before.regularisation, now.regularisation, "a regularisation image"),
+            (before.flip, now.flip, "trained mirrored too"),
+        ];
+        for (before, now, what) in switches {
+            if before != now {
+                let text = if now { format!("{id} is {what} now") } else { format!("{id} is not {what} any more") };
+                changes.push((text, Vec::new()));
+            }
+        }
     }
     for (id, before) in &old {
         let renamed = new.iter().any(|(new_id, item)| item.image == before.image && !old.contains_key(new_id));
@@ -169,7 +185,7 @@ fn show(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sd3pipe_stages::captions::Item;
+    use sd3pipe_stages::captions::{Item, items::Mask};
 
     fn item(id: &str, image: &str, text: &str) -> Item {
         Item {
@@ -177,8 +193,8 @@ mod tests {
             image: image.to_owned(),
             width: 64,
             height: 64,
-            repeats: 1,
             texts: vec![text.to_owned()],
+            ..Item::default()
         }
     }
 
@@ -194,6 +210,10 @@ mod tests {
         assert_eq!(changes(&old, &[item("a.png", "9", "a"), item("b.png", "2", "b")]), ["image a.png changed"]);
         assert_eq!(changes(&old, &[item("a.png", "1", "a"), item("c.png", "2", "b")]), ["b.png was renamed to c.png"]);
         assert_eq!(changes(&old, &old[..1]), ["b.png was removed"]);
+        let special = Item { weight: 0.5, flip: true, mask: Some(Mask::Alpha), ..item("a.png", "1", "a") };
+        let words = ["weight of a.png 1 → 0.5", "mask of a.png changed", "a.png is trained mirrored too now"];
+        assert_eq!(changes(&old[..1], std::slice::from_ref(&special)), words);
+        assert_eq!(changes(&[special], &old[..1])[2], "a.png is not trained mirrored too any more");
         assert_eq!(changes(&old[..1], &old), ["b.png was added"]);
     }
 }

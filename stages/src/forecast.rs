@@ -12,7 +12,7 @@ use crate::{
         parameters::{Layout, LoraForm},
     },
     facts::Facts,
-    images::ImagesJob,
+    images::{ImagesJob, MASK_TENSOR, Made},
     job::Job,
     precision::Precision,
     sample::SampleJob,
@@ -99,13 +99,19 @@ fn text(job: &TextJob, missing: &[usize]) -> Result<Forecast, StageError> {
 
 fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
     one_each(missing, |index| {
-        let (placement, action) = (&job.pictures[index].placement, &job.actions[index]);
-        let (width, height) = placement.bucket;
-        let shape = vec![job.facts.geometry.channels, height as usize / 8, width as usize / 8];
-        let note = serde_json::to_string(placement).map_err(|error| StageError::Unfit(error.to_string()))?;
-        let shapes = ["mean", "log_variance"].map(|name| (name.to_owned(), shape.clone()));
-        let length = file_length(shapes, job.parameters.precision, &[("placement".to_owned(), note)].into())?;
-        Ok(of_action("latents", &action.label, action, length))
+        let (picture, action) = (&job.pictures[index], &job.actions[index]);
+        let (width, height) = picture.placement.bucket;
+        let cells = [height as usize / 8, width as usize / 8];
+        let length = if picture.made == Made::Latents {
+            let shape = [&[job.facts.geometry.channels][..], &cells].concat();
+            let note =
+                serde_json::to_string(&picture.placement).map_err(|error| StageError::Unfit(error.to_string()))?;
+            let shapes = ["mean", "log_variance"].map(|name| (name.to_owned(), shape.clone()));
+            file_length(shapes, job.parameters.precision, &[("placement".to_owned(), note)].into())?
+        } else {
+            file_length([(MASK_TENSOR.to_owned(), cells.to_vec())], Precision::F32, &BTreeMap::new())?
+        };
+        Ok(of_action(picture.role(), &action.label, action, length))
     })
 }
 
@@ -134,7 +140,8 @@ fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
         }
         outputs
     });
-    let saves = u64::from(job.parameters.save_every) < job.steps_per_epoch();
+    // How often is a matter of time.
+    let saves = missing.len() > 1 || u64::from(job.parameters.save_every) < job.steps_per_epoch();
     // At the worst moment two unfinished states lie there, and the finished one does not yet.
     Ok(Forecast { outputs: outputs.collect(), passing: if saves { state + losses } else { 0 } })
 }

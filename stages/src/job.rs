@@ -15,6 +15,7 @@ use sd3pipe_cache::{Key, Output, Store};
 
 /// A stage with its actions.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them")]
 pub enum Job {
     /// Encoding texts.
     Text(TextJob),

@@ -10,6 +10,7 @@ use std::fmt;
 
 /// A stage's kind with its parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them")]
 pub enum Stage {
     /// Finds the images and reads their captions.
     Captions(Captions),
@@ -136,6 +137,15 @@ impl Stage {
         }
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
+            Self::Captions(_) => &[
+                ("lines", json!("First")),
+                ("wildcards", Value::Null),
+                ("shuffle.keep_tokens_separator", json!("")),
+                ("shuffle.secondary_separator", json!("")),
+                ("shuffle.tag_dropout", json!(0.0)),
+                ("shuffle.reorder", json!(true)),
+            ][..],
+            Self::EncodeImages(_) => &[("further_resolutions", json!([]))][..],
             Self::Train(_) => &[
                 ("method", json!("Full")),
                 ("target", json!("Velocity")),
@@ -144,6 +154,7 @@ impl Stage {
                 ("min_timestep", json!(0)),
                 ("max_timestep", json!(1000)),
                 ("stratified", json!(false)),
+                ("prior_loss_weight", json!(1.0)),
                 ("schedule.Cosine.minimum_ratio", json!(0.0)),
                 ("weights", json!("F32")),
                 ("groups", json!([])),
@@ -194,6 +205,25 @@ mod tests {
         let from = |path: &str| of(Method::LoRA(Lora { from: Some(path.into()), ..Lora::default() }));
         assert_eq!(from("a"), from("b"));
         assert_eq!(from("a")["method"]["LoRA"]["rank"], json!(16));
+    }
+
+    #[test]
+    fn what_was_added_to_captions_and_images_is_in_their_keys_only_when_it_is_used() {
+        let captions = |settings: &str| Stage::Captions(ron::from_str(settings).unwrap()).parameters().unwrap();
+        let first = json!({
+            "missing": "Error", "prefix": "", "suffix": "", "separator": ",", "extensions": ["txt", "caption"],
+            "shuffle": {"variants": 8, "keep_tokens": 0}
+        });
+        assert_eq!(captions("(data: [(path: \"x\", weight: 2.0)], shuffle: Some(()))"), first);
+        for settings in ["lines: All", "wildcards: Some(())", "shuffle: Some((tag_dropout: 0.1))"] {
+            assert_ne!(captions(&format!("({settings})")), captions("()"), "{settings}");
+        }
+        let images = |settings: &str| Stage::EncodeImages(ron::from_str(settings).unwrap()).parameters().unwrap();
+        assert_eq!(
+            images("()").as_object().unwrap().keys().collect::<Vec<_>>(),
+            ["buckets", "precision", "resolution"]
+        );
+        assert_eq!(images("(further_resolutions: [512])")["further_resolutions"], json!([512]));
     }
 
     #[test]

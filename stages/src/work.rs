@@ -98,6 +98,12 @@ impl<'w> Work<'w> {
         self.publish_quietly(action, outputs, seconds)
     }
 
+    /// Records an action as done with the next [`flush`](Self::flush) and not before, together with all that are held.
+    pub fn hold(&mut self, action: &Action, outputs: Vec<Output>, seconds: f64) {
+        self.executed.push(action.label.clone());
+        self.waiting.push(action.record(outputs, seconds));
+    }
+
     /// Records what was made on the way to an action, and is kept for others: a prompt's encoding.
     pub fn publish_quietly(&mut self, action: &Action, outputs: Vec<Output>, seconds: f64) -> Result<(), StageError> {
         if self.waiting.is_empty() {

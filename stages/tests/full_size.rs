@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use safetensors::{Dtype, View};
-use sd3pipe_stages::checkpoint::{Component, ComponentSource, MmditGeometry, expected_names, mmdit_names};
+use sd3pipe_stages::checkpoint::{Component, ComponentSource, MmditModel, expected_names, mmdit_names};
 use sd3pipe_stages::nn::{T5, load};
 use sd3pipe_stages::tensors::write_file;
 
@@ -148,18 +148,6 @@ fn write_model(path: &Path, names: &Names) {
 }
 
 fn sd3_medium() -> Names {
-    let geometry = MmditGeometry {
-        depth: 24,
-        width: 1536,
-        heads: 24,
-        qk_norm: false,
-        dual_attention: Vec::new(),
-        position_grid: 192,
-        context_width: 4096,
-        pooled_width: 2048,
-        patch: 2,
-        channels: 16,
-    };
     let widths = [128, 256, 512, 512];
     let level = |name: &str, blocks: usize| {
         let (level, rest) = name.split_once('.')?;
@@ -178,7 +166,7 @@ fn sd3_medium() -> Names {
         _ => level(name.strip_prefix("up.")?, 3),
     };
     let networks = [
-        (Component::Mmdit, mmdit_names(&geometry)),
+        (Component::Mmdit, mmdit_names(&MmditModel::Sd3Medium.geometry().unwrap())),
         (Component::VaeEncoder, expected_names(Component::VaeEncoder, &encoder).unwrap()),
         (Component::VaeDecoder, expected_names(Component::VaeDecoder, &decoder).unwrap()),
     ];

@@ -20,7 +20,7 @@ use sd3pipe_stages::export::{
 };
 use sd3pipe_stages::facts::{Facts, Located, TokenizerFacts};
 use sd3pipe_stages::images::parameters::{Buckets, EncodeImages, Resolution};
-use sd3pipe_stages::images::{self, ImagesJob, Latents};
+use sd3pipe_stages::images::{self, Files, ImagesJob, Latents};
 use sd3pipe_stages::job::Job;
 use sd3pipe_stages::precision::Precision;
 use sd3pipe_stages::sample::{self, SampleJob, parameters::Sample};
@@ -133,7 +133,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
 }
 
 /// The pictures by formula, and the items that captions would make of them.
-fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, std::path::PathBuf>) {
+fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, Files>) {
     let made = settings.items.iter().map(|(id, (repeats, texts, width, height))| {
         let bytes = uniform(&format!("picture {id}"), (width * height * 3) as usize);
         let bytes = bytes.into_iter().map(|value| ((value + 1.0) * 128.0) as u8).collect();
@@ -141,7 +141,9 @@ fn items(folder: &Path, settings: &Settings) -> (Vec<Item>, BTreeMap<String, std
         image::RgbImage::from_raw(*width, *height, bytes).unwrap().save(&path).unwrap();
         let digest = Digest::of(&std::fs::read(&path).unwrap()).to_string();
         let (id, texts) = (id.clone(), texts.clone());
-        (Item { id: id.clone(), image: digest, width: *width, height: *height, repeats: *repeats, texts }, (id, path))
+        let (image, (width, height), repeats) = (digest, (*width, *height), *repeats);
+        let files = Files { image: path, mask: None };
+        (Item { id: id.clone(), image, width, height, repeats, texts, ..Item::default() }, (id, files))
     });
     made.unzip()
 }

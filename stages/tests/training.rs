@@ -10,10 +10,11 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use golden::{Golden, PROBES, distance, sketch, uniform, values, weight};
 use sd3pipe_stages::adapter::{
     self,
-    parameters::{Lora, Target},
+    parameters::{Layers, Lora},
 };
 use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE};
 use sd3pipe_stages::error::StageError;
+use sd3pipe_stages::images::Mask;
 use sd3pipe_stages::nn::{Mmdit, PositionCrop, Weight, Weights};
 use sd3pipe_stages::precision::Precision;
 use sd3pipe_stages::tensors::Array;
@@ -127,7 +128,7 @@ fn train_all(form: &str) {
 fn adapter(golden: &Golden, lora: Lora) -> State {
     let (scale, shapes): (f32, BTreeMap<String, Vec<usize>>) = (golden.config("scale"), golden.config("adapter"));
     let geometry = MmditGeometry::of(|name| golden.shapes.get(name).cloned()).unwrap();
-    let targets = Target::BLOCKS.into_iter().chain([Target::Embedders, Target::FinalLayer]).collect();
+    let targets = Layers::BLOCKS.into_iter().chain([Layers::Embedders, Layers::FinalLayer]).collect();
     let lora = Lora { rank: 4, alpha: Some(6.0), targets, ..lora };
     let places = adapter::places(&lora, &geometry).unwrap();
     assert!(places.iter().all(|place| place.scale == scale));
@@ -346,4 +347,42 @@ fn latents_of_two_sizes_are_refused_in_one_batch() {
     assert_eq!(make(&[sample(2), sample(2)]).unwrap().len(), 2);
     assert!(make(&[sample(2), sample(4)]).unwrap_err().to_string().contains("in one batch"));
     assert!(make(&[]).is_err());
+}
+
+#[test]
+fn what_is_masked_has_no_gradient_and_each_sample_counts_for_itself() {
+    const CELLS: usize = 8;
+    let place = (&Device::flex(), DType::F32);
+    let half = |first: f32, last: f32| {
+        let values = (0..CELLS).map(|cell| if cell < CELLS / 2 { first } else { last }).collect();
+        Some(Mask { cells: Array { shape: vec![2, 4], values } })
+    };
+    let measured = |counts: &[(f64, Option<Mask>)]| {
+        let mut batch = batch("counts", (2, 2, 4));
+        batch.count(counts).unwrap();
+        let velocity = TensorData::new(uniform("velocity", 2 * 16 * CELLS), [2, 16, 2, 4]);
+        let velocity = Tensor::<4>::from_data(velocity, place).autodiff().require_grad();
+        let loss = batch.losses(velocity.clone()).mean();
+        let all = loss.clone().backward();
+        (values(loss.inner())[0], values(velocity.grad(&all).unwrap()))
+    };
+    let (loss, plain) = measured(&[(1.0, None), (1.0, None)]);
+    assert!(plain.iter().all(|value| *value != 0.0));
+    // To the bit what it is without.
+    assert_eq!(measured(&[(1.0, half(1.0, 1.0)), (1.0, None)]), (loss, plain.clone()));
+
+    let (_, masked) = measured(&[(1.0, half(0.0, 1.0)), (0.5, None)]);
+    let (first, second) = masked.split_at(16 * CELLS);
+    for (index, (found, plain)) in first.iter().zip(&plain).enumerate() {
+        // The other half counts as much as the whole.
+        let expected = if index % CELLS < CELLS / 2 { 0.0 } else { plain * 2.0 };
+        assert_eq!(*found, expected, "value {index}");
+    }
+    // Neither the neighbour's mask nor its size of learning matters.
+    assert!(second.iter().zip(&plain[16 * CELLS..]).all(|(found, plain)| *found == plain * 0.5));
+    let (_, grey) = measured(&[(1.0, half(0.25, 0.25)), (1.0, None)]);
+    assert_eq!(grey, plain, "only a mask's shape counts");
+
+    let mut misfit = batch("counts", (1, 2, 2));
+    assert!(misfit.count(&[(1.0, half(1.0, 1.0))]).unwrap_err().to_string().contains("has not the size"));
 }

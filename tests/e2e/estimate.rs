@@ -23,10 +23,6 @@ fn written(space: &TestSpace) -> [u64; 2] {
 fn foretells(space: &TestSpace, arguments: &[&str], more: f64) {
     let before = written(space);
     let planned = planned(space, arguments);
-    eprintln!("{}", space.call(&[&["plan", "test.ron", "--bytes"], arguments].concat()).stdout);
-    for (p, b) in space.files("out") {
-        eprintln!("{} {}", p.display(), b.len());
-    }
     space.run_with(arguments).succeeds();
     let after = written(space);
     for (place, (planned, (before, after))) in ["store", "out"].iter().zip(planned.iter().zip(before.iter().zip(after)))
@@ -59,6 +55,16 @@ fn a_plan_foretells_the_bytes_of_a_first_run_and_of_edits() {
     assert!((after[0] - before[0]..=(after[0] - before[0]) * 101 / 100).contains(&store));
     assert_eq!((after[1], out), (before[1], after[1]), "three checkpoints are written over three of the same size");
     assert_eq!(planned(&space, &UNTIL_EXPORT), [0, 0]);
+}
+
+#[test]
+fn mirrored_latents_masks_and_further_sizes_are_foretold() {
+    let space = TestSpace::small();
+    space.run_with(&["--until", "latents"]).succeeds();
+    // Masks of nothing are alike, and are counted as if they were not.
+    let data = "captions.data=[(path: \"photos\", flip: true, masks: Alpha)]";
+    let further = "latents.further_resolutions=[96]";
+    foretells(&space, &["--set", data, "--set", further, "--until", "latents"], 1.05);
 }
 
 #[test]

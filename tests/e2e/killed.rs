@@ -110,6 +110,24 @@ fn a_run_that_is_killed_at_a_random_moment_goes_on_to_the_same_bytes() {
     assert!(kills >= 40, "{kills}");
 }
 
+/// Epochs that take no ten seconds are recorded together, and no state is saved between them.
+#[test]
+fn a_training_of_short_epochs_that_is_killed_goes_on_to_the_same_bytes() {
+    let lab = Lab::new(&[Scenario::Fresh]);
+    let kills = spread(lab.steps(Scenario::Fresh).len(), 24).into_iter();
+    let cases: Vec<_> = kills.map(|n| (Scenario::Fresh, format!("kill@*:{n}"))).collect();
+    let saved = Mutex::new(0);
+    lab.each(&cases, |space, scenario, fault| {
+        space.edit("test.ron", "save_every: 1", "save_every: 1000");
+        run_with_fault(space, fault);
+        *saved.lock().expect("a count") += usize::from(!space.files(".sd3pipe/work").is_empty());
+        lab.goes_on(space, scenario, fault);
+    });
+    // Some, if the machine is very slow.
+    let saved = saved.into_inner().expect("a count");
+    assert!(saved * 4 < cases.len(), "{saved} of {} kills left a state", cases.len());
+}
+
 fn start(space: &TestSpace, arguments: &[&str], fault: &str) -> Child {
     let mut command = space.command(&[&["run", "test.ron"], arguments].concat());
     if !fault.is_empty() {

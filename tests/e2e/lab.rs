@@ -1,6 +1,6 @@
 //! A place to break runs in: small pipelines in known states, a fault in one run, and what must hold after it.
 //!
-//! The program that tests run has the feature `faults` of the cache (cache/src/faults.rs): every step towards the disk has a
+//! The program that tests run has the feature `faults` of the cache (cache/src/injection.rs): every step towards the disk has a
 //! name, and `SD3PIPE_FAULT` has the program killed or failed there.
 
 use crate::space::{Outcome, TestSpace};
@@ -214,8 +214,6 @@ impl Lab {
             .flat_map(|folder| fs::read_dir(space.path(".sd3pipe").join(folder)).expect("a folder of the store"))
             .map(|entry| entry.expect("an entry").path())
             .filter(|path| !KEPT_LOCKS.iter().any(|name| path.ends_with(name)))
-            // A collection removes those of killed runs.
-            .filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("run-")))
             .collect();
         assert!(left.is_empty(), "{scenario:?}, {why}: left behind: {left:?}");
         whole(space, Scenario::Fresh, why);
@@ -282,6 +280,7 @@ fn leave_behind(space: &TestSpace) {
     space.write(".sd3pipe/tmp/4711-0", "half of");
     space.write(".sd3pipe/tmp/4711-1/part", "half of");
     space.write(".sd3pipe/locks/making-4711-0", "4711: sd3pipe run gone.ron\n");
+    space.write(".sd3pipe/locks/run-4711", "");
     space.write(LEFT_COPY, "half of");
     space.remove("out/test/checkpoints/test-epoch-0001.safetensors");
 }

@@ -3,6 +3,7 @@
 mod beside;
 mod collect;
 mod damage;
+mod data;
 mod denied;
 mod edits;
 mod estimate;

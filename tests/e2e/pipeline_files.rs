@@ -45,6 +45,20 @@ fn an_unknown_kind_of_stage_is_shown_with_a_suggestion() {
 }
 
 #[test]
+fn a_some_around_brackets_is_to_be_left_out() {
+    for (written, said) in
+        [("Some((step: 16))", "`buckets`: Expected identifier"), ("Some(Buckets(step: 16))", "unknown field `Buckets`")]
+    {
+        let shown = message("buckets: (step: 16)", &format!("buckets: {written}"));
+        for said in [said, "test.ron:14:", "hint: leave out `Some`"] {
+            assert!(shown.contains(said), "not said: {said}\n{shown}");
+        }
+    }
+    let shown = message("buckets: (step: 16)", "buckets: Some(stop: 16)");
+    assert!(shown.contains("did you mean `step`?"), "{shown}");
+}
+
+#[test]
 fn a_missing_field_is_named() {
     let shown = message("checkpoint: \"model/sd3_tiny.safetensors\",", "");
     for said in ["`checkpoint` is missing in `Model`", "add `checkpoint: …`", "test.ron:3:"] {
@@ -231,11 +245,11 @@ fn the_demo_is_right_where_it_lies() {
 #[test]
 fn the_shipped_examples_run_through() {
     let folder = repository().join("pipelines");
-    let files = std::fs::read_dir(&folder).unwrap().filter_map(|entry| Some(entry.unwrap().path()));
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let examples: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "ron") && !path.ends_with("demo.ron"))
         .collect();
-    assert!(examples.len() >= 4, "{examples:?}");
+    assert!(examples.len() >= 5, "{examples:?}");
     for path in examples {
         let space = TestSpace::small();
         for (model, names) in [
@@ -247,6 +261,8 @@ fn the_shipped_examples_run_through() {
         ] {
             names.iter().for_each(|name| space.write(&format!("models/{name}"), space.read(&format!("model/{model}"))));
         }
+        space.picture("class/fig.png", (64, 64), 9);
+        space.write("class/fig.txt", "a {ripe|green} fig");
         let name = path.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         space.write(name, &text);

@@ -18,7 +18,7 @@ pub enum Method {
     LoRA(Lora),
 }
 
-/// A low-rank adapter of the MMDiT. The text encoders get none: training reads their outputs, which are cached.
+/// How an adapter is made. The text encoders get none: training reads their outputs, which are cached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
@@ -28,9 +28,9 @@ pub struct Lora {
     /// needs no other learning rate.
     pub alpha: Option<f64>,
     /// The kinds of layers that get an adapter. All layers of the joint blocks, as in sd-scripts, when left out.
-    pub targets: BTreeSet<Target>,
+    pub targets: BTreeSet<Layers>,
     /// Ranks of kinds of layers that differ from `rank`: `{ImageModulation: 4}`.
-    pub ranks: BTreeMap<Target, u32>,
+    pub ranks: BTreeMap<Layers, u32>,
     /// The joint blocks that get an adapter, counted from 0: `"0-11,23"`. All of them when left out.
     pub blocks: Option<String>,
     /// Gives queries, keys and values an adapter each, as diffusers does. Otherwise the three share the half that reads, as in
@@ -42,7 +42,8 @@ pub struct Lora {
     /// Trains the length of each row of a weight apart from its direction (DoRA, Liu et al. 2024, arXiv:2402.09353, as PEFT
     /// has it). Learns more like a full fine-tuning does at small ranks; each step takes longer.
     pub dora: bool,
-    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form. Its content is in the key, its path is not.
+    /// Goes on from an adapter in a file, in sd-scripts' or in diffusers' form; without one it begins with no effect. Its content is in
+    /// the key, its path is not.
     pub from: Option<PathBuf>,
 }
 
@@ -51,7 +52,7 @@ impl Default for Lora {
         Self {
             rank: 16,
             alpha: None,
-            targets: Target::BLOCKS.into(),
+            targets: Layers::BLOCKS.into(),
             ranks: BTreeMap::new(),
             blocks: None,
             split_qkv: false,
@@ -64,7 +65,7 @@ impl Default for Lora {
 
 /// A kind of layers. The image's queries, keys, values and outputs are those of the second attention too, where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Target {
+pub enum Layers {
     /// The queries of image tokens.
     ImageQuery,
     /// The keys of image tokens.
@@ -95,7 +96,7 @@ pub enum Target {
     FinalLayer,
 }
 
-impl Target {
+impl Layers {
     /// All that lie in joint blocks.
     pub const BLOCKS: [Self; 12] = [
         Self::ImageQuery,
@@ -145,15 +146,15 @@ impl Lora {
         if let Some(target) = self.ranks.keys().find(|target| !self.targets.contains(target)) {
             add("ranks", format!("{target:?} is not among the targets: its rank has no effect"), "add it to `targets`");
         }
-        let of = |targets: &[Target]| targets.iter().all(|target| self.targets.contains(target));
-        let whole = of(&[Target::ImageQuery, Target::ImageKey, Target::ImageValue])
-            || of(&[Target::TextQuery, Target::TextKey, Target::TextValue]);
+        let of = |targets: &[Layers]| targets.iter().all(|target| self.targets.contains(target));
+        let whole = of(&[Layers::ImageQuery, Layers::ImageKey, Layers::ImageValue])
+            || of(&[Layers::TextQuery, Layers::TextKey, Layers::TextValue]);
         if self.split_qkv && !whole {
             add("split_qkv", "has no effect: the targets are apart anyway".to_owned(), "leave it out");
         }
         match self.chosen_blocks() {
             Err(reason) => add("blocks", reason, "blocks: \"0-11,23\", say"),
-            Ok(Some(_)) if !self.targets.iter().any(|target| Target::BLOCKS.contains(target)) => {
+            Ok(Some(_)) if !self.targets.iter().any(|target| Layers::BLOCKS.contains(target)) => {
                 add("blocks", "has no effect: no target lies in a block".to_owned(), "leave it out");
             }
             Ok(_) => {}
@@ -180,7 +181,7 @@ impl Lora {
     }
 
     /// The rank of a kind of layers; none when it gets no adapter.
-    pub fn rank_of(&self, target: Target) -> Option<u32> {
+    pub fn rank_of(&self, target: Layers) -> Option<u32> {
         self.targets.contains(&target).then(|| self.ranks.get(&target).copied().unwrap_or(self.rank))
     }
 }
@@ -206,12 +207,12 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_a_problem() {
         assert!(Lora::default().problems().is_empty());
-        let only = |targets: &[Target]| Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
-        let lora = Lora { ranks: [(Target::Embedders, 4)].into(), ..Lora::default() };
+        let only = |targets: &[Layers]| Lora { targets: targets.iter().copied().collect(), ..Lora::default() };
+        let lora = Lora { ranks: [(Layers::Embedders, 4)].into(), ..Lora::default() };
         assert_eq!(fields(&lora), ["method.ranks"]);
-        let lora = Lora { split_qkv: true, ..only(&[Target::ImageQuery, Target::TextKey]) };
+        let lora = Lora { split_qkv: true, ..only(&[Layers::ImageQuery, Layers::TextKey]) };
         assert_eq!(fields(&lora), ["method.split_qkv"]);
-        let lora = Lora { blocks: Some("0".into()), ..only(&[Target::FinalLayer]) };
+        let lora = Lora { blocks: Some("0".into()), ..only(&[Layers::FinalLayer]) };
         assert_eq!(fields(&lora), ["method.blocks"]);
         assert_eq!(fields(&only(&[])), ["method.targets"]);
         let lora = Lora { rank: 0, alpha: Some(0.0), dropout: 1.0, ..Lora::default() };

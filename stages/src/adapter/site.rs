@@ -2,7 +2,7 @@
 
 use super::{
     AdapterError, DOWN, MAGNITUDE, UP,
-    parameters::{Lora, Target},
+    parameters::{Layers, Lora},
 };
 use crate::checkpoint::{MmditGeometry, POSITION_TABLE, mmdit_names};
 use std::{collections::BTreeMap, fmt};
@@ -116,8 +116,8 @@ pub fn places(lora: &Lora, geometry: &MmditGeometry) -> Result<Vec<Place>, Adapt
 }
 
 /// The block that a layer lies in, and its kind: one, or those of its three thirds.
-fn kind(layer: &str) -> (Option<usize>, [Option<Target>; 3]) {
-    use Target::*;
+fn kind(layer: &str) -> (Option<usize>, [Option<Layers>; 3]) {
+    use Layers::*;
     let one = |target| [Some(target), None, None];
     let Some((block, rest)) = layer.strip_prefix("joint_blocks.").and_then(|layer| layer.split_once('.')) else {
         return (None, one(if layer.starts_with("final_layer") { FinalLayer } else { Embedders }));
@@ -178,27 +178,27 @@ pub(super) mod tests {
     #[test]
     fn targets_and_blocks_choose_layers() {
         let geometry = geometry(3, 64, &[0]);
-        let lora = |targets: &[Target], blocks: Option<&str>| Lora {
+        let lora = |targets: &[Layers], blocks: Option<&str>| Lora {
             targets: targets.iter().copied().collect(),
             blocks: blocks.map(str::to_owned),
             ..Lora::default()
         };
-        let found = sites(&lora(&[Target::TextOutput, Target::FinalLayer], Some("1-2")), &geometry);
+        let found = sites(&lora(&[Layers::TextOutput, Layers::FinalLayer], Some("1-2")), &geometry);
         assert_eq!(
             found,
             ["final_layer.adaLN_modulation.1", "final_layer.linear", "joint_blocks.1.context_block.attn.proj"]
         );
-        let found = sites(&lora(&[Target::ImageQuery, Target::ImageValue], Some("0")), &geometry);
+        let found = sites(&lora(&[Layers::ImageQuery, Layers::ImageValue], Some("0")), &geometry);
         let block = "joint_blocks.0.x_block";
         assert_eq!(
             found,
             ["attn.qkv.q", "attn.qkv.v", "attn2.qkv.q", "attn2.qkv.v"].map(|part| format!("{block}.{part}"))
         );
-        let all = lora(&[Target::TextQuery, Target::TextKey, Target::TextValue], Some("2"));
+        let all = lora(&[Layers::TextQuery, Layers::TextKey, Layers::TextValue], Some("2"));
         assert_eq!(sites(&all, &geometry), ["joint_blocks.2.context_block.attn.qkv"]);
         assert_eq!(sites(&Lora { split_qkv: true, ..all.clone() }, &geometry).len(), 3);
-        assert_eq!(sites(&Lora { ranks: [(Target::TextKey, 4)].into(), ..all }, &geometry).len(), 3);
-        assert_eq!(sites(&lora(&[Target::Embedders], None), &geometry).len(), 6);
+        assert_eq!(sites(&Lora { ranks: [(Layers::TextKey, 4)].into(), ..all }, &geometry).len(), 3);
+        assert_eq!(sites(&lora(&[Layers::Embedders], None), &geometry).len(), 6);
     }
 
     #[test]
@@ -206,7 +206,7 @@ pub(super) mod tests {
         let geometry = geometry(3, 64, &[]);
         let lora = Lora { blocks: Some("1-3".into()), ..Lora::default() };
         assert!(places(&lora, &geometry).unwrap_err().to_string().contains("no block 3"));
-        let lora = Lora { blocks: Some("2".into()), targets: [Target::TextOutput].into(), ..Lora::default() };
+        let lora = Lora { blocks: Some("2".into()), targets: [Layers::TextOutput].into(), ..Lora::default() };
         assert!(places(&lora, &geometry).unwrap_err().to_string().contains("no layer"));
     }
 }

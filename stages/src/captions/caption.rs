@@ -1,8 +1,5 @@
-//! A caption: from the bytes of its file to the texts that are encoded.
+//! A caption, from the bytes of its file.
 
-use super::parameters::Shuffle;
-use crate::random::Draws;
-use std::collections::HashSet;
 use thiserror::Error;
 
 /// Why the bytes of a caption file are not a caption.
@@ -19,7 +16,13 @@ pub enum CaptionFault {
     /// The file is longer than any caption.
     #[error("has more than {LONGEST} bytes, of which the encoders read a few hundred words")]
     TooLong,
+    /// Every line is a caption, and these are more than anybody writes for an image.
+    #[error("has more than {MOST_LINES} lines, each of which would be a caption of its own")]
+    TooManyLines,
 }
+
+/// Lines at most of a file each of whose lines is a caption.
+pub const MOST_LINES: usize = 256;
 
 /// Bytes of a caption file at most: twenty times what T5 reads of a text at its longest.
 pub const LONGEST: usize = 1 << 16;
@@ -45,6 +48,15 @@ pub fn further_lines(bytes: &[u8]) -> Result<usize, CaptionFault> {
     Ok(lines(decode(bytes)?).skip(1).count())
 }
 
+/// Every line that is not blank, without white space around it: each a caption, as [`normalise`] gives the first.
+///
+/// # Errors
+/// As [`normalise`], and if there are more than [`MOST_LINES`].
+pub fn all_lines(bytes: &[u8]) -> Result<Vec<String>, CaptionFault> {
+    let all: Vec<String> = lines(decode(bytes)?).map(str::to_owned).collect();
+    if all.len() > MOST_LINES { Err(CaptionFault::TooManyLines) } else { Ok(all) }
+}
+
 fn decode(bytes: &[u8]) -> Result<&str, CaptionFault> {
     if bytes.len() > LONGEST {
         return Err(CaptionFault::TooLong);
@@ -63,40 +75,6 @@ fn ends_line(bytes: &[u8], at: usize, byte: u8) -> bool {
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty())
-}
-
-/// `prefix + " " + caption + " " + suffix`, of the parts that are not empty (sd-scripts' `process_caption`, its first step).
-pub fn compose(caption: &str, prefix: &str, suffix: &str) -> String {
-    let parts: Vec<&str> = [prefix, caption, suffix].into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join(" ")
-}
-
-/// The captions that are made of one: itself without `shuffle`; with it, as many shuffles of its tags as `variants` says,
-/// in the order in which they were drawn, equal ones once.
-///
-/// Tags are what stands between separators, trimmed; empty ones are left out. The first `keep_tokens` stay in front. The
-/// tags are joined by `", "` if the separator is `","`, and by the separator as it is if it is another one.
-///
-/// Variant `i` is a function of the caption and `i` alone, so that asking for more variants keeps those that there are, and
-/// neither an item's name nor other captions have a say in it.
-pub fn variants(caption: &str, separator: &str, shuffle: Option<&Shuffle>) -> Vec<String> {
-    let Some(shuffle) = shuffle else {
-        return vec![caption.to_owned()];
-    };
-    let tags: Vec<&str> = caption.split(separator).map(str::trim).filter(|tag| !tag.is_empty()).collect();
-    let kept = tags.len().min(shuffle.keep_tokens as usize);
-    let joint = if separator == "," { ", " } else { separator };
-    let mut seen = HashSet::new();
-    let mut texts = Vec::new();
-    for variant in 0..shuffle.variants {
-        let mut order = tags.clone();
-        Draws::new(0, "caption variants", u64::from(variant), caption).shuffle(&mut order[kept..]);
-        let text = order.join(joint);
-        if seen.insert(text.clone()) {
-            texts.push(text);
-        }
-    }
-    texts
 }
 
 #[cfg(test)]
@@ -128,6 +106,15 @@ mod tests {
     }
 
     #[test]
+    fn every_line_that_is_not_blank_can_be_a_caption() {
+        assert_eq!(all_lines(b"\n a dog\r\n\n\t\na cat \rboth").unwrap(), ["a dog", "a cat", "both"]);
+        assert!(all_lines(b" \n").unwrap().is_empty());
+        assert_eq!(all_lines(&b"a\n".repeat(MOST_LINES)).unwrap().len(), MOST_LINES);
+        assert_eq!(all_lines(&b"a\n".repeat(MOST_LINES + 1)), Err(CaptionFault::TooManyLines));
+        assert_eq!(all_lines(b"a\n\xff"), Err(CaptionFault::NotUtf8 { line: 2, offset: 2 }));
+    }
+
+    #[test]
     fn a_wrong_byte_is_named_by_line_and_offset() {
         assert_eq!(normalise(b"caf\xe9"), Err(CaptionFault::NotUtf8 { line: 1, offset: 3 }));
         assert_eq!(normalise(b"a\r\nb\nc\rd \xff"), Err(CaptionFault::NotUtf8 { line: 4, offset: 9 }));
@@ -140,65 +127,5 @@ mod tests {
     fn a_file_that_is_no_caption_by_its_length_is_refused() {
         assert_eq!(normalise(&[b'a'; LONGEST]).unwrap().len(), LONGEST);
         assert_eq!(normalise(&[b'a'; LONGEST + 1]), Err(CaptionFault::TooLong));
-    }
-
-    #[test]
-    fn prefix_and_suffix_have_a_space_only_beside_something() {
-        assert_eq!(compose("a dog", "photo of", "at dusk"), "photo of a dog at dusk");
-        assert_eq!(compose("a dog", "", ""), "a dog");
-        assert_eq!(compose("", "photo", ""), "photo");
-        assert_eq!(compose("", "", ""), "");
-    }
-
-    #[test]
-    fn without_shuffle_a_caption_is_left_alone() {
-        assert_eq!(variants("a,  b,,c", ",", None), ["a,  b,,c"]);
-    }
-
-    #[test]
-    fn variants_are_pinned_for_ever() {
-        let shuffle = Shuffle { variants: 3, keep_tokens: 1 };
-        let texts = variants("sks style, lighthouse, dusk, sea, rocks", ",", Some(&shuffle));
-        let expected = [
-            "sks style, lighthouse, sea, dusk, rocks",
-            "sks style, rocks, lighthouse, dusk, sea",
-            "sks style, sea, lighthouse, rocks, dusk",
-        ];
-        assert_eq!(texts, expected);
-    }
-
-    #[test]
-    fn kept_tags_stay_in_front_and_no_tag_is_lost() {
-        let shuffle = Shuffle { variants: 20, keep_tokens: 2 };
-        let texts = variants("one,two , a,b,,c,d", ",", Some(&shuffle));
-        assert!(texts.len() > 10);
-        for text in &texts {
-            assert!(text.starts_with("one, two, "), "{text}");
-            let mut tags: Vec<&str> = text.split(", ").collect();
-            tags.sort_unstable();
-            assert_eq!(tags, ["a", "b", "c", "d", "one", "two"]);
-        }
-    }
-
-    #[test]
-    fn more_variants_begin_with_the_fewer() {
-        let texts = |count| variants("a,b,c,d,e", ",", Some(&Shuffle { variants: count, keep_tokens: 0 }));
-        assert_eq!(texts(16)[..4], texts(4));
-    }
-
-    #[test]
-    fn equal_variants_appear_once() {
-        let shuffle = Shuffle { variants: 50, keep_tokens: 0 };
-        assert_eq!(variants("a,b", ",", Some(&shuffle)).len(), 2);
-        assert_eq!(variants("a sentence", ",", Some(&shuffle)), ["a sentence"]);
-        assert_eq!(variants("", ",", Some(&shuffle)), [""]);
-        assert_eq!(variants("a,b,c", ",", Some(&Shuffle { variants: 50, keep_tokens: 9 })), ["a, b, c"]);
-    }
-
-    #[test]
-    fn another_separator_joins_as_it_is_written() {
-        let shuffle = Shuffle { variants: 9, keep_tokens: 1 };
-        assert_eq!(variants("a|b", "|", Some(&shuffle)), ["a|b"]);
-        assert_eq!(variants("a ; b", " ; ", Some(&shuffle)), ["a ; b"]);
     }
 }

@@ -46,7 +46,7 @@ pub struct Sizes {
 }
 
 /// What a data set is like. Names are ids, sorted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DataReport {
     /// Images.
     pub images: usize,
@@ -56,6 +56,16 @@ pub struct DataReport {
     pub repeats: u64,
     /// The most repeats that an image has.
     pub most_repeats: u32,
+    /// Regularisation images.
+    pub regularisation: usize,
+    /// How often these are seen in an epoch, with their repeats.
+    pub regularisation_repeats: u64,
+    /// The smallest and the largest weight that images have, if they differ or are not 1.
+    pub weights: Option<(f64, f64)>,
+    /// Images with a mask.
+    pub masks: usize,
+    /// Images that are trained mirrored too.
+    pub flipped: usize,
     /// None without images.
     pub sizes: Option<Sizes>,
     /// Items without a caption file.
@@ -85,11 +95,20 @@ impl DataReport {
         }
         let mut duplicates: Vec<Vec<String>> = by_digest.into_values().filter(|ids| ids.len() > 1).collect();
         duplicates.sort_unstable();
+        let regularisation = || items.iter().filter(|item| item.regularisation);
+        let weights = items.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), item| {
+            (least.min(item.weight), most.max(item.weight))
+        });
         Self {
             images: items.len(),
             texts: texts.len(),
             repeats: items.iter().map(|item| u64::from(item.repeats)).sum(),
             most_repeats: items.iter().map(|item| item.repeats).max().unwrap_or(0),
+            regularisation: regularisation().count(),
+            regularisation_repeats: regularisation().map(|item| u64::from(item.repeats)).sum(),
+            weights: (!items.is_empty() && weights != (1.0, 1.0)).then_some(weights),
+            masks: items.iter().filter(|item| item.mask.is_some()).count(),
+            flipped: items.iter().filter(|item| item.flip).count(),
             sizes: match (sizes.first(), sizes.get(sizes.len() / 2), sizes.last()) {
                 (Some(min), Some(median), Some(max)) => Some(Sizes { min: *min, median: *median, max: *max }),
                 _ => None,
@@ -138,6 +157,18 @@ impl DataReport {
             String::new()
         };
         lines.push(("an epoch".to_owned(), format!("{} images{most}", thousands(self.repeats))));
+        if self.regularisation > 0 {
+            let (images, turns) = (thousands(self.regularisation as u64), thousands(self.regularisation_repeats));
+            lines.push(("regularisation".to_owned(), format!("{images} of the images, {turns} of an epoch")));
+        }
+        if let Some((least, most)) = self.weights {
+            lines.push(("weights in the loss".to_owned(), format!("{least} to {most}")));
+        }
+        for (label, count) in [("with a mask", self.masks), ("mirrored too", self.flipped)] {
+            if count > 0 {
+                lines.push((label.to_owned(), format!("{} of the images", thousands(count as u64))));
+            }
+        }
         if let Some(Sizes { min, median, max }) = self.sizes {
             lines.push(("sizes".to_owned(), format!("{} to {}, median {}", size(min), size(max), size(median))));
         }
@@ -188,7 +219,7 @@ fn thousands(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::items::Item;
+    use super::super::items::{Item, Mask};
     use super::*;
 
     fn item(id: &str, image: &str, size: (u32, u32), repeats: u32, texts: &[&str]) -> Item {
@@ -199,6 +230,7 @@ mod tests {
             height: size.1,
             repeats,
             texts: texts.iter().map(|text| (*text).to_owned()).collect(),
+            ..Item::default()
         }
     }
 
@@ -246,6 +278,24 @@ unused files         12: 00.md, 01.md, 02.md, 03.md, 04.md and 7 more
 over 77 CLIP tokens  1: c.png (96)
 over 20 T5 tokens    1: c.png (32)
 unknown to T5        1: d.png (1)";
+        assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn what_is_special_about_images_is_counted() {
+        let plain = item("a.png", "01", (640, 480), 4, &["a dog"]);
+        let class = Item { regularisation: true, weight: 0.5, ..item("b.png", "02", (640, 480), 3, &["a dog"]) };
+        let items = Items::from(vec![plain, Item { flip: true, mask: Some(Mask::Alpha), ..class }]);
+        let report = DataReport::new(&Made { items, ..Made::default() }, &Scan::default());
+        let expected = "\
+images               2
+texts                1 different
+an epoch             7 images, one image up to 4 times
+regularisation       1 of the images, 3 of an epoch
+weights in the loss  0.5 to 1
+with a mask          1 of the images
+mirrored too         1 of the images
+sizes                640 × 480 (0.31 MP) to 640 × 480 (0.31 MP), median 640 × 480 (0.31 MP)";
         assert_eq!(report.to_string(), expected);
     }
 

@@ -1,8 +1,8 @@
 //! Walks the folders of the data: which images there are, and which caption file belongs to each.
 
 use super::error::{CaptionsError, ScanFault};
-use super::parameters::{Captions, Dataset};
-use std::collections::{BTreeMap, HashMap};
+use super::parameters::{Captions, Dataset, Masks};
+use std::collections::{BTreeMap, HashMap, HashSet, btree_map::Entry};
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,10 @@ pub struct Found {
     pub image_metadata: Metadata,
     /// Of the caption file, taken during the walk.
     pub caption_metadata: Option<Metadata>,
+    /// The file with its mask, if there is one, and what the walk found out about it.
+    pub mask: Option<(PathBuf, Metadata)>,
+    /// The dataset that it is of, by its place in `data`.
+    pub dataset: usize,
 }
 
 /// What lies in the folders of the data.
@@ -57,6 +61,7 @@ struct File {
 ///
 /// Folders are walked to any depth, and links are followed. Files and folders whose names begin with a dot are passed over.
 /// A caption belongs to the images of its own folder that are called like it but for the ending, which may be several.
+/// So do masks, in a folder of masks, which may lie inside the dataset's: its images are none of the dataset.
 /// Every folder is listed once and every file's metadata read once; no file is opened.
 ///
 /// # Errors
@@ -67,7 +72,8 @@ pub fn walk(parameters: &Captions, root: &Path) -> Result<Scan, CaptionsError> {
     let mut owners: HashMap<String, usize> = HashMap::new();
     let mut shared: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
     for (index, dataset) in parameters.data.iter().enumerate() {
-        for found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
+        for mut found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
+            found.dataset = index;
             match owners.get(&found.id) {
                 Some(owner) => shared.entry((*owner, index)).or_default().push(found.id),
                 None => {
@@ -103,10 +109,14 @@ fn walk_dataset(
         "" => relative.to_owned(),
         name => format!("{name}/{relative}"),
     };
+    let mask_folder = match &dataset.masks {
+        Some(Masks::Folder(path)) => Some(root.join(path)),
+        _ => None,
+    };
     let mut images = Vec::new();
     // By path without its ending: the caption files with their places in `extensions`, the first place first.
     let mut captions: HashMap<String, Vec<(usize, File, bool)>> = HashMap::new();
-    for file in list(&folder, unused, &name, faults) {
+    for file in list(&folder, mask_folder.as_deref(), unused, &name, faults) {
         let (stem, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
             if file.relative.contains(char::is_control) {
@@ -127,6 +137,8 @@ fn walk_dataset(
         faults.push(ScanFault::NoImage { path: folder.clone() });
     }
 
+    let masks = mask_folder.map(|folder| walk_masks(&folder, unused, faults)).unwrap_or_default();
+    let mut used = HashSet::new();
     let mut subfolders: HashMap<String, (u32, String)> = HashMap::new();
     let mut found = Vec::with_capacity(images.len());
     for image in images {
@@ -147,8 +159,14 @@ fn walk_dataset(
             *used = true;
             &*file
         });
+        let mask = masks.get(split_extension(&image.relative).0).map(|file| {
+            used.insert(&file.path);
+            (file.path.clone(), file.metadata.clone())
+        });
         found.push(Found {
             id: name(&image.relative),
+            mask,
+            dataset: 0,
             caption: caption.map(|file| file.path.clone()),
             caption_metadata: caption.map(|file| file.metadata.clone()),
             image: image.path,
@@ -159,12 +177,35 @@ fn walk_dataset(
     }
     let without_image = captions.into_values().flatten().filter(|(_, _, used)| !used);
     unused.extend(without_image.map(|(_, file, _)| name(&file.relative)));
+    unused.extend(masks.values().filter(|file| !used.contains(&file.path)).map(|file| mask_name(&file.relative)));
     found
 }
 
-/// The files below `folder` that are not hidden, in no order.
+/// What a file in a folder of masks is called where files without use are listed.
+fn mask_name(relative: &str) -> String {
+    format!("masks/{relative}")
+}
+
+/// The images in a folder of masks by their paths without the ending; of several with one path the first by its ending.
+fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFault>) -> BTreeMap<String, File> {
+    let mut files = list(folder, None, unused, &mask_name, faults);
+    files.sort_unstable_by(|one, other| one.relative.cmp(&other.relative));
+    let mut masks = BTreeMap::new();
+    for file in files {
+        let (stem, extension) = split_extension(&file.relative);
+        let is_image = IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension));
+        match masks.entry(stem.to_owned()) {
+            Entry::Vacant(place) if is_image => drop(place.insert(file)),
+            _ => unused.push(mask_name(&file.relative)),
+        }
+    }
+    masks
+}
+
+/// The files below `folder` that are not hidden, in no order, but for those in the folder `without`.
 fn list(
     folder: &Path,
+    without: Option<&Path>,
     unused: &mut Vec<String>,
     name: &impl Fn(&str) -> String,
     faults: &mut Vec<ScanFault>,
@@ -205,6 +246,9 @@ fn list(
             continue;
         }
         if is_folder {
+            if without == Some(entry.path()) {
+                entries.skip_current_dir();
+            }
             continue;
         }
         let below = entry.path().strip_prefix(folder).unwrap_or(entry.path());

@@ -61,6 +61,30 @@ pub enum MmditModel {
     Custom,
 }
 
+impl MmditModel {
+    /// The geometry that it was released with; none of what was not released.
+    pub fn geometry(self) -> Option<MmditGeometry> {
+        let (depth, qk_norm, dual, position_grid) = match self {
+            Self::Sd3Medium => (24, false, 0, 192),
+            Self::Sd35Medium => (24, true, 13, 384),
+            Self::Sd35Large => (38, true, 0, 192),
+            Self::Custom => return None,
+        };
+        Some(MmditGeometry {
+            depth,
+            width: HEAD_WIDTH * depth,
+            heads: depth,
+            qk_norm,
+            dual_attention: (0..dual).collect(),
+            position_grid,
+            context_width: 4096,
+            pooled_width: 2048,
+            patch: 2,
+            channels: 16,
+        })
+    }
+}
+
 impl fmt::Display for MmditModel {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -170,20 +194,15 @@ impl MmditGeometry {
         HEAD_WIDTH
     }
 
-    /// The released model that has this geometry.
+    /// The released model that has this geometry. Its table of positions may have been made smaller or larger since.
     pub fn model(&self) -> MmditModel {
-        let shared = self.context_width == 4096
-            && self.pooled_width == 2048
-            && self.patch == 2
-            && self.channels == 16
-            && self.width == HEAD_WIDTH * self.depth;
-        let first_thirteen = self.dual_attention.iter().copied().eq(0..13);
-        match (shared, self.depth, self.qk_norm, self.dual_attention.is_empty()) {
-            (true, 24, false, true) => MmditModel::Sd3Medium,
-            (true, 24, true, false) if first_thirteen => MmditModel::Sd35Medium,
-            (true, 38, true, true) => MmditModel::Sd35Large,
-            _ => MmditModel::Custom,
-        }
+        let is = |model: &MmditModel| {
+            model.geometry().is_some_and(|released| Self { position_grid: self.position_grid, ..released } == *self)
+        };
+        [MmditModel::Sd3Medium, MmditModel::Sd35Medium, MmditModel::Sd35Large]
+            .into_iter()
+            .find(is)
+            .unwrap_or(MmditModel::Custom)
     }
 
     /// Whether latents of this size can go through the model.
@@ -215,26 +234,6 @@ mod tests {
     use super::super::mmdit_names;
     use super::*;
 
-    fn released(model: MmditModel) -> MmditGeometry {
-        let (depth, qk_norm, dual, position_grid) = match model {
-            MmditModel::Sd3Medium => (24, false, 0, 192),
-            MmditModel::Sd35Medium => (24, true, 13, 384),
-            _ => (38, true, 0, 192),
-        };
-        MmditGeometry {
-            depth,
-            width: 64 * depth,
-            heads: depth,
-            qk_norm,
-            dual_attention: (0..dual).collect(),
-            position_grid,
-            context_width: 4096,
-            pooled_width: 2048,
-            patch: 2,
-            channels: 16,
-        }
-    }
-
     const MODELS: [(MmditModel, &str, usize, usize); 3] = [
         (MmditModel::Sd3Medium, "sd3-medium", 491, 2_028_328_000),
         (MmditModel::Sd35Medium, "sd3.5-medium", 665, 2_243_171_520),
@@ -244,7 +243,7 @@ mod tests {
     #[test]
     fn released_models_have_the_known_number_of_tensors_and_parameters() {
         for (model, name, tensors, parameters) in MODELS {
-            let names = mmdit_names(&released(model));
+            let names = mmdit_names(&model.geometry().unwrap());
             assert_eq!(names.len(), tensors, "{name}");
             let trained = names.iter().filter(|(name, _)| name != POSITION_TABLE);
             assert_eq!(trained.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>(), parameters, "{name}");
@@ -254,7 +253,7 @@ mod tests {
     #[test]
     fn a_geometry_is_read_back_from_the_shapes_it_implies() {
         for (model, name, ..) in MODELS {
-            let geometry = released(model);
+            let geometry = model.geometry().unwrap();
             let shapes: BTreeMap<_, _> = mmdit_names(&geometry).into_iter().collect();
             let read = MmditGeometry::of(|name| shapes.get(name).cloned()).unwrap();
             assert_eq!(read, geometry);
@@ -264,7 +263,7 @@ mod tests {
 
     #[test]
     fn latents_off_the_grid_are_refused() {
-        let geometry = released(MmditModel::Sd3Medium);
+        let geometry = MmditModel::Sd3Medium.geometry().unwrap();
         assert!(geometry.check_latents(128, 384).is_ok());
         for (height, width) in [(127, 128), (128, 386), (0, 128)] {
             assert!(geometry.check_latents(height, width).is_err());

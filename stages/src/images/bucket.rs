@@ -4,7 +4,7 @@
 //! data sets that were sorted for it stay sorted.
 
 use super::fault::ImageFault;
-use super::parameters::{Buckets, EncodeImages, Resolution};
+use super::parameters::{Buckets, Resolution};
 use serde::Serialize;
 
 /// How an image gets to the size that it is trained at. Sizes are (width, height) in pixels.
@@ -63,10 +63,14 @@ pub fn list(buckets: &Buckets, resolution: Resolution) -> Vec<(u32, u32)> {
 ///
 /// # Errors
 /// [`ImageFault::SmallerThanStep`], and only if enlarging is forbidden.
-pub fn place(width: u32, height: u32, parameters: &EncodeImages) -> Result<Placement, ImageFault> {
+pub fn place(
+    width: u32,
+    height: u32,
+    resolution: Resolution,
+    buckets: Option<&Buckets>,
+) -> Result<Placement, ImageFault> {
     let image = (width.max(1), height.max(1));
-    let resolution = parameters.resolution;
-    let (resized, bucket) = match &parameters.buckets {
+    let (resized, bucket) = match buckets {
         None => cover(image, (resolution.width, resolution.height)),
         Some(buckets) if buckets.upscale => cover(image, nearest(image, &list(buckets, resolution))),
         Some(buckets) => shrink(image, buckets, resolution).ok_or(ImageFault::SmallerThanStep {
@@ -135,7 +139,12 @@ fn shrink(image: (u32, u32), buckets: &Buckets, resolution: Resolution) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameters::EncodeImages;
     use super::*;
+
+    fn place(width: u32, height: u32, parameters: &EncodeImages) -> Result<Placement, ImageFault> {
+        super::place(width, height, parameters.resolution, parameters.buckets.as_ref())
+    }
 
     fn square(side: u32) -> Resolution {
         Resolution { width: side, height: side }

@@ -3,7 +3,10 @@
 use super::fault::ImageFault;
 use super::whole::is_whole;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{
+    DynamicImage, GrayImage, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, Pixel,
+    RgbImage,
+};
 use std::io::Cursor;
 
 /// Pixels that a side has at least: one patch of the network is that wide.
@@ -33,10 +36,43 @@ pub fn probe(bytes: &[u8]) -> Result<(u32, u32), ImageFault> {
 /// # Errors
 /// As [`probe`], and if the pixels can't be decoded.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, ImageFault> {
+    let image = decode_all(bytes)?;
+    Ok(if image.color().has_alpha() { on_white(&image) } else { image.into_rgb8() })
+}
+
+/// The alpha channel of an image as it is shown, in 8 bits: 255 where it is solid, as all of it is without such a channel.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_alpha(bytes: &[u8]) -> Result<GrayImage, ImageFault> {
+    let image = decode_all(bytes)?;
+    Ok(match image.color().has_alpha() {
+        true => channel(image.into_rgba8(), 3),
+        false => GrayImage::from_pixel(image.width(), image.height(), Luma([255])),
+    })
+}
+
+/// The red channel of what [`decode`] gives.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_red(bytes: &[u8]) -> Result<GrayImage, ImageFault> {
+    Ok(channel(decode(bytes)?, 0))
+}
+
+fn channel<P: Pixel<Subpixel = u8>>(image: ImageBuffer<P, Vec<u8>>, index: usize) -> GrayImage {
+    let mut channel = GrayImage::new(image.width(), image.height());
+    for (source, target) in image.pixels().zip(channel.pixels_mut()) {
+        target.0 = [source.channels()[index]];
+    }
+    channel
+}
+
+fn decode_all(bytes: &[u8]) -> Result<DynamicImage, ImageFault> {
     let (decoder, orientation) = open(bytes)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(fault)?;
     image.apply_orientation(orientation);
-    Ok(if image.color().has_alpha() { on_white(&image) } else { image.into_rgb8() })
+    Ok(image)
 }
 
 fn open(bytes: &[u8]) -> Result<(impl ImageDecoder, Orientation), ImageFault> {
@@ -101,7 +137,7 @@ fn on_white(image: &DynamicImage) -> RgbImage {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use image::{GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbaImage};
+    use image::{LumaA, Rgb, RgbaImage};
 
     pub(crate) fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -173,6 +209,23 @@ pub(crate) mod tests {
             assert_eq!(decoded.get_pixel(1, 0).0, [127, 177, 227]);
             assert_eq!(decoded.get_pixel(2, 0).0, [0, 100, 200]);
         }
+    }
+
+    #[test]
+    fn masks_are_read_from_alpha_or_from_red() {
+        let image = RgbaImage::from_fn(20, 16, |x, _| image::Rgba([x as u8, 100, 200, 10 * x as u8]));
+        for format in [ImageFormat::Png, ImageFormat::WebP] {
+            let alpha = decode_alpha(&encoded(image.clone(), format)).unwrap();
+            assert_eq!((alpha.dimensions(), alpha.get_pixel(7, 3).0), ((20, 16), [70]));
+        }
+        let solid = encoded(two_halves(), ImageFormat::Jpeg);
+        assert!(decode_alpha(&solid).unwrap().pixels().all(|pixel| pixel.0 == [255]));
+        let grey = ImageBuffer::from_pixel(16, 16, LumaA([9_u8, 51]));
+        assert_eq!(decode_alpha(&encoded(grey, ImageFormat::Png)).unwrap().get_pixel(0, 0).0, [51]);
+        assert_eq!(decode_red(&encoded(two_halves(), ImageFormat::Png)).unwrap().get_pixel(2, 2).0, [250]);
+        let turned = decode_alpha(&with_orientation(&solid, 6)).unwrap();
+        assert_eq!(turned.dimensions(), (20, 40));
+        assert!(decode_alpha(&solid[..40]).is_err() && decode_red(b"no image").is_err());
     }
 
     #[test]

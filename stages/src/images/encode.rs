@@ -5,32 +5,67 @@ use crate::{
     checkpoint::Component,
     device::DeviceKind,
     error::StageError,
-    images::{
-        ImagesJob, Latents,
-        bucket::Placement,
-        job::Picture,
-        prepare::{self, Prepared},
-    },
+    images::{ImagesJob, Latents, Made, Mask, Picture, bucket::Placement, prepare::prepare},
     nn::{self, VaeEncoder},
     tensors::Array,
     work::Work,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use sd3pipe_cache::Digest;
+use sd3pipe_cache::{Digest, Object};
 use std::{path::PathBuf, sync::mpsc, time::Instant};
 
 /// Pictures that are decoded ahead while the network is busy.
 const AHEAD: usize = 4;
 
+/// The RGB pixels of a picture in its bucket.
+type Pixels = Vec<u8>;
+
 /// What decoding a picture came to.
 enum Decoded {
-    Ready(Prepared),
+    Ready(Pixels),
+    ReadyMask(Mask),
     Changed(PathBuf),
     Faulty(String),
 }
 
 /// Carries out the missing actions of a job. Pictures that can't be used are all named at the end; the others are kept.
 pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
+    let (pictures, masks): (Vec<usize>, Vec<usize>) =
+        missing.iter().partition(|index| job.pictures[**index].made == Made::Latents);
+    let mut faults = read_masks(job, &masks, work)?;
+    if !pictures.is_empty() {
+        faults.extend(encode_pictures(job, &pictures, work)?);
+    }
+    if faults.is_empty() { Ok(()) } else { Err(StageError::Items { what: "images", faults }) }
+}
+
+/// Reads masks, which needs no network; gives what is wrong with some.
+fn read_masks(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<Vec<String>, StageError> {
+    let mut faults = Vec::new();
+    for &index in missing {
+        work.check_interrupt()?;
+        let start = Instant::now();
+        match decode(&job.pictures[index]) {
+            Decoded::ReadyMask(mask) => {
+                let object = work.store.put(&mask.to_bytes()?)?;
+                publish(job, index, object, start.elapsed().as_secs_f64(), work)?;
+            }
+            Decoded::Changed(path) => work.changed.push(path),
+            Decoded::Faulty(fault) => faults.push(fault),
+            Decoded::Ready(_) => {}
+        }
+    }
+    work.flush()?;
+    Ok(faults)
+}
+
+fn publish(job: &ImagesJob, index: usize, object: Object, seconds: f64, work: &mut Work<'_>) -> Result<(), StageError> {
+    let action = &job.actions[index];
+    work.publish(action, vec![output(job.pictures[index].role(), action.label.clone(), object)], seconds)
+}
+
+/// Runs the network over pictures; gives what is wrong with some.
+fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<Vec<String>, StageError> {
     let Some(source) = job.facts.open(Component::VaeEncoder)? else {
         return Err(StageError::Unfit(
             "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
@@ -54,20 +89,21 @@ pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result
         let decoding = order.clone();
         scope.spawn(move || {
             for index in decoding {
-                if sender.send((index, decode(&job.pictures[index], job))).is_err() {
+                if sender.send((index, decode(&job.pictures[index]))).is_err() {
                     return;
                 }
             }
         });
-        let mut waiting: Vec<(usize, Prepared)> = Vec::new();
+        let mut waiting: Vec<(usize, Pixels)> = Vec::new();
         let mut done = 0;
         let mut arrived = receiver.into_iter().peekable();
         while let Some((index, decoded)) = arrived.next() {
             work.check_interrupt()?;
             match decoded {
-                Decoded::Ready(prepared) => waiting.push((index, prepared)),
+                Decoded::Ready(pixels) => waiting.push((index, pixels)),
                 Decoded::Changed(path) => work.changed.push(path),
                 Decoded::Faulty(fault) => faults.push(fault),
+                Decoded::ReadyMask(_) => {}
             }
             let bucket = |index: usize| job.pictures[index].placement.bucket;
             let next_fits = arrived
@@ -83,7 +119,7 @@ pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result
     })?;
     work.flush()?;
     work.progress.end();
-    if faults.is_empty() { Ok(()) } else { Err(StageError::Items { what: "images", faults }) }
+    Ok(faults)
 }
 
 /// Above this an image gets visibly soft.
@@ -99,7 +135,7 @@ fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
     let named = |lost: fn(&Placement) -> bool| -> Vec<&str> {
         missing
             .iter()
-            .filter(|index| lost(&job.pictures[**index].placement))
+            .filter(|index| !job.pictures[**index].flip && lost(&job.pictures[**index].placement))
             .map(|index| job.actions[*index].label.as_str())
             .collect()
     };
@@ -117,7 +153,7 @@ fn tell_of_losses(job: &ImagesJob, missing: &[usize], work: &Work<'_>) {
     tell("images lose more than a fifth of their area to the crop", named(|placement| placement.kept() < CROPPED));
 }
 
-fn decode(picture: &Picture, job: &ImagesJob) -> Decoded {
+fn decode(picture: &Picture) -> Decoded {
     let bytes = match std::fs::read(&picture.path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Decoded::Changed(picture.path.clone()),
@@ -127,8 +163,12 @@ fn decode(picture: &Picture, job: &ImagesJob) -> Decoded {
     if Digest::of(&bytes).to_string() != picture.digest {
         return Decoded::Changed(picture.path.clone());
     }
-    match prepare::prepare(&bytes, &job.parameters) {
-        Ok(prepared) => Decoded::Ready(prepared),
+    let decoded = match picture.made {
+        Made::Latents => prepare(&bytes, &picture.placement, picture.flip).map(Decoded::Ready),
+        made => Mask::read(&bytes, made == Made::AlphaMask, &picture.placement, picture.flip).map(Decoded::ReadyMask),
+    };
+    match decoded {
+        Ok(decoded) => decoded,
         Err(fault) => Decoded::Faulty(format!("  {}: {fault}", picture.path.display())),
     }
 }
@@ -137,7 +177,7 @@ fn run_batch(
     job: &ImagesJob,
     encoder: &VaeEncoder,
     batch: usize,
-    members: Vec<(usize, Prepared)>,
+    members: Vec<(usize, Pixels)>,
     device: &Device,
     work: &mut Work<'_>,
 ) -> Result<(), StageError> {
@@ -145,8 +185,8 @@ fn run_batch(
     let (width, height) = job.pictures[members[0].0].placement.bucket;
     let (width, height) = (width as usize, height as usize);
     // Filled up with the first picture, so that on a GPU every product has the same shape.
-    let pictures = members.iter().map(|(_, prepared)| prepared).chain(std::iter::repeat(&members[0].1)).take(batch);
-    let pixels: Vec<f32> = pictures.flat_map(|picture| planes(&picture.rgb)).collect();
+    let pictures = members.iter().map(|(_, pixels)| pixels).chain(std::iter::repeat(&members[0].1)).take(batch);
+    let pixels: Vec<f32> = pictures.flat_map(|picture| planes(picture)).collect();
     let images = Tensor::<4>::from_data(TensorData::new(pixels, [batch, 3, height, width]), (device, DType::F32));
     let (mean, log_variance) = encoder.encode(images.cast(nn::dtype(job.parameters.precision)));
     let [_, channels, rows, columns] = mean.dims();
@@ -160,11 +200,7 @@ fn run_batch(
         };
         let latents = Latents { mean: cut(&mean), log_variance: cut(&log_variance) };
         let object = work.store.put(&latents.to_bytes(job.parameters.precision, &job.pictures[*index].placement)?)?;
-        work.publish(
-            &job.actions[*index],
-            vec![output("latents", job.actions[*index].label.clone(), object)],
-            seconds,
-        )?;
+        publish(job, *index, object, seconds, work)?;
     }
     Ok(())
 }

@@ -34,6 +34,9 @@ pub enum ImageFault {
         /// Height in pixels.
         height: u32,
     },
+    /// Nothing of a mask is left in the part of the image that is trained.
+    #[error("masks everything: all of it is black or transparent where its image is trained")]
+    AllMasked,
     /// A side is shorter than a bucket's step, and enlarging is forbidden.
     #[error("is too small: {width} × {height} pixels do not fill a bucket of step {step}")]
     SmallerThanStep {
@@ -55,6 +58,7 @@ impl ImageFault {
             Self::Broken { .. } => "open it in an image editor and save it anew, or move it out of the folder",
             Self::TooLarge { .. } => "make it smaller: training scales it down in any case",
             Self::TooSmall { .. } => "move it out of the folder: it is too small to learn from",
+            Self::AllMasked => "paint white what is to be learnt, or move the image out of the folder",
             Self::SmallerThanStep { .. } => {
                 "move it out of the folder, choose a smaller `step`, or allow it with upscale: true"
             }

@@ -11,9 +11,11 @@ use std::fmt;
 pub struct EncodeImages {
     /// The `Captions` stage whose images are encoded; may be left out when there is just one.
     pub captions: Option<String>,
-    /// The size that images are trained at: a side of a square, or (width, height). With buckets only its area counts.
-    /// 1024 by default, which SD3 was made for.
+    /// The size that images are trained at. With buckets only its area counts. 1024 by default, which SD3 was made for.
     pub resolution: Resolution,
+    /// Sizes at which images are trained beside `resolution`: an epoch sees each image once at each of them, as if it lay in a folder
+    /// for each. None by default. An image that is not enlarged and comes to lie alike at two of them is seen once for both.
+    pub further_resolutions: Vec<Resolution>,
     /// Sizes of about that area in several shapes, so that little is cropped off. On by default; `None` crops every image to
     /// `resolution`.
     pub buckets: Option<Buckets>,
@@ -28,6 +30,7 @@ impl Default for EncodeImages {
         Self {
             captions: None,
             resolution: Resolution { width: 1024, height: 1024 },
+            further_resolutions: Vec::new(),
             buckets: Some(Buckets::default()),
             batch: 1,
             precision: Precision::F32,
@@ -121,19 +124,32 @@ impl<'de> Deserialize<'de> for Resolution {
 }
 
 impl EncodeImages {
+    /// Every size at which an image is trained, `resolution` first.
+    pub fn resolutions(&self) -> impl Iterator<Item = Resolution> {
+        [self.resolution].into_iter().chain(self.further_resolutions.iter().copied())
+    }
+
     /// Values out of range, without a look at any file.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let Resolution { width, height } = self.resolution;
-        if self.resolution.shorter() < 64 || self.resolution.longer() > 8192 {
-            problems.push(
-                Problem::new("resolution", format!("{width} × {height} is not from 64 to 8192")).hint("1024 is usual"),
-            );
-        } else if self.buckets.is_none() && (width % 16 != 0 || height % 16 != 0) {
-            let message = format!("{width} × {height} are not multiples of 16");
-            problems.push(Problem::new("resolution", message).hint("SD3's patches are 16 pixels wide"));
-        } else if let Some(buckets) = &self.buckets {
-            buckets.problems(self.resolution, &mut problems);
+        for (index, resolution) in self.resolutions().enumerate() {
+            let path = match index {
+                0 => "resolution".to_owned(),
+                further => format!("further_resolutions[{}]", further - 1),
+            };
+            let Resolution { width, height } = resolution;
+            if resolution.shorter() < 64 || resolution.longer() > 8192 {
+                let message = format!("{width} × {height} is not from 64 to 8192");
+                problems.push(Problem::new(path, message).hint("1024 is usual"));
+            } else if self.resolutions().take(index).any(|other| other == resolution) {
+                let message = format!("{width} × {height} is there twice");
+                problems.push(Problem::new(path, message).hint("see images more often with `repeats`"));
+            } else if self.buckets.is_none() && (width % 16 != 0 || height % 16 != 0) {
+                let message = format!("{width} × {height} are not multiples of 16");
+                problems.push(Problem::new(path, message).hint("SD3's patches are 16 pixels wide"));
+            } else if let Some(buckets) = &self.buckets {
+                buckets.problems(resolution, &mut problems);
+            }
         }
         if self.batch == 0 {
             problems.push(Problem::new("batch", "0 images at once encode nothing").hint("1 or more"));
@@ -241,6 +257,11 @@ mod tests {
         };
         assert_eq!(paths("(resolution: 0, batch: 0, precision: F16)"), ["resolution", "batch", "precision"]);
         assert_eq!(paths("(resolution: (1024, 9000))"), ["resolution"]);
+        let further = ["further_resolutions[1]", "further_resolutions[2]"];
+        assert_eq!(paths("(resolution: 512, further_resolutions: [768, 32, 512])"), further);
+        assert_eq!(paths("(resolution: 512, further_resolutions: [1024, (768, 512)])"), [""; 0]);
+        assert_eq!(paths("(resolution: 512, further_resolutions: [1024], buckets: (max: 1024))"), [""; 0]);
+        assert_eq!(paths("(resolution: 512, further_resolutions: [1024], buckets: (max: 1000))"), ["buckets.max"]);
         assert_eq!(paths("(resolution: 1000, buckets: None)"), ["resolution"]);
         assert_eq!(paths("(resolution: 1000)"), [""; 0]);
         assert_eq!(paths("(buckets: (step: 0))"), ["buckets.step"]);

@@ -1,36 +1,31 @@
 //! From the bytes of an image file to the pixels that the VAE encodes.
 
-use super::bucket::{Placement, place};
+use super::bucket::Placement;
 use super::decode::decode;
 use super::fault::ImageFault;
-use super::parameters::EncodeImages;
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{Filter, FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::RgbImage;
+use image::{RgbImage, imageops::flip_horizontal_in_place};
 use std::f64::consts::PI;
 
-/// An image at the size that it is trained at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prepared {
-    /// Height × width × 3 bytes, row by row: red, green and blue of the bucket's pixels, 0 to 255.
-    pub rgb: Vec<u8>,
-    /// How the image got to that size.
-    pub placement: Placement,
-}
-
-/// Decodes an image, turns it upright, scales it to cover its bucket, and crops it to the bucket.
+/// Decodes an image, turns it upright, mirrors it left to right if `flip` says so, scales it to cover its bucket, and crops it to the
+/// bucket: height × width × 3 bytes, row by row, red, green and blue of the bucket's pixels, 0 to 255.
 ///
 /// It is scaled with a Lanczos filter of three lobes, widened when shrinking so that nothing aliases, on sRGB values as they
 /// are (as Pillow, torchvision and sd-scripts do). Weights are 16-bit integers computed without the system's sine, and sums are
 /// integers, so that the bytes are the same with and without vector instructions and on every machine.
 ///
 /// # Errors
-/// See [`decode`] and [`place`].
-pub fn prepare(bytes: &[u8], parameters: &EncodeImages) -> Result<Prepared, ImageFault> {
-    let image = decode(bytes)?;
-    let placement = place(image.width(), image.height(), parameters)?;
-    let rgb = scale(&image, &placement, &mut Resizer::new())?;
-    Ok(Prepared { rgb, placement })
+/// See [`decode`]; and if the image has not the size that it is placed by.
+pub fn prepare(bytes: &[u8], placement: &Placement, flip: bool) -> Result<Vec<u8>, ImageFault> {
+    let mut image = decode(bytes)?;
+    if image.dimensions() != placement.image {
+        return Err(ImageFault::Broken { what: "it has not the size that its header says".to_owned() });
+    }
+    if flip {
+        flip_horizontal_in_place(&mut image);
+    }
+    scale(&image, placement, &mut Resizer::new())
 }
 
 /// Computes the bucket's part of the scaled image and nothing else: of a strip 10,000 × 16 the rest would be gigabytes.
@@ -67,12 +62,32 @@ fn broken(error: impl std::error::Error) -> ImageFault {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode::tests::{encoded, two_halves, with_orientation};
-    use super::super::parameters::{Buckets, Resolution};
+    use super::super::bucket::place;
+    use super::super::decode::{
+        probe,
+        tests::{encoded, two_halves, with_orientation},
+    };
+    use super::super::parameters::{Buckets, EncodeImages, Resolution};
     use super::*;
     use crate::random::Draws;
     use fast_image_resize::CpuExtensions;
     use image::{ImageFormat, Rgb};
+
+    #[derive(Debug)]
+    struct Prepared {
+        rgb: Vec<u8>,
+        placement: Placement,
+    }
+
+    fn prepare(bytes: &[u8], parameters: &EncodeImages) -> Result<Prepared, ImageFault> {
+        prepare_as(bytes, parameters, false)
+    }
+
+    fn prepare_as(bytes: &[u8], parameters: &EncodeImages, flip: bool) -> Result<Prepared, ImageFault> {
+        let (width, height) = probe(bytes)?;
+        let placement = place(width, height, parameters.resolution, parameters.buckets.as_ref())?;
+        Ok(Prepared { rgb: super::prepare(bytes, &placement, flip)?, placement })
+    }
 
     fn small() -> EncodeImages {
         let resolution = Resolution { width: 64, height: 64 };
@@ -134,7 +149,7 @@ mod tests {
     fn scaling_a_part_is_scaling_the_whole_and_cropping() {
         for (width, height) in [(300, 200), (40, 31), (20, 90)] {
             let image = noise(width, height);
-            let placement = place(width, height, &small()).unwrap();
+            let placement = place(width, height, small().resolution, small().buckets.as_ref()).unwrap();
             let part = scale(&image, &placement, &mut Resizer::new()).unwrap();
             let whole = Placement { crop: (0, 0), bucket: placement.resized, ..placement };
             let whole = scale(&image, &whole, &mut Resizer::new()).unwrap();
@@ -154,7 +169,7 @@ mod tests {
     fn the_bytes_do_not_depend_on_vector_instructions() {
         for (width, height) in [(333, 200), (41, 30), (700, 71)] {
             let image = noise(width, height);
-            let placement = place(width, height, &small()).unwrap();
+            let placement = place(width, height, small().resolution, small().buckets.as_ref()).unwrap();
             let mut plain = Resizer::new();
             // SAFETY: no extension is one that every processor has.
             unsafe { plain.set_cpu_extensions(CpuExtensions::None) };
@@ -190,6 +205,25 @@ mod tests {
         assert_eq!(prepared.placement.bucket, (2048, 512));
         assert_eq!(prepared.rgb.len(), 2048 * 512 * 3);
         assert!(prepared.placement.enlargement() > 30.0);
+    }
+
+    #[test]
+    fn a_flipped_image_is_what_its_mirrored_file_gives() {
+        for (width, height) in [(333, 200), (45, 37)] {
+            let image = noise(width, height);
+            let mirrored = image::imageops::flip_horizontal(&image);
+            let [plain, mirrored] = [image, mirrored].map(|image| encoded(image, ImageFormat::Png));
+            let flipped = prepare_as(&plain, &small(), true).unwrap();
+            assert_eq!(flipped.rgb, prepare(&mirrored, &small()).unwrap().rgb);
+            assert_ne!(flipped.rgb, prepare(&plain, &small()).unwrap().rgb);
+        }
+    }
+
+    #[test]
+    fn an_image_of_another_size_than_it_is_placed_by_is_refused() {
+        let placement = place(64, 64, small().resolution, None).unwrap();
+        let bytes = encoded(noise(64, 48), ImageFormat::Png);
+        assert!(matches!(super::prepare(&bytes, &placement, false), Err(ImageFault::Broken { .. })));
     }
 
     #[test]

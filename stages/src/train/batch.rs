@@ -3,7 +3,7 @@
 use crate::{
     adapter::parameters::{Lora, Method},
     error::StageError,
-    images::Latents,
+    images::{Latents, Mask},
     nn::{self, Weights},
     random::Draws,
     tensors::Array,
@@ -26,6 +26,8 @@ pub struct Batch {
     pub target: Tensor<4>,
     /// How the network's velocity is compared with that: by default its square difference, every level alike.
     pub objective: Objective,
+    /// What each cell of the latents counts in the loss, `[batch, 1, height, width]`, in 32 bits; none if all count 1.
+    pub counts: Option<Tensor<4>>,
     /// The context that the network reads, in its type.
     pub context: Tensor<3>,
     /// The pooled vector that the network reads, in its type.
@@ -60,11 +62,16 @@ impl Batch {
         dtype: DType,
     ) -> Result<Self, StageError> {
         let parameters = &job.parameters;
-        let (mut samples, mut texts) = (Vec::new(), Vec::new());
+        let (mut samples, mut texts, mut counts) = (Vec::new(), Vec::new(), Vec::new());
         for (turn, sigma) in turns {
             let item = &job.items[turn.item];
             let draws = |stream: &str| job.draws(stream, step, turn);
-            let latents = Latents::read(store, &item.latents)?;
+            let (latents, mask) = match item.flipped {
+                Some(flipped) if draws("flip").uniform() < 0.5 => flipped,
+                _ => (item.latents, item.mask),
+            };
+            let latents = Latents::read(store, &latents)?;
+            counts.push((item.weight, mask.map(|mask| Mask::from_store(store, &mask)).transpose()?));
             let raw = latents.sample(parameters.sample_posterior.then(|| draws("posterior")).as_mut());
             let noise = draws("noise").normals_f32(raw.len());
             samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma: *sigma });
@@ -85,11 +92,11 @@ impl Batch {
         let texts: Vec<_> = texts.iter().map(|(encoded, dropped)| (encoded, *dropped)).collect();
         let (context, pooled) = conditioning.assemble(&texts, device, dtype)?;
         let mut batch = Self { objective: parameters.objective(), ..Self::new(&samples, context, pooled)? };
+        batch.count(&counts)?;
         if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
             && *dropout > 0.0
         {
-            let names: Vec<String> =
-                turns.iter().map(|(turn, _)| format!("{}#{}", job.items[turn.item].id, turn.repeat)).collect();
+            let names: Vec<String> = turns.iter().map(|(turn, _)| job.name(turn)).collect();
             let draws = |sample: &str, site: &str| {
                 Draws::new(parameters.seed, "adapter dropout", step, &format!("{sample}/{site}"))
             };
@@ -130,13 +137,42 @@ impl Batch {
         let timesteps: Vec<f32> = sigmas.iter().map(|sigma| 1000.0 * sigma).collect();
         let timesteps = Tensor::from_data(TensorData::new(timesteps, [samples.len()]), place);
         let (objective, masks) = (Objective::default(), Weights::default());
-        Ok(Self { noisy: image(noisy), timesteps, sigmas, target: image(target), objective, context, pooled, masks })
+        let (noisy, target) = (image(noisy), image(target));
+        Ok(Self { noisy, timesteps, sigmas, target, objective, counts: None, context, pooled, masks })
     }
 
-    /// The loss of each value of the velocity that the network gives, in 32 bits, weighted for its sample. Its mean is the mean over the
-    /// samples of each one's loss, as they are all of one size.
+    /// Has each sample count so much in the loss, and of it each cell what its mask says, see [`Mask::shares`]: sample by sample, whatever
+    /// others are in the batch.
+    ///
+    /// # Errors
+    /// When there are not as many as samples, or a mask has another size than the latents.
+    pub fn count(&mut self, counts: &[(f64, Option<Mask>)]) -> Result<(), StageError> {
+        let [samples, _, height, width] = self.noisy.dims();
+        if counts.iter().all(|(weight, mask)| *weight == 1.0 && mask.is_none()) {
+            return Ok(());
+        }
+        let mut values: Vec<f32> = Vec::with_capacity(samples * height * width);
+        for (weight, mask) in counts {
+            let shares = mask.as_ref().map_or_else(|| vec![1.0; height * width], Mask::shares);
+            values.extend(shares.into_iter().map(|share| share * *weight as f32));
+        }
+        let misfit = |mask: &Mask| mask.cells.shape != [height, width];
+        if counts.len() != samples || counts.iter().filter_map(|(_, mask)| mask.as_ref()).any(misfit) {
+            return Err(StageError::Unfit(format!("a mask has not the size of its latents, {height} × {width}")));
+        }
+        let place = (&self.context.device(), DType::F32);
+        self.counts = Some(Tensor::from_data(TensorData::new(values, [samples, 1, height, width]), place));
+        Ok(())
+    }
+
+    /// The loss of each value of the velocity that the network gives, in 32 bits, weighted for its sample and its cell. Its mean is the
+    /// mean over the samples of each one's loss, as they are all of one size.
     pub fn losses(&self, velocity: Tensor<4>) -> Tensor<4> {
-        self.objective.losses(velocity.cast(DType::F32) - self.target.clone(), &self.sigmas)
+        let losses = self.objective.losses(velocity.cast(DType::F32) - self.target.clone(), &self.sigmas);
+        match &self.counts {
+            Some(counts) => losses * counts.clone(),
+            None => losses,
+        }
     }
 
     /// How many samples it has.

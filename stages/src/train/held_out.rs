@@ -16,14 +16,15 @@ impl Validation {
 
     /// The images that are trained, and those that are held out.
     pub(super) fn split(&self, items: Vec<TrainItem>) -> (Vec<TrainItem>, Vec<TrainItem>) {
-        items.into_iter().partition(|item| !self.holds_out(&item.image))
+        items.into_iter().partition(|item| item.regularisation || !self.holds_out(&item.image))
     }
 }
 
 /// As many of the trained images, always the same as long as they are there.
 pub(super) fn seen(trained: &[TrainItem], count: usize) -> Vec<TrainItem> {
     let rank = |item: &TrainItem| Draws::new(SEED, "measured though trained", 0, &item.image).bits();
-    let mut ranked: Vec<_> = trained.iter().map(|item| (rank(item), item)).collect();
+    let mut ranked: Vec<_> =
+        trained.iter().filter(|item| !item.regularisation).map(|item| (rank(item), item)).collect();
     ranked.sort_by(|one, other| (one.0, &one.1.id).cmp(&(other.0, &other.1.id)));
     ranked.into_iter().take(count).map(|(_, item)| item.clone()).collect()
 }
@@ -46,7 +47,12 @@ mod tests {
             repeats: 1,
             texts: Vec::new(),
             latents: Digest::of(b""),
+            mask: None,
+            flipped: None,
             bucket: (64, 64),
+            further: false,
+            weight: 1.0,
+            regularisation: number >= 1_000_000,
         };
         numbers.map(item).collect()
     }
@@ -76,6 +82,12 @@ mod tests {
         assert_eq!(held_out(0.1, renamed), held_out(0.1, items(0..500)));
         let copies = [items(0..500), items(0..500)].concat();
         assert_eq!(held_out(0.1, copies).len(), 2 * held_out(0.1, items(0..500)).len());
+    }
+
+    #[test]
+    fn regularisation_images_are_neither_held_out_nor_measured() {
+        assert!(held_out(0.5, items(1_000_000..1_000_100)).is_empty());
+        assert!(seen(&items(1_000_000..1_000_100), 10).is_empty());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Training as a chain of keyed epochs.
 
 use crate::{
-    action::{Action, Artifact},
+    action::{Action, Artifact, Entry},
     adapter::{Place, parameters::Method, places},
     captions::Item,
     error::StageError,
     facts::Facts,
+    images::{FLIPPED, FLIPPED_MASK, LATENTS, MASK},
     random::Draws,
     stage::Stage,
     train::{
@@ -30,8 +31,45 @@ pub struct TrainItem {
     pub texts: Vec<Digest>,
     /// Its latents.
     pub latents: Digest,
+    /// Which cells of these are learnt, if not all are.
+    pub mask: Option<Digest>,
+    /// Its latents mirrored left to right with their mask, if it is trained so too.
+    pub flipped: Option<(Digest, Option<Digest>)>,
     /// Width and height of its bucket in pixels.
     pub bucket: (u32, u32),
+    /// Whether another item of this id, in another bucket, comes before it: an image that is trained at several resolutions.
+    pub further: bool,
+    /// What it counts in the loss.
+    pub weight: f64,
+    /// Whether it is there to keep what the model knew: it is neither held out nor measured.
+    pub regularisation: bool,
+}
+
+/// What the images' stage made of an item at one place.
+struct View<'a> {
+    latents: &'a Entry,
+    mask: Option<Digest>,
+    flipped: Option<Digest>,
+    flipped_mask: Option<Digest>,
+}
+
+/// The views of every item: what belongs to latents comes right behind them.
+fn views(latents: &Artifact) -> HashMap<&str, Vec<View<'_>>> {
+    let mut views: HashMap<&str, Vec<View<'_>>> = HashMap::new();
+    for entry in &latents.entries {
+        let of_item = views.entry(&entry.item).or_default();
+        if entry.role == LATENTS {
+            of_item.push(View { latents: entry, mask: None, flipped: None, flipped_mask: None });
+        } else if let Some(view) = of_item.last_mut() {
+            match entry.role.as_str() {
+                MASK => view.mask = Some(entry.digest),
+                FLIPPED => view.flipped = Some(entry.digest),
+                FLIPPED_MASK => view.flipped_mask = Some(entry.digest),
+                _ => {}
+            }
+        }
+    }
+    views
 }
 
 /// What is trained on and what is held out.
@@ -67,11 +105,12 @@ fn items_digest(items: &[TrainItem]) -> Digest {
     Digest::of(&bytes)
 }
 
-/// The digest of what a validation reads of some items: what a noise is drawn by, the latents and the first caption.
+/// The digest of what a validation reads of some items: what a noise is drawn by, the latents, their mask and the first caption.
 fn measured_digest(items: &[TrainItem]) -> Digest {
     let line = |item: &TrainItem| {
         let text = item.texts.first().map(Digest::to_string).unwrap_or_default();
-        format!("{} {} {text}\n", item.image, item.latents)
+        let mask = item.mask.map(|mask| mask.to_string()).unwrap_or_default();
+        format!("{} {} {mask} {text}\n", item.image, item.latents)
     };
     Digest::of(items.iter().map(line).collect::<String>().as_bytes())
 }
@@ -115,24 +154,34 @@ impl TrainJob {
         t5_tokens: u32,
     ) -> Result<Self, StageError> {
         let texts: HashMap<&str, Digest> = text.of("text").map(|entry| (entry.item.as_str(), entry.digest)).collect();
-        let pictures: HashMap<&str, _> = latents.of("latents").map(|entry| (entry.item.as_str(), entry)).collect();
+        let views = views(latents);
         let lacking =
             |what: &str| StageError::Unfit(format!("{what}: captions, texts and latents are of different data"));
-        let items = items
-            .iter()
-            .map(|item| {
-                let picture = pictures.get(item.id.as_str()).ok_or_else(|| lacking(&item.id))?;
-                let texts = item.texts.iter().map(|text| texts.get(text.as_str()).copied()).collect::<Option<_>>();
-                Ok(TrainItem {
+        let mut trained = Vec::with_capacity(items.len());
+        for item in items {
+            let texts = item.texts.iter().map(|text| texts.get(text.as_str()).copied()).collect::<Option<Vec<_>>>();
+            let texts = texts.ok_or_else(|| lacking(&item.id))?;
+            let views = views.get(item.id.as_str()).ok_or_else(|| lacking(&item.id))?;
+            for (index, view) in views.iter().enumerate() {
+                if view.mask.is_some() != item.mask.is_some() || view.flipped.is_some() != item.flip {
+                    return Err(lacking(&item.id));
+                }
+                trained.push(TrainItem {
                     id: item.id.clone(),
                     image: item.image.clone(),
                     repeats: item.repeats,
-                    texts: texts.ok_or_else(|| lacking(&item.id))?,
-                    latents: picture.digest,
-                    bucket: picture.size.ok_or_else(|| lacking(&item.id))?,
-                })
-            })
-            .collect::<Result<Vec<_>, StageError>>()?;
+                    texts: texts.clone(),
+                    latents: view.latents.digest,
+                    mask: view.mask,
+                    flipped: view.flipped.map(|latents| (latents, view.flipped_mask)),
+                    bucket: view.latents.size.ok_or_else(|| lacking(&item.id))?,
+                    further: index > 0,
+                    regularisation: item.regularisation,
+                    weight: item.weight * if item.regularisation { parameters.prior_loss_weight } else { 1.0 },
+                });
+            }
+        }
+        let items = trained;
         let empty = texts.get("").copied().ok_or_else(|| lacking("the empty prompt"))?;
         let adapter = match &parameters.method {
             Method::Full => Vec::new(),
@@ -163,12 +212,12 @@ impl TrainJob {
     fn chain(&self) -> Result<Vec<Action>, StageError> {
         let mut parameters = Stage::Train(self.parameters.clone()).parameters().unwrap_or_default();
         if let Some(fields) = parameters.as_object_mut() {
-            // Validation changes no weight, and so none of these keys; an early stop leaves out the last of them.
-            for of_the_whole in ["epochs", "learning_rate", "schedule", "validation", "stop"] {
+            // The first act only through the rates and the items' weights. Validation changes no weight, and so none of these keys; an early stop leaves out the last of them.
+            for of_the_whole in ["epochs", "learning_rate", "schedule", "prior_loss_weight", "validation", "stop"] {
                 fields.remove(of_the_whole);
             }
         }
-        let items = items_digest(&self.items);
+        let (items, more) = (items_digest(&self.items), self.more_of_items());
         let mut actions: Vec<Action> = Vec::new();
         for epoch in 0..self.parameters.epochs {
             let mut preimage = Preimage::new("train epoch", REVISION);
@@ -185,6 +234,9 @@ impl TrainJob {
             // The order is a function of these, the seed and the epoch, so they stand for the epoch's items in order.
             preimage.read("epoch", &epoch)?;
             preimage.read("items", &items)?;
+            if let Some(more) = &more {
+                preimage.read("more_of_items", more)?;
+            }
             preimage.read("learning_rates", &self.learning_rates_digest(epoch))?;
             actions.push(Action::new(format!("epoch {}", epoch + 1), preimage));
         }
@@ -253,6 +305,26 @@ impl TrainJob {
         Ok(())
     }
 
+    /// What some items have and most have not; nothing if none has, so that older trainings are still found.
+    fn more_of_items(&self) -> Option<Digest> {
+        let mut bytes = Vec::new();
+        for (index, item) in self.items.iter().enumerate() {
+            let TrainItem { mask, flipped, further, weight, .. } = item;
+            if mask.is_none() && flipped.is_none() && !further && *weight == 1.0 {
+                continue;
+            }
+            bytes.extend((index as u64).to_le_bytes());
+            bytes.extend(weight.to_bits().to_le_bytes());
+            bytes.push(u8::from(*further));
+            let (latents, flipped_mask) = flipped.unzip();
+            for digest in [*mask, latents, flipped_mask.flatten()] {
+                bytes.push(u8::from(digest.is_some()));
+                bytes.extend(digest.iter().flat_map(|digest| *digest.as_bytes()));
+            }
+        }
+        (!bytes.is_empty()).then(|| Digest::of(&bytes))
+    }
+
     fn learning_rates_digest(&self, epoch: u32) -> Digest {
         let first = u64::from(epoch) * self.steps_per_epoch();
         let rates = (first..first + self.steps_per_epoch()).map(|step| self.learning_rate(step).to_bits());
@@ -280,8 +352,14 @@ impl TrainJob {
 
     /// Everything random of a sample at a step: a function of (seed, stream, step, item).
     pub(super) fn draws(&self, stream: &str, step: u64, turn: &order::Turn) -> Draws {
-        let name = format!("{}#{}", self.items[turn.item].id, turn.repeat);
-        Draws::new(self.parameters.seed, stream, step, &name)
+        Draws::new(self.parameters.seed, stream, step, &self.name(turn))
+    }
+
+    /// What a turn's draws are made by.
+    pub(super) fn name(&self, turn: &order::Turn) -> String {
+        let TrainItem { id, further, bucket: (width, height), .. } = &self.items[turn.item];
+        let place = if *further { format!("@{width}x{height}") } else { String::new() };
+        format!("{id}#{}{place}", turn.repeat)
     }
 
     /// The batches of each optimizer step of an epoch (counted from 0).
@@ -302,13 +380,13 @@ impl TrainJob {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        action::Entry,
+        captions::items::Mask,
         checkpoint::{Component, ComponentSource, MmditGeometry},
         device::DeviceKind,
         facts::{Located, TokenizerFacts},
     };
 
-    fn facts() -> Facts {
+    pub(crate) fn facts() -> Facts {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/model/sd3_tiny.safetensors");
         let source = ComponentSource::open(path, Component::Mmdit).unwrap();
         let located = Located { path: path.into(), digest: Digest::of(b"mmdit"), files: Vec::new() };
@@ -344,6 +422,7 @@ pub(crate) mod tests {
             height: 64,
             repeats,
             texts: vec![text.to_owned()],
+            ..Item::default()
         };
         let items = [item("a.png", repeats[0], "one"), item("b.png", repeats[1], "two")];
         let text = Artifact { entries: ["", "one", "two"].map(|text| entry("text", text, None)).into() };
@@ -397,5 +476,72 @@ pub(crate) mod tests {
         assert_eq!((plain.len(), other.len()), (4, 3));
         assert_eq!(plain[3].0, other[2].0);
         assert_ne!(plain[3].1, other[2].1);
+    }
+
+    fn entry(role: &str, made_of: &str, size: (u32, u32)) -> Entry {
+        let digest = Digest::of(made_of.as_bytes());
+        Entry { role: role.to_owned(), item: "a.png".to_owned(), digest, length: 1, content: None, size: Some(size) }
+    }
+
+    /// A training of one item that the images' stage made all this of.
+    fn job_with(item: Item, parameters: &str, latents: &[Entry]) -> Result<TrainJob, StageError> {
+        let text = Artifact { entries: vec![Entry { item: String::new(), ..entry("text", "", (1, 1)) }] };
+        let item = Item { id: "a.png".to_owned(), texts: vec![String::new()], ..item };
+        let latents = Artifact { entries: latents.to_vec() };
+        TrainJob::new(&ron::from_str(parameters).unwrap(), &facts(), &[item], &text, &latents, 77)
+    }
+
+    #[test]
+    fn weights_masks_flips_and_sizes_move_the_key_and_only_when_there_are_any() {
+        let (small, large) = ((64, 64), (96, 96));
+        let plain = [entry("latents", "1", small)];
+        let key = |job: Result<TrainJob, StageError>| job.unwrap().actions[0].key.to_string();
+        let of = |item: Item, latents: &[Entry]| key(job_with(item, "(epochs: 1)", latents));
+        let masked = |digest: &str| Item { mask: Some(Mask::File(digest.to_owned())), ..Item::default() };
+        let flip = || Item { flip: true, ..Item::default() };
+        let regularisation = || Item { regularisation: true, ..Item::default() };
+        let base = of(Item::default(), &plain);
+        let both = [entry("latents", "1", small), entry("flipped", "2", small)];
+        let keys = [
+            base.clone(),
+            of(Item { weight: 0.5, ..Item::default() }, &plain),
+            of(masked("3"), &[entry("latents", "1", small), entry("mask", "3", small)]),
+            of(masked("4"), &[entry("latents", "1", small), entry("mask", "4", small)]),
+            of(flip(), &both),
+            of(flip(), &[entry("latents", "1", small), entry("flipped", "3", small)]),
+            of(Item::default(), &[entry("latents", "1", small), entry("latents", "2", large)]),
+            key(job_with(regularisation(), "(epochs: 1, prior_loss_weight: 0.25)", &plain)),
+        ];
+        let mut distinct = keys.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), keys.len());
+        // A regularisation image of full weight is an image like others; a weight of what is not there moves nothing.
+        assert_eq!(of(regularisation(), &plain), base);
+        assert_eq!(key(job_with(Item::default(), "(epochs: 1, prior_loss_weight: 0.25)", &plain)), base);
+        let half = Item { weight: 0.5, ..regularisation() };
+        assert_eq!(job_with(half, "(prior_loss_weight: 0.25)", &plain).unwrap().items[0].weight, 0.125);
+        // What was made for other captions is not trained on.
+        assert!(job_with(flip(), "()", &plain).is_err());
+        assert!(job_with(Item::default(), "()", &both).is_err());
+        assert!(job_with(masked("3"), "()", &plain).is_err());
+    }
+
+    #[test]
+    fn an_image_is_seen_at_each_of_its_sizes_with_noise_of_its_own() {
+        let latents = [
+            entry("latents", "1", (64, 64)),
+            entry("flipped", "2", (64, 64)),
+            entry("latents", "3", (96, 96)),
+            entry("flipped", "4", (96, 96)),
+        ];
+        let item = Item { flip: true, repeats: 2, ..Item::default() };
+        let job = job_with(item, "(batch: 2)", &latents).unwrap();
+        assert_eq!(job.steps_per_epoch(), 2);
+        let seen: Vec<_> = job.items.iter().map(|item| (item.latents, item.flipped.unwrap().0, item.bucket)).collect();
+        let digest = |name: &str| Digest::of(name.as_bytes());
+        assert_eq!(seen, [(digest("1"), digest("2"), (64, 64)), (digest("3"), digest("4"), (96, 96))]);
+        let name = |item| job.name(&order::Turn { item, repeat: 1 });
+        assert_eq!([name(0), name(1)], ["a.png#1", "a.png#1@96x96"]);
     }
 }

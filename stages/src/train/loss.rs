@@ -15,7 +15,7 @@ pub enum Target {
     X0,
 }
 
-/// How a difference counts, as PyTorch defines it, averaged over a sample.
+/// How a difference counts. Each is as PyTorch defines it, and is averaged over a sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Loss {

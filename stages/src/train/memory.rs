@@ -244,6 +244,7 @@ impl Footprint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::MmditModel;
 
     /// SD3-medium at 1024 pixels on a GPU.
     fn medium(parameters: &str) -> Footprint {
@@ -251,18 +252,7 @@ mod tests {
     }
 
     fn of_depth(depth: usize, parameters: &str, device: DeviceKind) -> Footprint {
-        let geometry = MmditGeometry {
-            depth,
-            width: 1536,
-            heads: 24,
-            qk_norm: false,
-            dual_attention: Vec::new(),
-            position_grid: 192,
-            context_width: 4096,
-            pooled_width: 2048,
-            patch: 2,
-            channels: 16,
-        };
+        let geometry = MmditGeometry { depth, ..MmditModel::Sd3Medium.geometry().unwrap() };
         Footprint::new(&geometry, &ron::from_str(parameters).unwrap(), device, vec![[1, 4096, 333]]).unwrap()
     }
 

@@ -41,6 +41,8 @@ mod validate;
 
 #[cfg(feature = "compute")]
 pub use batch::{Batch, Drawn};
+#[cfg(test)]
+pub(crate) use job::tests;
 pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]

@@ -59,9 +59,9 @@ pub struct Train {
     pub decay: Decay,
     /// Gradients are scaled down to this L2 norm over all weights together; 0 leaves them as they are.
     pub max_gradient_norm: f64,
-    /// What the network's output is compared as: the velocity, the default, as in the SD3 paper; or the clean latents, as in sd-scripts.
+    /// The velocity, as in the SD3 paper, or the clean latents, as in sd-scripts.
     pub target: Target,
-    /// How a difference counts. Its square unless given, which is what SD3 was made with.
+    /// The square of a difference unless given, which is what SD3 was made with.
     pub loss: Loss,
     /// How much a sample counts, by its level of noise. All alike unless given: the density is weight enough.
     pub weighting: Weighting,
@@ -90,7 +90,11 @@ pub struct Train {
     pub stop: Option<Stop>,
     /// Keeps a running mean of the weights too, `(decay: 0.9999)` say. It takes 4 bytes a weight. Default none.
     pub average: Option<Average>,
-    /// Steps between two saves of the state from which a killed run goes on. Changes no result, so it is in no key.
+    /// What regularisation images count in the loss, where others count 1, beside the weight of their folder. From 0 to 1000; default 1,
+    /// as in DreamBooth. Lower it if the new style comes slowly.
+    pub prior_loss_weight: f64,
+    /// Steps of an epoch between two saves of the state from which a killed run goes on; at the end of an epoch it is saved too, if
+    /// that was 10 seconds ago. Changes no result, so it is in no key.
     pub save_every: u32,
     /// What the backward pass remembers of the forward pass. Default `None`, which remembers everything.
     pub checkpointing: Checkpointing,
@@ -160,6 +164,7 @@ impl Default for Train {
             validation: None,
             stop: None,
             average: None,
+            prior_loss_weight: 1.0,
             save_every: 250,
             checkpointing: Checkpointing::None,
             fused_step: false,
@@ -209,6 +214,7 @@ impl Train {
         within("learning_rate", self.learning_rate, 0.0, 1.0);
         within("max_gradient_norm", self.max_gradient_norm, 0.0, f64::MAX);
         within("shift", self.shift, 0.01, 100.0);
+        within("prior_loss_weight", self.prior_loss_weight, 0.0, 1000.0);
         within("caption_dropout", self.caption_dropout, 0.0, 1.0);
         within("encoder_dropout.clip_l", self.encoder_dropout.clip_l, 0.0, 1.0);
         within("encoder_dropout.clip_g", self.encoder_dropout.clip_g, 0.0, 1.0);

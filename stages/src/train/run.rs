@@ -21,8 +21,15 @@ use crate::{
     work::Work,
 };
 use burn::tensor::{DType, Device};
-use sd3pipe_cache::Object;
-use std::{collections::BTreeSet, time::Instant};
+use sd3pipe_cache::{Object, Output};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// The state at the end of an epoch is saved if the last one is so old: it only makes a kill cost little, and after short epochs
+/// writing it would be most of the work.
+const SAVE_AFTER: Duration = Duration::from_secs(10);
 
 /// Trains the missing epochs, which nobody else may be training, and validates those whose validation is missing. Epochs in between
 /// whose results are kept are trained again when no state leads past them.
@@ -42,6 +49,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
     let mut watch = Watch::new(job.parameters.stop);
     let last = (0..job.epochs()).rev().find(|epoch| trainer.missing.contains(epoch));
     let mut state = None;
+    let mut finished = Finished { actions: Vec::new(), saved: Instant::now() };
     for epoch in 0..job.epochs() {
         let ended = if trainer.missing.contains(&epoch) {
             let state = match &mut state {
@@ -55,11 +63,9 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
                 }
             };
             while (state.position.epoch as usize) < epoch {
-                trainer.steps(state, &watch, work)?;
-                trainer.finish(state, false, None, work)?;
+                trainer.epoch(state, false, None, &mut finished, work)?;
             }
-            trainer.steps(state, &watch, work)?;
-            trainer.finish(state, last == Some(epoch), Some(&mut watch), work)?
+            trainer.epoch(state, last == Some(epoch), Some(&mut watch), &mut finished, work)?
         } else {
             trainer.look_at(epoch, &mut watch, work)?
         };
@@ -125,56 +131,74 @@ impl Trainer<'_> {
         Ok(State { frozen: self.frozen.clone(), ..state })
     }
 
-    /// The steps of an epoch that are not done.
-    fn steps(&self, state: &mut State, watch: &Watch, work: &Work<'_>) -> Result<(), StageError> {
-        let (job, epoch) = (self.job, state.position.epoch);
-        let folder = work.store.work_dir(&job.actions[epoch as usize].key)?;
-        let held_out = watch.held_out().map_or(String::new(), |loss| format!(" · held out {loss:.4}"));
-        for turns in job.steps(epoch).into_iter().skip(state.position.steps as usize) {
-            if work.interrupt.asked() {
-                return Err(interrupted(state, job, work));
-            }
-            let measured = self.step(state, &turns, self.done(state), work)?;
+    /// Trains what is left of an epoch, and validates it if it is `watch`ed. Says whether the training ends with it.
+    fn epoch(
+        &self,
+        state: &mut State,
+        last: bool,
+        watch: Option<&mut Watch>,
+        finished: &mut Finished,
+        work: &mut Work<'_>,
+    ) -> Result<bool, StageError> {
+        let (start, job) = (Instant::now(), self.job);
+        let (per_epoch, save_every) = (job.steps_per_epoch(), u64::from(job.parameters.save_every));
+        let held_out = watch.as_ref().and_then(|watch| watch.held_out());
+        let held_out = held_out.map_or(String::new(), |loss| format!(" · held out {loss:.4}"));
+        for turns in job.steps(state.position.epoch).into_iter().skip(state.position.steps as usize) {
+            let measured = match work.interrupt.asked() {
+                true => Err(StageError::Interrupted),
+                false => self.step(state, &turns, self.done(state), work),
+            };
+            // A step that fails leaves the state as it was.
+            let measured = measured.map_err(|error| finished.save_after(error, job, state, work))?;
             state.position.steps += 1;
             state.position.measured.push(measured);
-            let (loss, rate) = (measured.loss, measured.learning_rate);
-            let note = format!("epoch {} · loss {loss:.4} · rate {rate:.3e}{held_out}", epoch + 1);
+            let (epoch, loss, rate) = (state.position.epoch + 1, measured.loss, measured.learning_rate);
+            let note = format!("epoch {epoch} · loss {loss:.4} · rate {rate:.3e}{held_out}");
             work.progress.advance(self.done(state), &note);
-            if state.position.steps.is_multiple_of(job.parameters.save_every.into())
-                && state.position.steps < job.steps_per_epoch()
-            {
-                state::save_unfinished(state, &folder)?;
+            if state.position.steps.is_multiple_of(save_every) && state.position.steps < per_epoch {
+                finished.save(job, state, work)?;
             }
         }
-        Ok(())
+        let made = self.finish(state, last, watch, start, work);
+        let (made, ended) = made.map_err(|error| finished.save_after(error, job, state, work))?;
+        finished.actions.extend(made);
+        if last || ended {
+            finished.record(job, work)?;
+        } else if per_epoch.is_multiple_of(save_every) || finished.saved.elapsed() >= SAVE_AFTER {
+            finished.save(job, state, work)?;
+        }
+        Ok(ended)
     }
 
-    /// Publishes an epoch, and its validation if it is `watch`ed and that is missing. Says whether the training ends with it.
+    /// What an epoch put out, and its validation if it is `watch`ed and that is missing; and whether the training ends with it. The
+    /// state is the next epoch's from then on, and as it was if this fails.
     fn finish(
         &self,
         state: &mut State,
         last: bool,
         watch: Option<&mut Watch>,
-        work: &mut Work<'_>,
-    ) -> Result<bool, StageError> {
-        let (start, job, epoch) = (Instant::now(), self.job, state.position.epoch as usize);
+        start: Instant,
+        work: &Work<'_>,
+    ) -> Result<(Vec<Made>, bool), StageError> {
+        let (job, epoch) = (self.job, state.position.epoch as usize);
         let name = (epoch + 1).to_string();
         let results: Weights = state.results(&job.parameters.optimizer).collect();
         let averages = job.parameters.average.map(|_| state.averages());
-        // Before the epoch counts as done: how it is published depends on whether there is another.
-        let validation = job.validation_of(epoch).filter(|_| watch.is_some());
-        let mut report = None;
-        if let Some(action) = validation {
-            let found = match self.missing.contains(&action) {
-                true => self.validate(epoch, &results, averages.as_ref(), &|_| (), work),
-                false => self.known(action, work),
+        let (mut validations, mut ended) = (Vec::new(), false);
+        if let Some(watch) = watch
+            && let Some(action) = job.validation_of(epoch)
+        {
+            let start = Instant::now();
+            let report = if self.missing.contains(&action) {
+                let report = self.validate(epoch, &results, averages.as_ref(), &|_| (), work)?;
+                validations.push((action, self.report(&report, work)?, start.elapsed().as_secs_f64()));
+                report
+            } else {
+                self.known(action, work)?
             };
-            report = Some(found.map_err(|error| match error {
-                StageError::Interrupted => interrupted(state, job, work),
-                error => error,
-            })?);
+            ended = watch.ends(&report);
         }
-        let ended = report.as_ref().zip(watch).is_some_and(|(report, watch)| watch.ends(report));
 
         let mut outputs = vec![output(job.role(), name.clone(), self.save(&results, work)?)];
         if let Some(averages) = &averages {
@@ -184,22 +208,16 @@ impl Trainer<'_> {
             serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
         outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
 
-        state.position = state::Position { epoch: state.position.epoch + 1, ..Default::default() };
+        let before = state.position.clone();
+        state.position = state::Position { epoch: before.epoch + 1, ..Default::default() };
         if last || ended {
             let path = work.store.temporary_path();
-            state.save(&path)?;
-            outputs.push(output("state", name, work.store.adopt(&path)?));
-        } else {
-            // Before this epoch counts as done: nothing else leads from it to the next.
-            state::save_unfinished(state, &work.store.work_dir(&job.actions[epoch + 1].key)?)?;
+            let saved = state.save(&path).and_then(|()| Ok(work.store.adopt(&path)?));
+            let saved = saved.inspect_err(|_| state.position = before)?;
+            outputs.push(output("state", name, saved));
         }
-        work.publish(&job.actions[epoch], outputs, start.elapsed().as_secs_f64())?;
-        if let (Some(report), Some(action)) = (&report, validation.filter(|action| self.missing.contains(action))) {
-            self.publish(report, action, start, work)?;
-        }
-        work.flush()?;
-        work.store.remove_work_dir(&job.actions[epoch].key)?;
-        Ok(ended)
+        let trained = (epoch, outputs, start.elapsed().as_secs_f64());
+        Ok((std::iter::once(trained).chain(validations).collect(), ended))
     }
 
     /// Writes weights as an epoch has them.
@@ -276,12 +294,44 @@ fn kept_state(
     Ok(None)
 }
 
-/// Saves the state of an epoch that is not published yet, for the run that goes on from it.
-fn interrupted(state: &State, job: &TrainJob, work: &Work<'_>) -> StageError {
-    work.progress.end();
-    let folder = work.store.work_dir(&job.actions[state.position.epoch as usize].key).map_err(StageError::from);
-    match folder.and_then(|folder| state::save_unfinished(state, &folder)) {
-        Ok(()) => StageError::Interrupted,
-        Err(error) => error,
+/// An action with its outputs and the seconds that it took.
+type Made = (usize, Vec<Output>, f64);
+
+/// Epochs and validations that are done and not recorded yet: until a state is saved that leads on from them, a kill has them made
+/// again.
+struct Finished {
+    actions: Vec<Made>,
+    /// When a state was last saved.
+    saved: Instant,
+}
+
+impl Finished {
+    /// Saves the state, and then records the epochs before it.
+    fn save(&mut self, job: &TrainJob, state: &State, work: &mut Work<'_>) -> Result<(), StageError> {
+        state::save_unfinished(state, &work.store.work_dir(&job.actions[state.position.epoch as usize].key)?)?;
+        self.saved = Instant::now();
+        self.record(job, work)
+    }
+
+    /// The same after an error. Whether that can be done or not, the error is the one to tell, unless it was only to stop.
+    fn save_after(&mut self, error: StageError, job: &TrainJob, state: &State, work: &mut Work<'_>) -> StageError {
+        let saved = self.save(job, state, work);
+        work.progress.end();
+        match (error, saved) {
+            (StageError::Interrupted, Err(unsaved)) => unsaved,
+            (error, _) => error,
+        }
+    }
+
+    /// Records what is done, all together or none: a state is kept that leads on from the last epoch.
+    fn record(&mut self, job: &TrainJob, work: &mut Work<'_>) -> Result<(), StageError> {
+        for (action, outputs, seconds) in &self.actions {
+            work.hold(&job.actions[*action], outputs.clone(), *seconds);
+        }
+        work.flush()?;
+        for (action, ..) in self.actions.drain(..).filter(|(action, ..)| *action < job.epochs()) {
+            work.store.remove_work_dir(&job.actions[action].key)?;
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use crate::{problem::Problem, train::span::Span};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// How the learning rate moves, as a factor from 0 to 1 of the pipeline's `learning_rate`. A step is an optimizer step, over all epochs.
+/// The rate at each step, as a factor from 0 to 1 of the pipeline's `learning_rate`. A step is an optimizer step, over all epochs.
 /// The factors are those of transformers' functions of the same names (`optimization.py`).
 ///
 /// Every one of them can begin with a `warmup`, linear from 0, none unless given: a number of steps, or `Share(0.05)` of them all. Where
@@ -79,7 +79,7 @@ pub enum Schedule {
         decay: Span,
         /// How it goes down.
         #[serde(default)]
-        shape: Decay,
+        shape: Descent,
         /// The share of the learning rate that it begins from and comes down to.
         #[serde(default)]
         minimum_ratio: f64,
@@ -88,7 +88,7 @@ pub enum Schedule {
 
 /// The way down of [`Schedule::WarmupStableDecay`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Decay {
+pub enum Descent {
     /// Half a cosine. The default.
     #[default]
     Cosine,
@@ -176,9 +176,9 @@ impl Schedule {
                 }
                 let progress = ((done - stable) as f64 / (all - stable).max(1) as f64).min(1.0);
                 above_minimum(match shape {
-                    Decay::Cosine => half_cosine(progress),
-                    Decay::Linear => 1.0 - progress,
-                    Decay::OneMinusSqrt => 1.0 - progress.sqrt(),
+                    Descent::Cosine => half_cosine(progress),
+                    Descent::Linear => 1.0 - progress,
+                    Descent::OneMinusSqrt => 1.0 - progress.sqrt(),
                 })
             }
         }

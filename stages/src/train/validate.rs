@@ -5,7 +5,7 @@ use crate::{
     adapter::{Adapter, parameters::Method},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
-    images::Latents,
+    images::{Latents, Mask},
     nn::{self, Weights},
     tensors::Array,
     text::{Dropped, Encoded},
@@ -20,6 +20,7 @@ use crate::{
     },
     work::Work,
 };
+use sd3pipe_cache::Output;
 use std::{cell::Cell, sync::Arc, time::Instant};
 
 impl Trainer<'_> {
@@ -39,7 +40,8 @@ impl Trainer<'_> {
             self.validate(epoch, &weights, averages.as_ref(), &|done| work.progress.advance(done, &label), work);
         work.progress.end();
         let report = report?;
-        self.publish(&report, action, start, work)?;
+        let outputs = self.report(&report, work)?;
+        work.publish(&self.job.actions[action], outputs, start.elapsed().as_secs_f64())?;
         work.flush()?;
         Ok(watch.ends(&report))
     }
@@ -49,16 +51,10 @@ impl Trainer<'_> {
         Report::read(&work.store.outputs(&self.job.actions[action].key)?.unwrap_or_default(), work.store)
     }
 
-    pub(super) fn publish(
-        &self,
-        report: &Report,
-        action: usize,
-        start: Instant,
-        work: &mut Work<'_>,
-    ) -> Result<(), StageError> {
+    /// What a validation puts out.
+    pub(super) fn report(&self, report: &Report, work: &Work<'_>) -> Result<Vec<Output>, StageError> {
         let bytes = serde_json::to_vec(report).map_err(|error| StageError::Unfit(error.to_string()))?;
-        let outputs = vec![output(VALIDATION, report.epoch.to_string(), work.store.put(&bytes)?)];
-        work.publish(&self.job.actions[action], outputs, start.elapsed().as_secs_f64())
+        Ok(vec![output(VALIDATION, report.epoch.to_string(), work.store.put(&bytes)?)])
     }
 
     /// The weights that an epoch has put out, where they would lie in training. They are the same numbers to the network: it would
@@ -141,6 +137,7 @@ impl Trainer<'_> {
         work: &Work<'_>,
     ) -> Result<Vec<Vec<f64>>, StageError> {
         let Array { shape, values } = Latents::read(work.store, &item.latents)?.mean;
+        let mask = item.mask.map(|mask| Mask::from_store(work.store, &mask)).transpose()?;
         let text = Encoded::read(work.store, item.texts.first().unwrap_or(&self.job.empty))?;
         let mut rows = Vec::new();
         for index in 0..validation.noises {
@@ -155,7 +152,8 @@ impl Trainer<'_> {
                 let samples: Vec<Drawn> = timesteps.iter().map(sample).collect();
                 let texts = vec![(&text, Dropped::default()); samples.len()];
                 let (context, pooled) = self.conditioning.assemble(&texts, &self.device, self.dtype)?;
-                let batch = Batch::new(&samples, context, pooled)?;
+                let mut batch = Batch::new(&samples, context, pooled)?;
+                batch.count(&vec![(1.0, mask.clone()); samples.len()])?;
                 let losses = batch.losses(blocks::velocity(state, &self.job.parameters, &batch)?);
                 let means = losses.reshape::<2, _>([samples.len() as i32, -1]).mean_dim(1);
                 row.extend(nn::to_host(means).into_iter().map(f64::from));

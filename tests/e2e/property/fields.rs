@@ -30,6 +30,7 @@ const fn given(given: &'static [&'static str], field: Field) -> Field {
     Field { given, ..field }
 }
 
+const REGULARISATION: &[&str] = &["captions.data=[(path: \"photos\", class: \"thing\", regularisation: true)]"];
 const LORA: &[&str] = &["train.method=LoRA(rank: 4)"];
 const VALIDATION: &[&str] = &["train.validation=(share: 0.5)"];
 const AVERAGE: &[&str] = &["train.average=(decay: 0.5)"];
@@ -62,12 +63,65 @@ const FIELDS: &[Field] = &[
         &["captions.data=[(path: \"photos\", class: \"thing\", repeats: 2)]"],
     ),
     moves("captions", "captions.data[0].class", &["captions.data=[(path: \"photos\", class: \"other\")]"]),
+    moves(
+        "captions",
+        "captions.data[0].weight",
+        &["captions.data=[(path: \"photos\", class: \"thing\", weight: 0.5)]"],
+    ),
+    moves(
+        "captions",
+        "captions.data[0].regularisation",
+        &["captions.data=[(path: \"photos\", class: \"thing\", regularisation: true)]"],
+    ),
+    moves(
+        "captions",
+        "captions.data[0].masks",
+        &["captions.data=[(path: \"photos\", class: \"thing\", masks: Alpha)]"],
+    ),
+    moves("captions", "captions.data[0].flip", &["captions.data=[(path: \"photos\", class: \"thing\", flip: true)]"]),
+    moves(
+        "captions",
+        "captions.data[0].trigger",
+        &["captions.data=[(path: \"photos\", class: \"thing\", trigger: \"sks\")]"],
+    ),
+    moves(
+        "captions",
+        "captions.data[0].prefix",
+        &["captions.data=[(path: \"photos\", class: \"thing\", prefix: \"the\")]"],
+    ),
+    moves(
+        "captions",
+        "captions.data[0].suffix",
+        &["captions.data=[(path: \"photos\", class: \"thing\", suffix: \"here\")]"],
+    ),
+    moves("captions", "captions.lines", &["captions.lines=All"]),
     moves("captions", "captions.missing", &["captions.missing=Empty", "captions.data=[(path: \"photos\")]"]),
     moves("captions", "captions.prefix", &["captions.prefix=\"a photo of\""]),
     moves("captions", "captions.suffix", &["captions.suffix=\"in summer\""]),
+    moves("captions", "captions.wildcards", &["captions.wildcards=(variants: 3)"]),
+    given(
+        &["captions.wildcards=(variants: 3)"],
+        moves("captions", "captions.wildcards.variants", &["captions.wildcards=(variants: 4)"]),
+    ),
     moves("captions", "captions.separator", &["captions.separator=\";\""]),
     moves("captions", "captions.shuffle.variants", &["captions.shuffle=(variants: 3)"]),
     moves("captions", "captions.shuffle.keep_tokens", &["captions.shuffle=(variants: 2, keep_tokens: 1)"]),
+    moves(
+        "captions",
+        "captions.shuffle.keep_tokens_separator",
+        &["captions.shuffle=(variants: 2, keep_tokens_separator: \"|||\")"],
+    ),
+    moves(
+        "captions",
+        "captions.shuffle.secondary_separator",
+        &["captions.shuffle=(variants: 2, secondary_separator: \";;\")"],
+    ),
+    moves("captions", "captions.shuffle.tag_dropout", &["captions.shuffle=(variants: 2, tag_dropout: 0.5)"]),
+    moves(
+        "captions",
+        "captions.shuffle.reorder",
+        &["captions.shuffle=(variants: 2, tag_dropout: 0.5, reorder: false)"],
+    ),
     moves("captions", "captions.extensions", &["captions.extensions=[\"txt\"]"]),
     moves("text", "text.captions", BOTH),
     moves("text", "text.t5_tokens", &["text.t5_tokens=24"]),
@@ -75,6 +129,7 @@ const FIELDS: &[Field] = &[
     nothing("text.batch", &["text.batch=3"]),
     moves("latents", "latents.captions", BOTH),
     moves("latents", "latents.resolution", &["latents.resolution=80"]),
+    moves("latents", "latents.further_resolutions", &["latents.further_resolutions=[96]"]),
     moves("latents", "latents.buckets.step", &["latents.buckets=(step: 32)"]),
     moves("latents", "latents.buckets.min", &["latents.buckets=(step: 16, min: 48)"]),
     moves("latents", "latents.buckets.max", &["latents.buckets=(step: 16, max: 96)"]),
@@ -179,6 +234,7 @@ const FIELDS: &[Field] = &[
         &["train.average=(warmup: Power())"],
         moves("train", "train.average.warmup.power", &["train.average=(warmup: Power(power: 0.75))"]),
     ),
+    given(REGULARISATION, moves("train", "train.prior_loss_weight", &["train.prior_loss_weight=0.5"])),
     nothing("train.save_every", &["train.save_every=2"]),
     moves("export", "export.train", &["export.train=\"train2\""]),
     moves("export", "export.epochs", &["export.epochs=Last"]),

@@ -109,7 +109,7 @@ mod tests {
             (&unsigned, 0, 0.0),
             (&unsigned, 1, 3.25e-7),
             (&unsigned, 3, 2.125e-6),
-            (&unsigned, 254, 0.996_484_375),
+            (&unsigned, 254, 0.996_484_4),
         ] {
             assert!((map[code] - expected).abs() <= 1e-7 * expected.abs(), "{code}: {} {expected}", map[code]);
         }

@@ -25,13 +25,12 @@ use crate::nn::Weight;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+// burn's own are not used: they keep their states in the parameter's type and under ids that no safetensors file holds. Here
+// states are tensors under the checkpoint's own names, which makes an exact resume a plain file.
 /// An optimizer and its settings.
-///
-/// burn's own are not used: they keep their states in the parameter's type and under ids that no safetensors file holds. Here
-/// states are tensors under the checkpoint's own names, which makes an exact resume a plain file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Optimizer {
-    /// Adam with decoupled weight decay; 8 bytes of state a weight. The default.
+    /// The usual one; 8 bytes of state a weight. The default.
     AdamW(AdamW),
     /// AdamW with its states in 8 bits, as bitsandbytes' `AdamW8bit`: 2 bytes a weight.
     AdamW8bit(AdamW),

@@ -1,4 +1,4 @@
-//! Faults on demand, for tests: this process is killed, or a step fails, where `SD3PIPE_FAULT` says.
+//! Injected failures, for tests: this process is killed, or a step fails, where `SD3PIPE_FAULT` says.
 //!
 //! `SD3PIPE_FAULT=KIND@STEP:N` has its effect at the Nth passage of a step, from 1, and `…:N+` from the Nth on; `*` stands for
 //! any step. The kinds are `kill` (SIGKILL right before), `kill-after` (right after), `torn` (half of the bytes are written,
@@ -50,7 +50,7 @@ impl Failure {
     }
 }
 
-struct Fault {
+struct Injection {
     kind: Kind,
     step: String,
     from: u64,
@@ -58,8 +58,8 @@ struct Fault {
     passed: AtomicU64,
 }
 
-impl Fault {
-    fn parse(text: &str) -> Option<Fault> {
+impl Injection {
+    fn parse(text: &str) -> Option<Injection> {
         let (kind, place) = text.split_once('@')?;
         let (step, count) = place.split_once(':').unwrap_or((place, "1"));
         let kind = match kind {
@@ -73,7 +73,7 @@ impl Fault {
             _ => return None,
         };
         let (from, on) = (count.trim_end_matches('+').parse().ok()?, count.ends_with('+'));
-        Some(Fault { kind, step: step.to_owned(), from, on, passed: AtomicU64::new(0) })
+        Some(Injection { kind, step: step.to_owned(), from, on, passed: AtomicU64::new(0) })
     }
 
     /// Whether this has its effect at the passage that begins now.
@@ -86,17 +86,17 @@ impl Fault {
     }
 }
 
-/// The fault that was asked for.
+/// What was asked for.
 ///
 /// # Panics
-/// If it can't be understood: a test that asks for no fault at all would pass.
-fn fault() -> Option<&'static Fault> {
-    static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
+/// If it can't be understood: a test that asks for no failure at all would pass.
+fn injection() -> Option<&'static Injection> {
+    static INJECTION: OnceLock<Option<Injection>> = OnceLock::new();
     let read = || {
         let text = std::env::var("SD3PIPE_FAULT").ok()?;
-        Some(Fault::parse(&text).unwrap_or_else(|| panic!("SD3PIPE_FAULT={text}: no such fault")))
+        Some(Injection::parse(&text).unwrap_or_else(|| panic!("SD3PIPE_FAULT={text}: no such fault")))
     };
-    FAULT.get_or_init(read).as_ref()
+    INJECTION.get_or_init(read).as_ref()
 }
 
 /// A step that is under way.
@@ -115,8 +115,8 @@ impl Drop for Passage {
 /// Begins a step, unless it's to fail.
 pub(crate) fn pass(step: &'static str) -> Result<Passage, Failure> {
     log(step);
-    match fault().filter(|fault| fault.kind != Kind::Torn || !step.ends_with(".write")) {
-        Some(fault) if fault.strikes(step) => match fault.kind {
+    match injection().filter(|injection| injection.kind != Kind::Torn || !step.ends_with(".write")) {
+        Some(injection) if injection.strikes(step) => match injection.kind {
             Kind::Kill | Kind::Torn => kill(),
             Kind::Stall => loop {
                 std::thread::park();
@@ -130,7 +130,7 @@ pub(crate) fn pass(step: &'static str) -> Result<Passage, Failure> {
 
 /// Writes half of the bytes and ends, if this write is to be torn.
 pub(crate) fn tear(step: &'static str, half: impl FnOnce() -> io::Result<()>) {
-    if fault().is_some_and(|fault| fault.kind == Kind::Torn && fault.strikes(step)) {
+    if injection().is_some_and(|injection| injection.kind == Kind::Torn && injection.strikes(step)) {
         let _ = half();
         kill();
     }
@@ -160,8 +160,8 @@ mod tests {
     #[test]
     fn a_fault_strikes_at_its_passage_and_at_no_other() {
         let strikes = |text: &str, steps: &[&str]| {
-            let fault = Fault::parse(text).unwrap();
-            steps.iter().map(|step| fault.strikes(step)).collect::<Vec<_>>()
+            let injection = Injection::parse(text).unwrap();
+            steps.iter().map(|step| injection.strikes(step)).collect::<Vec<_>>()
         };
         let steps = ["object.write", "object.sync", "object.write", "object.write"];
         assert_eq!(strikes("kill@object.write", &steps), [true, false, false, false]);
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(strikes("ENOSPC@object.write:2+", &steps), [false, false, true, true]);
         assert_eq!(strikes("torn@*:2", &steps), [false, true, false, false]);
         for wrong in ["", "kill", "kill@a:x", "die@a", "kill@a:"] {
-            assert!(Fault::parse(wrong).is_none(), "{wrong}");
+            assert!(Injection::parse(wrong).is_none(), "{wrong}");
         }
     }
 }
