@@ -216,7 +216,7 @@ impl<'s> Survey<'s> {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
         loop {
-            let survey = planner.survey(wanted.iter().copied());
+            let survey = planner.survey(wanted.iter().copied(), &mut vec![None; resolved.stages.len()]);
             match survey.and_then(|examined| Ok((planner.estimate(&examined)?, examined))) {
                 Ok((estimate, examined)) => return Ok(Self { planner, examined, estimate, previous }),
                 Err((index, error)) => match error.lost_object() {

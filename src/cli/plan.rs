@@ -112,7 +112,7 @@ fn rates(resolved: &Resolved, survey: &Survey<'_>) -> String {
         };
         let Job::Train(job) = &**job else { continue };
         let steps = text::units(job.total_steps() as usize, "steps");
-        text += &format!("{}: {}, {steps}\n", stage.name, text::units(job.actions.len(), "epochs"));
+        text += &format!("{}: {}, {steps}\n", stage.name, text::units(job.epochs(), "epochs"));
         let mut rows = vec![["epoch", "step", "learning rate", ""].map(str::to_owned).to_vec()];
         for rate in job.rates() {
             let (epoch, step) = (text::count(rate.epoch as usize), text::count(rate.step as usize));
@@ -136,7 +136,7 @@ pub(super) fn overview(resolved: &Resolved, survey: &Survey<'_>, store: Option<&
                 ("read", text::units(*actions, "items"))
             }
             State::Assembled { actions, .. } => ("hit", format!("all {}", text::count(*actions))),
-            State::Run { job, missing } => ("run", amount(job, missing.len())),
+            State::Run { job, missing } => ("run", amount(job, missing)),
             State::Waiting { .. } => ("run", size(stage)),
         };
         let why = match &examined.state {
@@ -150,17 +150,22 @@ pub(super) fn overview(resolved: &Resolved, survey: &Survey<'_>, store: Option<&
 }
 
 /// How much of a job is to be done.
-fn amount(job: &Job, missing: usize) -> String {
-    let total = job.actions().len();
-    let all = text::units(total, job.unit());
-    let some = if missing == total { all } else { format!("{} of {all}", text::count(missing)) };
-    match job {
-        Job::Train(job) => {
-            let steps = missing as u64 * job.steps_per_epoch();
-            format!("{some}, {}", text::units(steps as usize, "steps"))
-        }
-        _ => some,
+fn amount(job: &Job, missing: &[usize]) -> String {
+    let some = |missing: usize, total: usize, unit: &str| {
+        let all = text::units(total, unit);
+        if missing == total { all } else { format!("{} of {all}", text::count(missing)) }
+    };
+    let Job::Train(job) = job else { return some(missing.len(), job.actions().len(), job.unit()) };
+    let epochs = missing.iter().filter(|index| **index < job.epochs()).count();
+    let mut parts = Vec::new();
+    if epochs > 0 {
+        let steps = epochs * job.steps_per_epoch() as usize;
+        parts.push(format!("{}, {}", some(epochs, job.epochs(), "epochs"), text::units(steps, "steps")));
     }
+    if missing.len() > epochs {
+        parts.push(some(missing.len() - epochs, job.validated.len(), "validations"));
+    }
+    parts.join(", ")
 }
 
 /// The first of a stage's own causes, or the first of those above it.

@@ -10,7 +10,7 @@ use sd3pipe_stages::{
     adapter::parameters::{Lora, Method},
     captions::parameters::Masks,
     checkpoint::Component,
-    export::parameters::{Export, Layout, LoraForm},
+    export::parameters::{Epochs, Export, Layout, LoraForm, Weights},
     stage::{Kind, Stage},
     train::{init::Init, parameters::Train},
 };
@@ -257,6 +257,7 @@ fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str,
                         faults.add(&format!("stages.{name}.epochs"), problem.message, problem.hint);
                     }
                     check_lora_form(name, export, &train.method, faults);
+                    check_choice(name, export, train, faults);
                 }
             }
             Stage::Train(train) => {
@@ -297,6 +298,19 @@ fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str,
     if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
         let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
         faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
+    }
+}
+
+/// What an export asks for must be what the training keeps.
+fn check_choice(name: &str, export: &Export, train: &Train, faults: &mut Faults<'_>) {
+    let mut lacks = |field: &str, message: &str, hint: &str| {
+        faults.add(&format!("stages.{name}.{field}"), format!("`{field}`: {message}"), hint.to_owned());
+    };
+    if export.epochs == Epochs::Best && train.validation.is_none() {
+        lacks("epochs", "only validation can tell which epoch is the best", "add to Train: validation: (share: 0.1)");
+    }
+    if export.weights == Weights::Average && train.average.is_none() {
+        lacks("weights", "the training keeps no average", "add to Train: average: (decay: 0.9999)");
     }
 }
 

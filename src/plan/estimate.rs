@@ -73,18 +73,18 @@ impl Estimate {
 }
 
 impl Planner<'_> {
-    /// Examines stages in order; a stage that reads from one that must run first waits.
+    /// Examines stages in order, and puts down the results that are known; a stage that reads from one that must run first waits.
     ///
     /// # Errors
     /// The first stage that can't be examined, and why.
     pub fn survey(
         &mut self,
         wanted: impl IntoIterator<Item = usize>,
+        results: &mut [Option<StageResult>],
     ) -> Result<Vec<Option<Examined>>, (usize, Box<PlanError>)> {
-        let mut results = vec![None; self.resolved.stages.len()];
         let mut examined: Vec<Option<Examined>> = results.iter().map(|_| None).collect();
         for index in wanted {
-            let found = self.examine(index, &results).map_err(|error| (index, Box::new(error)))?;
+            let found = self.examine(index, results).map_err(|error| (index, Box::new(error)))?;
             results[index] = found.state.result().cloned();
             examined[index] = Some(found);
         }
@@ -151,7 +151,7 @@ impl Planner<'_> {
                     made[action].clone_from(outputs_of_action);
                 }
                 let artifact = job.artifact(&outputs);
-                let result = StageResult::in_memory(artifact.to_bytes()?);
+                let result = StageResult::foreseen(artifact.to_bytes()?);
                 let new = [forecast.outputs.concat(), self.prompts(job, missing)?].concat();
                 new.iter().for_each(|output| count(output.digest, output.length));
                 count(result.digest, result.bytes(None)?.len() as u64);

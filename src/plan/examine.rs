@@ -4,18 +4,27 @@ use super::{Data, PlanError, StageResult, Start, model};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
+    action::{Artifact, Entry},
     adapter::parameters::{Lora, Method},
     captions::Items,
     checkpoint::Component,
     error::StageError,
-    export::{self, ExportJob, job::Provenance},
+    export::{
+        self, ExportJob,
+        job::Provenance,
+        parameters::{Epochs, Export, Weights},
+    },
     facts::{Facts, TEXT_ENCODERS},
     images::ImagesJob,
     job::Job,
     sample::{SampleJob, parameters::Sample},
     stage::{Kind, Stage},
     text::TextJob,
-    train::{TrainJob, parameters::Train},
+    train::{
+        TrainJob,
+        parameters::Train,
+        validation::{Report, VALIDATION, best},
+    },
 };
 use serde_json::{Map, Value};
 use std::{
@@ -224,7 +233,8 @@ impl<'p> Planner<'p> {
     /// and looked up again, since a collection beside this run may have been faster.
     fn kept(&self, store: &Store, name: &str, key: &Key) -> Result<Option<Digest>, PlanError> {
         let look_up = || -> Result<Option<Digest>, PlanError> {
-            Ok(self.whole(store.outputs(key)?).and_then(|outputs| Some(outputs.first()?.digest)))
+            let found = self.whole(store.outputs(key)?).and_then(|outputs| Some(outputs.first()?.digest));
+            Ok(found.filter(|digest| !self.names_lost(digest, store)))
         };
         let found = look_up()?;
         if found.is_none() || self.previous.get(name) == Some(key) {
@@ -232,6 +242,13 @@ impl<'p> Planner<'p> {
         }
         store.rely(key, &[])?;
         look_up()
+    }
+
+    /// Whether a stage's result names an object that was found lost.
+    fn names_lost(&self, result: &Digest, store: &Store) -> bool {
+        let artifact = || StageResult::stored(*result).artifact(Some(store));
+        let names = |artifact: Artifact| artifact.entries.iter().any(|entry| self.lost.contains(&entry.digest));
+        !self.lost.is_empty() && artifact().is_ok_and(names)
     }
 
     /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
@@ -276,7 +293,11 @@ impl<'p> Planner<'p> {
             Some(store) => store.outputs(&action.key).map(|outputs| self.whole(outputs)).map_err(PlanError::from),
             None => Ok(None),
         };
-        job.actions().iter().map(look_up).collect()
+        let mut outputs = job.actions().iter().map(look_up).collect::<Result<Vec<_>, _>>()?;
+        if let Some(store) = self.store {
+            job.settle(&mut outputs, store)?;
+        }
+        Ok(outputs)
     }
 
     /// All that a stage reads: its parameters, the model's parts, the numeric class, and the results of other stages by role.
@@ -354,6 +375,22 @@ impl<'p> Planner<'p> {
         })
     }
 
+    /// The epoch with the lowest held-out loss, for an export that asks for it. Where that is only foreseen, the last one stands for it.
+    fn best_epoch(&self, parameters: &Export, train: &Artifact, foreseen: bool) -> Result<Option<u32>, PlanError> {
+        if parameters.epochs != Epochs::Best {
+            return Ok(None);
+        }
+        let Some(store) = self.store.filter(|_| !foreseen) else {
+            return Ok(train.of(VALIDATION).filter_map(|entry| entry.item.parse().ok()).max());
+        };
+        let read = |entry: &Entry| -> Result<Report, PlanError> {
+            let unreadable = |reason| StageError::Unreadable { what: "a validation".to_owned(), reason };
+            Ok(Report::from_bytes(&store.read(&entry.digest)?).map_err(unreadable)?)
+        };
+        let reports = train.of(VALIDATION).map(read).collect::<Result<Vec<_>, _>>()?;
+        Ok(best(reports, parameters.weights == Weights::Average))
+    }
+
     fn t5_tokens_of(&self, index: usize) -> u32 {
         let tokens = |above: &usize| match &self.resolved.stages[*above].stage {
             Stage::EncodeText(text) => Some(text.t5_tokens),
@@ -374,11 +411,11 @@ impl<'p> Planner<'p> {
         let store = self.store;
         let facts = self.facts_of(index)?;
         let result = |above: usize| results[above].as_ref().ok_or_else(|| self.missing_input(above));
-        let artifact = |role: &str| {
-            let above =
-                stage.upstream.iter().find(|upstream| upstream.role == role).map_or(index, |upstream| upstream.stage);
-            result(above)?.artifact(store)
+        let above = |role: &str| {
+            let upstream = stage.upstream.iter().find(|upstream| upstream.role == role);
+            result(upstream.map_or(index, |upstream| upstream.stage))
         };
+        let artifact = |role: &str| above(role)?.artifact(store);
         let captions = self.captions_of(index).unwrap_or(index);
         let items = || -> Result<Items, PlanError> { result(captions)?.items(store) };
         Ok(match &stage.stage {
@@ -416,13 +453,9 @@ impl<'p> Planner<'p> {
                     data: result(captions)?.digest,
                     resolution: self.resolution_of(index),
                 };
-                Job::Export(ExportJob::new(
-                    parameters,
-                    &facts,
-                    provenance,
-                    self.adapter_of(index),
-                    &artifact("train")?,
-                )?)
+                let train = artifact("train")?;
+                let best = self.best_epoch(parameters, &train, above("train")?.foreseen)?;
+                Job::Export(ExportJob::new(parameters, &facts, provenance, self.adapter_of(index), &train, best)?)
             }
             Stage::Sample(parameters) => {
                 let adapter = self.adapter_of(index);

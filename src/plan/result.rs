@@ -12,17 +12,24 @@ pub struct StageResult {
     pub digest: Digest,
     /// Its bytes, when it is not read from the store.
     bytes: Option<Rc<Vec<u8>>>,
+    /// Whether it stands for one that has yet to be made: then objects that it names are not there.
+    pub foreseen: bool,
 }
 
 impl StageResult {
     /// One that lies in the store.
     pub fn stored(digest: Digest) -> Self {
-        Self { digest, bytes: None }
+        Self { digest, bytes: None, foreseen: false }
     }
 
     /// One that is only known here.
     pub fn in_memory(bytes: Vec<u8>) -> Self {
-        Self { digest: Digest::of(&bytes), bytes: Some(Rc::new(bytes)) }
+        Self { digest: Digest::of(&bytes), bytes: Some(Rc::new(bytes)), foreseen: false }
+    }
+
+    /// One that stands for what will be made.
+    pub fn foreseen(bytes: Vec<u8>) -> Self {
+        Self { foreseen: true, ..Self::in_memory(bytes) }
     }
 
     /// Its bytes.

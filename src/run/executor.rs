@@ -172,7 +172,7 @@ impl Runner<'_> {
         let fault = |(index, error): (usize, Box<PlanError>)| {
             RunError::of_plan(self.resolved.stages[index].name.clone(), *error)
         };
-        let mut surveyed = planner.survey(wanted.iter().copied()).map_err(fault)?;
+        let mut surveyed = planner.survey(wanted.iter().copied(), results).map_err(fault)?;
         if !self.options.ignore_space {
             let growth = planner.estimate(&surveyed).map_err(fault)?.growth();
             space::check(growth, self.store, &target::folder(self.resolved))?;

@@ -4,7 +4,7 @@ use crate::{
     action::Action,
     adapter::{ALPHA, Place, parameters::Method, places},
     captions::report::CLIP_TOKENS,
-    checkpoint::{Component, mmdit_names},
+    checkpoint::{Component, Dtype, mmdit_names},
     error::StageError,
     export::{
         ENCODER_FILE, ExportJob, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE, encoder_folder,
@@ -19,8 +19,10 @@ use crate::{
     tensors::{file_length, mixed_file_length},
     text::TextJob,
     train::{
-        ADAPTER, TrainJob,
+        TrainJob,
+        average::AVERAGE,
         optimizer::{Course, Optimizer},
+        validation::VALIDATION,
     },
 };
 use sd3pipe_cache::{Digest, Output};
@@ -115,18 +117,23 @@ fn images(job: &ImagesJob, missing: &[usize]) -> Result<Forecast, StageError> {
 
 fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
     let tensors = job.parameters.tensors(&job.facts.geometry, &job.facts.clips)?.into_iter();
-    let (role, weights) = match job.parameters.method {
-        Method::Full => ("weights", file_length(tensors, job.parameters.precision, &BTreeMap::new())?),
+    let weights = match job.parameters.method {
+        Method::Full => file_length(tensors, job.parameters.precision, &BTreeMap::new())?,
         Method::LoRA(_) => {
             let alphas = job.adapter.iter().map(|place| (format!("{}{ALPHA}", place.site), Vec::new()));
-            (ADAPTER, file_length(tensors.chain(alphas), Precision::F32, &BTreeMap::new())?)
+            file_length(tensors.chain(alphas), Precision::F32, &BTreeMap::new())?
         }
     };
     let losses = job.steps_per_epoch() * MEASURED + 2;
-    let (state, last) = (state_length(job)?, missing.iter().max());
+    let (state, last) = (state_length(job)?, missing.iter().filter(|index| **index < job.epochs()).max());
     let outputs = missing.iter().map(|index| {
-        let (action, epoch) = (&job.actions[*index], (index + 1).to_string());
-        let mut outputs = vec![of_action(role, &epoch, action, weights), of_action("losses", &epoch, action, losses)];
+        let (action, epoch) = (&job.actions[*index], (job.epoch_of(*index) + 1).to_string());
+        if *index >= job.epochs() {
+            return vec![of_action(VALIDATION, &epoch, action, report_bound(job))];
+        }
+        let mut outputs = vec![of_action(job.role(), &epoch, action, weights)];
+        outputs.extend(job.parameters.average.map(|_| of_action(AVERAGE, &epoch, action, weights)));
+        outputs.push(of_action("losses", &epoch, action, losses));
         // Only the last one's: more epochs go on from it.
         if Some(index) == last {
             outputs.push(of_action("state", &epoch, action, state));
@@ -139,13 +146,24 @@ fn train(job: &TrainJob, missing: &[usize]) -> Result<Forecast, StageError> {
     Ok(Forecast { outputs: outputs.collect(), passing: if saves { state + losses } else { 0 } })
 }
 
+/// No report of a validation is longer.
+fn report_bound(job: &TrainJob) -> u64 {
+    const NAMES: usize = 512;
+    let timesteps = job.parameters.validation.as_ref().map_or(0, |validation| validation.timesteps.len());
+    // The timesteps, and the losses of both kinds of weights on both kinds of images with their means and numbers.
+    ((5 * timesteps + 16) * LONGEST_NUMBER + NAMES) as u64
+}
+
 /// The state between two epochs: see [`State`](crate::train::State).
 fn state_length(job: &TrainJob) -> Result<u64, StageError> {
     let parameters = &job.parameters;
     let of_tensor = |(name, shape): (String, Vec<usize>)| {
         let kept = if parameters.trains(&name) { parameters.optimizer.keeps(&shape) } else { Vec::new() };
         let kept = kept.into_iter().map(|(kind, dtype, count)| (format!("{kind}/{name}"), dtype, vec![count]));
-        let kept: Vec<_> = kept.collect();
+        let mut kept: Vec<_> = kept.collect();
+        if parameters.average.is_some() && parameters.trains(&name) {
+            kept.push((format!("{AVERAGE}/{name}"), Dtype::F32, shape.clone()));
+        }
         let weight = (format!("weights/{name}"), parameters.kept_in(&name).dtype(), shape);
         std::iter::once(weight).chain(kept)
     };

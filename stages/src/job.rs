@@ -11,7 +11,7 @@ use crate::{
     train::TrainJob,
     work::Work,
 };
-use sd3pipe_cache::{Key, Output};
+use sd3pipe_cache::{Key, Output, Store};
 
 /// A stage with its actions.
 #[derive(Clone, Debug)]
@@ -55,10 +55,20 @@ impl Job {
         match self {
             Self::Text(_) => "texts",
             Self::Images(_) => "images",
+            Self::Train(job) if !job.validated.is_empty() => "epochs and validations",
             Self::Train(_) => "epochs",
             Self::Export(_) => "checkpoints",
             Self::Sample(_) => "images",
         }
+    }
+
+    /// Completes what is known of what the actions have put out with what that itself says of those that are missing: what comes after
+    /// a training has stopped early is nothing.
+    ///
+    /// # Errors
+    /// When the store has lost what that goes by.
+    pub fn settle(&self, outputs: &mut [Option<Vec<Output>>], store: &Store) -> Result<(), StageError> {
+        if let Self::Train(job) = self { job.settle(outputs, store) } else { Ok(()) }
     }
 
     /// What the stage made, from what each action made, in the order of [`actions`](Self::actions).

@@ -161,10 +161,16 @@ impl Stage {
                 ("freeze", json!([])),
                 ("decay", json!("All")),
                 ("checkpointing", json!("None")),
+                ("validation", Value::Null),
+                ("stop", Value::Null),
+                ("average", Value::Null),
             ][..],
-            Self::Export(_) => {
-                &[("layout", json!("SingleFile")), ("text_encoders", json!(false)), ("lora", Value::Null)][..]
-            }
+            Self::Export(_) => &[
+                ("layout", json!("SingleFile")),
+                ("text_encoders", json!(false)),
+                ("lora", Value::Null),
+                ("weights", json!("Trained")),
+            ][..],
             _ => &[],
         };
         if let Value::Object(fields) = &mut value {
@@ -243,6 +249,9 @@ mod tests {
             "(freeze: [\"*.bias\"])",
             "(decay: Matrices)",
             "(checkpointing: Blocks)",
+            "(validation: Some(()))",
+            "(stop: Some(()))",
+            "(average: Some(()))",
         ] {
             let field = settings[1..].split(':').next().unwrap();
             let used = of(settings);

@@ -6,6 +6,7 @@ mod golden;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use golden::{Golden, uniform, values, weight};
 use sd3pipe_stages::nn::{Weight, Weights};
+use sd3pipe_stages::train::average::Average;
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
 use sd3pipe_stages::train::{Gradients, State};
@@ -99,6 +100,7 @@ fn bits(state: &State) -> BTreeMap<String, Vec<u64>> {
     let codes =
         |values: &Tensor<1, Int>| -> Vec<u64> { values.clone().into_data().iter::<u8>().map(u64::from).collect() };
     let weights = state.weights.iter().map(|(name, weight)| (name.to_owned(), floats(&weight.values)));
+    let average = state.average.iter().map(|(name, weight)| (format!("average of {name}"), floats(&weight.values)));
     let kept = state.kept.iter().flat_map(|(name, kept)| {
         kept.iter().map(move |(kind, stored)| {
             let bits = match stored {
@@ -108,7 +110,7 @@ fn bits(state: &State) -> BTreeMap<String, Vec<u64>> {
             (format!("{kind} of {name}"), bits)
         })
     });
-    weights.chain(kept).collect()
+    weights.chain(average).chain(kept).collect()
 }
 
 #[test]
@@ -124,6 +126,7 @@ fn a_state_that_was_saved_and_loaded_goes_on_to_the_same_bits() {
         for (weights, dtype) in [(WeightType::F32, DType::F32), (WeightType::Bf16Stochastic, DType::BF16)] {
             let mut state = start(&large, dtype);
             run(&mut state, &case, weights, 0..6);
+            state.follow(&Average::default(), |name| name != "bias", 5, &Device::flex());
             state.save(&path).unwrap();
             let mut loaded = State::load(&path, |_| Device::flex()).unwrap();
             assert_eq!((bits(&loaded), loaded.course), (bits(&state), state.course), "{}", case.name);
@@ -224,4 +227,39 @@ fn a_group_moves_at_its_own_pace_and_a_frozen_tensor_not_at_all() {
     let found = moved(&format!("({lion}, groups: [(match: \"matrix*\", learning_rate: 0.25)], freeze: [\"bias\"])"));
     assert_eq!(found["bias"], 0.0);
     assert!((found["matrix.weight"] - 0.0025).abs() < 1e-6 && (found["convolution.weight"] - 0.01).abs() < 1e-6);
+}
+
+/// A running mean with its settings.
+#[derive(Deserialize)]
+struct Mean {
+    name: String,
+    average: Average,
+}
+
+#[test]
+fn twelve_steps_of_the_average_equal_the_reference() {
+    let golden = Golden::open("average");
+    for Mean { name: case, average } in golden.config::<Vec<Mean>>("cases") {
+        let mut state = start(&golden, DType::F32);
+        for step in 0..golden.config("steps") {
+            for (name, shape) in &golden.shapes {
+                let values = tensor(uniform(&format!("{name} {step}"), shape.iter().product()));
+                state.weights.insert(name.clone(), Weight { values, shape: shape.clone() });
+            }
+            state.follow(&average, |_| true, step, &Device::flex());
+            for (name, weight) in state.averages().iter() {
+                let key = format!("{case} {step}/{name}");
+                assert_near(&key, &values(weight.values.clone()), &golden.floats(&key), 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_average_is_in_32_bits_and_of_what_is_trained() {
+    let mut state = start(&Golden::open("average"), DType::BF16);
+    state.follow(&Average::default(), |name| name != "bias", 0, &Device::flex());
+    assert!(state.average.iter().all(|(_, weight)| weight.values.dtype() == DType::F32));
+    assert_eq!(state.average.names().collect::<Vec<_>>(), ["matrix.weight"]);
+    assert_eq!(state.averages().len(), state.weights.len());
 }

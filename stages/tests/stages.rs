@@ -191,7 +191,7 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
     let provenance = Provenance { pipeline: "golden".to_owned(), data: Digest::of(b""), resolution: (64, 64) };
     let exported = |precision| {
         let parameters = Export { epochs: Epochs::Last, precision, ..Export::default() };
-        ExportJob::new(&parameters, &facts, provenance.clone(), None, &trained).unwrap()
+        ExportJob::new(&parameters, &facts, provenance.clone(), None, &trained, None).unwrap()
     };
     let export = run(&Job::Export(exported(Precision::F32)), &mut work);
     let half = run(&Job::Export(exported(Precision::F16)), &mut work);

@@ -21,4 +21,5 @@ mod reuse;
 mod space;
 mod start;
 mod traps;
+mod validation;
 mod verbs;

@@ -7,10 +7,10 @@ use crate::{
     error::StageError,
     export::{
         REVISION,
-        parameters::{Export, Layout, LoraForm},
+        parameters::{Epochs, Export, Layout, LoraForm, Weights},
     },
     facts::{Facts, TEXT_ENCODERS},
-    train::ADAPTER,
+    train::{ADAPTER, average::AVERAGE},
 };
 use sd3pipe_cache::{Digest, Output, Preimage};
 use serde_json::Value;
@@ -45,17 +45,26 @@ pub struct Provenance {
 }
 
 impl ExportJob {
-    /// The checkpoints that `parameters` chooses of a training's artifact, which are adapters if one was trained.
+    /// The checkpoints that `parameters` chooses of a training's artifact, which are adapters if one was trained. `best` is the epoch
+    /// with the lowest held-out loss.
+    ///
+    /// # Errors
+    /// When the training ended before an epoch that is asked for.
     pub fn new(
         parameters: &Export,
         facts: &Facts,
         provenance: Provenance,
         adapter: Option<&Lora>,
         train: &Artifact,
+        best: Option<u32>,
     ) -> Result<Self, StageError> {
-        let weights: BTreeMap<u32, &Entry> = train
-            .of("weights")
-            .chain(train.of(ADAPTER))
+        let roles = match parameters.weights {
+            Weights::Trained => &["weights", ADAPTER][..],
+            Weights::Average => &[AVERAGE],
+        };
+        let weights: BTreeMap<u32, &Entry> = roles
+            .iter()
+            .flat_map(|role| train.of(role))
             .filter_map(|entry| Some((entry.item.parse().ok()?, entry)))
             .collect();
         let count = weights.keys().max().copied().unwrap_or_default();
@@ -67,7 +76,14 @@ impl ExportJob {
             checkpoints: Vec::new(),
             actions: Vec::new(),
         };
-        for epoch in parameters.epochs.of(count) {
+        if let Epochs::Only(list) = &parameters.epochs
+            && let Some(epoch) = list.iter().find(|epoch| **epoch > count)
+        {
+            return Err(StageError::Unfit(format!(
+                "`epochs`: there is no epoch {epoch}: training stopped after {count}"
+            )));
+        }
+        for epoch in parameters.epochs.of(count, best) {
             let Some(entry) = weights.get(&epoch) else { continue };
             job.checkpoints.push((epoch, (*entry).clone()));
             let form = job.form(job.checkpoints.len() - 1);
@@ -90,8 +106,8 @@ impl ExportJob {
 
     /// What a checkpoint's adapter is written as; nothing when whole weights were trained.
     pub fn form(&self, index: usize) -> Option<LoraForm> {
-        let (_, entry) = self.checkpoints.get(index)?;
-        (entry.role == ADAPTER).then(|| self.parameters.lora.unwrap_or(LoraForm::Both))
+        let known = self.adapter.is_some() && index < self.checkpoints.len();
+        known.then(|| self.parameters.lora.unwrap_or(LoraForm::Both))
     }
 
     /// Whether a network is another in each checkpoint.
@@ -111,11 +127,12 @@ impl ExportJob {
     pub fn metadata(&self, epoch: u32, weights: &Digest) -> BTreeMap<String, String> {
         let provenance = &self.provenance;
         let (width, height) = provenance.resolution;
+        let averaged = if self.parameters.weights == Weights::Average { ", averaged" } else { "" };
         let fields = [
             ("modelspec.sai_model_spec", "1.0.1".to_owned()),
             ("modelspec.architecture", architecture(&self.facts.geometry).to_owned()),
             ("modelspec.implementation", "https://github.com/Stability-AI/sd3-ref".to_owned()),
-            ("modelspec.title", format!("{} epoch {epoch}", provenance.pipeline)),
+            ("modelspec.title", format!("{} epoch {epoch}{averaged}", provenance.pipeline)),
             ("modelspec.resolution", format!("{width}x{height}")),
             // What sd-scripts writes, "epsilon", is wrong for a network that predicts the velocity of a flow.
             ("modelspec.prediction_type", "v".to_owned()),

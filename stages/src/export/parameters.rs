@@ -11,6 +11,8 @@ pub struct Export {
     pub train: Option<String>,
     /// Which epochs are exported.
     pub epochs: Epochs,
+    /// Which of the weights that the training has kept. `Trained` unless given.
+    pub weights: Weights,
     /// The type of the tensors in the file. `F16` is what most tools expect of SD3.
     pub precision: Precision,
     /// One file or a folder for each checkpoint.
@@ -27,12 +29,23 @@ impl Default for Export {
         Self {
             train: None,
             epochs: Epochs::All,
+            weights: Weights::Trained,
             precision: Precision::F16,
             layout: Layout::SingleFile,
             text_encoders: false,
             lora: None,
         }
     }
+}
+
+/// The weights of an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Weights {
+    /// Those that are trained.
+    #[default]
+    Trained,
+    /// Their running mean, of a training with `average`. It often draws better.
+    Average,
 }
 
 /// What a checkpoint looks like on the disk.
@@ -70,6 +83,8 @@ pub enum Epochs {
     Every(u32),
     /// Just these.
     Only(Vec<u32>),
+    /// The one with the lowest held-out loss, of a training with `validation`; the earlier one of equals. For exports.
+    Best,
 }
 
 impl Export {
@@ -87,14 +102,15 @@ impl Export {
 }
 
 impl Epochs {
-    /// The chosen ones of epochs 1 to `count`, in order.
-    pub fn of(&self, count: u32) -> Vec<u32> {
+    /// The chosen ones of epochs 1 to `count`, of which `best` is the best, in order.
+    pub fn of(&self, count: u32, best: Option<u32>) -> Vec<u32> {
         (1..=count)
             .filter(|epoch| match self {
                 Self::All => true,
                 Self::Last => *epoch == count,
                 Self::Every(step) => epoch.is_multiple_of((*step).max(1)) || *epoch == count,
                 Self::Only(list) => list.contains(epoch),
+                Self::Best => best == Some(*epoch),
             })
             .collect()
     }
@@ -127,10 +143,12 @@ mod tests {
 
     #[test]
     fn epochs_are_chosen_in_order_and_count_from_one() {
-        assert_eq!(Epochs::All.of(3), [1, 2, 3]);
-        assert_eq!(Epochs::Last.of(3), [3]);
-        assert_eq!(Epochs::Every(2).of(5), [2, 4, 5]);
-        assert_eq!(Epochs::Only(vec![3, 1]).of(3), [1, 3]);
+        assert_eq!(Epochs::All.of(3, None), [1, 2, 3]);
+        assert_eq!(Epochs::Last.of(3, None), [3]);
+        assert_eq!(Epochs::Every(2).of(5, None), [2, 4, 5]);
+        assert_eq!(Epochs::Only(vec![3, 1]).of(3, None), [1, 3]);
+        assert_eq!(Epochs::Best.of(3, Some(2)), [2]);
+        assert_eq!(Epochs::Best.of(3, None), [0; 0]);
     }
 
     #[test]

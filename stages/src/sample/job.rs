@@ -88,7 +88,7 @@ impl SampleJob {
         // Of an adapter in both forms one is drawn with: they are the same.
         exported.dedup_by_key(|(epoch, _)| *epoch);
         let count = exported.iter().map(|(epoch, _)| *epoch).max().unwrap_or_default();
-        let chosen = parameters.epochs.of(count);
+        let chosen = parameters.epochs.of(count, None);
         let base = parameters.base.then(|| Row { name: "base".to_owned(), checkpoint: None, clips: Vec::new() });
         let rows = exported.iter().filter(|(epoch, _)| chosen.contains(epoch));
         let rows = rows.map(|(epoch, entry)| {

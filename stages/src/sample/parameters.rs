@@ -98,6 +98,10 @@ impl Sample {
             problems.push(Problem::new("precision", "T5 overflows in F16").hint("use Bf16, or F32 on a CPU"));
         }
         problems.extend(self.epochs.problems("epochs", None));
+        if self.epochs == Epochs::Best {
+            let problem = Problem::new("epochs", "an export does not know which of its epochs is the best");
+            problems.push(problem.hint("draw with all of one that has the best alone: Export(epochs: Best)"));
+        }
         problems
     }
 }

@@ -38,29 +38,20 @@ pub(super) fn backward(
     share: f64,
     sink: &mut Sink<'_>,
 ) -> Result<f64, StageError> {
-    let shape =
-        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
-    let geometry = MmditGeometry::of(shape).map_err(WeightsError::from)?;
-    let Batch { noisy, timesteps, .. } = batch.clone();
+    let geometry = geometry(state)?;
     let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: batch.context.device() };
+    let Batch { noisy, timesteps, .. } = batch.clone();
     let [_, _, height, width] = noisy.dims();
     let first = first_trained(&state.weights, parameters);
 
-    let (mut context, mut pooled) = (batch.context.clone(), batch.pooled.clone());
-    for prompt in &batch.prompts {
-        (context, pooled) = prompt.put(&part.weights(state, Section::Clip(prompt.clip), false), (context, pooled))?;
-    }
+    let (mut context, mut pooled) = part.read(state, &batch)?;
     let ends = part.weights(state, Section::Around, true);
     let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
     let still = part.weights(state, Section::Around, false);
     let still = Mmdit::without_blocks(&still.root(), &geometry)?;
-    let conditioning = still.condition(timesteps.clone(), pooled.clone());
-    let mut streams = still.embed(noisy.clone(), context.clone(), PositionCrop::Centre);
     let mut inputs = Vec::new();
-    for index in 0..geometry.depth {
-        inputs.push(streams.clone());
-        streams = part.block(state, index, false)?.1.forward(streams, conditioning.clone());
-    }
+    let (streams, conditioning) =
+        part.forward(state, &still, &batch, (context.clone(), pooled.clone()), |streams| inputs.push(streams.clone()))?;
 
     let (image, condition) = (leaf(&streams.image), leaf(&conditioning));
     let velocity = network.finish(image.clone(), condition.clone(), [height, width]);
@@ -112,6 +103,28 @@ pub(super) fn backward(
     Ok(value)
 }
 
+/// The velocity that the network gives, with no more than one block's weights as the network takes them at once. The same kernels run
+/// as in training.
+///
+/// # Errors
+/// When the weights make no network.
+pub(super) fn velocity(state: &State, parameters: &Train, batch: &Batch) -> Result<Tensor<4>, StageError> {
+    let geometry = geometry(state)?;
+    let part = Part { geometry: &geometry, parameters, masks: &batch.masks, device: batch.context.device() };
+    let [_, _, height, width] = batch.noisy.dims();
+    let read = part.read(state, batch)?;
+    let ends = part.weights(state, Section::Around, false);
+    let network = Mmdit::without_blocks(&ends.root(), &geometry)?;
+    let (streams, conditioning) = part.forward(state, &network, batch, read, |_| ())?;
+    Ok(network.finish(streams.image, conditioning, [height, width]).inner())
+}
+
+fn geometry(state: &State) -> Result<MmditGeometry, StageError> {
+    let shape =
+        |name: &str| state.weights.get(name).or_else(|| state.frozen.get(name)).map(|weight| weight.shape.clone());
+    Ok(MmditGeometry::of(shape).map_err(WeightsError::from)?)
+}
+
 /// A section of the networks whose gradients are known together, in the order of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Section {
@@ -159,6 +172,32 @@ impl Part<'_> {
         let trains = |name: &str| tracks && self.parameters.trains(name);
         let trained = tracked(&here(&state.weights), nn::dtype(self.parameters.precision), trains);
         here(&state.frozen).map(|_, values| values.autodiff()).with(&trained).with(&here(self.masks))
+    }
+
+    /// The context and the pooled vector, with what CLIPs that have an adapter make of the captions in their places.
+    fn read(&self, state: &State, batch: &Batch) -> Result<(Tensor<3>, Tensor<2>), StageError> {
+        batch.prompts.iter().try_fold((batch.context.clone(), batch.pooled.clone()), |read, prompt| {
+            prompt.put(&self.weights(state, Section::Clip(prompt.clip), false), read)
+        })
+    }
+
+    /// What comes out of the blocks, and the conditioning; `before` sees what goes into each block.
+    fn forward(
+        &self,
+        state: &State,
+        ends: &Mmdit,
+        batch: &Batch,
+        (context, pooled): (Tensor<3>, Tensor<2>),
+        mut before: impl FnMut(&Streams),
+    ) -> Result<(Streams, Tensor<2>), StageError> {
+        let Batch { noisy, timesteps, .. } = batch.clone();
+        let conditioning = ends.condition(timesteps, pooled);
+        let mut streams = ends.embed(noisy, context, PositionCrop::Centre);
+        for index in 0..self.geometry.depth {
+            before(&streams);
+            streams = self.block(state, index, false)?.1.forward(streams, conditioning.clone());
+        }
+        Ok((streams, conditioning))
     }
 
     fn block(&self, state: &State, index: usize, tracks: bool) -> Result<(Weights, JointBlock), StageError> {

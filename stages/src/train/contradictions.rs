@@ -77,6 +77,18 @@ impl Train {
             "leave it out, or add relative_step: true",
         );
         refuse(
+            self.stop.is_some() && self.validation.is_none(),
+            "stop",
+            "only validation can tell that a training gets no better",
+            "add validation: (share: 0.1)",
+        );
+        refuse(
+            self.average.is_some() && schedule_free,
+            "average",
+            "AdamWScheduleFree averages the weights already, and its average is what is exported",
+            "leave it out",
+        );
+        refuse(
             lora && self.init != Init::Model,
             "init",
             "an adapter's files are for the pipeline's model, and are of no use on other weights",
@@ -185,6 +197,19 @@ mod tests {
             ("(method: LoRA(()), freeze: [\"*\"])", "freeze"),
             ("(method: LoRA(()), weights: Bf16Stochastic)", "weights"),
             ("(method: LoRA((targets: [ClipGAttention])), encoder_dropout: (clip_g: 1.0))", "encoder_dropout.clip_g"),
+            ("(stop: Some(()))", "stop"),
+            ("(stop: Some((patience: 0)), validation: Some(()))", "stop.patience"),
+            ("(stop: Some((minimum: -1)), validation: Some(()))", "stop.minimum"),
+            ("(validation: Some((share: 0)))", "validation.share"),
+            ("(validation: Some((share: 1)))", "validation.share"),
+            ("(validation: Some((every: 0)))", "validation.every"),
+            ("(validation: Some((noises: 0)))", "validation.noises"),
+            ("(validation: Some((timesteps: [])))", "validation.timesteps"),
+            ("(validation: Some((timesteps: [0])))", "validation.timesteps"),
+            ("(validation: Some((timesteps: [5, 5])))", "validation.timesteps"),
+            ("(average: Some((decay: 1.1)))", "average.decay"),
+            ("(average: Some((warmup: Power(power: 2))))", "average.warmup.power"),
+            ("(average: Some(()), optimizer: AdamWScheduleFree(()), schedule: Constant())", "average"),
         ] {
             assert_eq!(problems(settings), [field], "{settings}");
         }
@@ -194,6 +219,7 @@ mod tests {
             "(method: LoRA((targets: [ClipGAttention])), encoder_dropout: (clip_l: 1.0, clip_g: 0.9))",
             "(method: LoRA(()), checkpointing: Blocks, fused_step: true, optimizer: AdamW8bit(()))",
             "(optimizer: AdamWScheduleFree(()), schedule: Constant(warmup: 3))",
+            "(validation: Some((timesteps: [1, 1000])), stop: Some((patience: 1)), average: Some((decay: 0.5)))",
             "(fused_step: true, checkpointing: Blocks, block_swap: 2, optimizer: AdamW8bit(()), weights: Bf16Stochastic)",
         ] {
             assert!(problems(settings).is_empty(), "{settings}");

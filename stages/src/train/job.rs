@@ -10,9 +10,13 @@ use crate::{
     images::{FLIPPED, FLIPPED_MASK, LATENTS, MASK},
     random::Draws,
     stage::Stage,
-    train::{REVISION, order, parameters::Train},
+    train::{
+        ADAPTER, REVISION, held_out, order,
+        parameters::Train,
+        validation::{Report, Watch},
+    },
 };
-use sd3pipe_cache::{Digest, Output, Preimage};
+use sd3pipe_cache::{Digest, Output, Preimage, Store};
 use std::collections::HashMap;
 
 /// An item as training sees it.
@@ -20,6 +24,8 @@ use std::collections::HashMap;
 pub struct TrainItem {
     /// Its id, which its noise is drawn by.
     pub id: String,
+    /// The digest of its file's bytes, by which it is held out or not.
+    pub image: String,
     /// Times that it's seen in an epoch.
     pub repeats: u32,
     /// The encodings of its caption's variants.
@@ -38,6 +44,8 @@ pub struct TrainItem {
     pub further: bool,
     /// What it counts in the loss.
     pub weight: f64,
+    /// Whether it is there to keep what the model knew: it is neither held out nor measured.
+    pub regularisation: bool,
 }
 
 /// What the images' stage made of an item at one place.
@@ -67,6 +75,52 @@ fn views(latents: &Artifact) -> HashMap<&str, Vec<View<'_>>> {
     views
 }
 
+/// What is trained on and what is held out.
+fn split(parameters: &Train, items: Vec<TrainItem>) -> Result<(Vec<TrainItem>, Vec<TrainItem>), StageError> {
+    let Some(validation) = &parameters.validation else { return Ok((items, Vec::new())) };
+    let count = items.len();
+    let (trained, held_out) = validation.split(items);
+    let (happens, change) = match (trained.is_empty(), held_out.is_empty()) {
+        (true, _) => ("all are held out and none is left to train on", "lower"),
+        (_, true) => ("none is held out", "raise"),
+        _ => return Ok((trained, held_out)),
+    };
+    Err(StageError::Unfit(format!(
+        "`validation`: of {count} images {happens}; each is decided on alone, by its bytes: {change} `share` (now {})",
+        validation.share
+    )))
+}
+
+/// The digest of what an epoch reads of its data.
+fn items_digest(items: &[TrainItem], reads_captions: bool) -> Digest {
+    let mut bytes = Vec::new();
+    let mut field = |part: &[u8]| {
+        bytes.extend((part.len() as u64).to_le_bytes());
+        bytes.extend(part);
+    };
+    for item in items {
+        field(item.id.as_bytes());
+        field(&item.repeats.to_le_bytes());
+        field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
+        field(item.latents.as_bytes());
+        field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
+        item.captions.iter().filter(|_| reads_captions).for_each(|caption| field(caption.as_bytes()));
+    }
+    Digest::of(&bytes)
+}
+
+/// The digest of what a validation reads of some items: what a noise is drawn by, the latents, their mask and the first caption.
+fn measured_digest(items: &[TrainItem], reads_captions: bool) -> Digest {
+    let line = |item: &TrainItem| {
+        let text = item.texts.first().map(Digest::to_string).unwrap_or_default();
+        let caption = item.captions.first().filter(|_| reads_captions);
+        let caption = caption.map(|caption| format!(" {}", Digest::of(caption.as_bytes()))).unwrap_or_default();
+        let mask = item.mask.map(|mask| mask.to_string()).unwrap_or_default();
+        format!("{} {} {mask} {text}{caption}\n", item.image, item.latents)
+    };
+    Digest::of(items.iter().map(line).collect::<String>().as_bytes())
+}
+
 /// A training with its epochs.
 #[derive(Clone, Debug)]
 pub struct TrainJob {
@@ -74,15 +128,21 @@ pub struct TrainJob {
     pub parameters: Train,
     /// The model.
     pub facts: Facts,
-    /// The data, sorted by id.
+    /// The data that is trained on, sorted by id.
     pub items: Vec<TrainItem>,
+    /// The data that is held out.
+    pub held_out: Vec<TrainItem>,
+    /// As much of what is trained on, which a validation measures too.
+    pub seen: Vec<TrainItem>,
+    /// The epochs, from 0, after which there is a validation.
+    pub validated: Vec<usize>,
     /// The encoding of the empty prompt.
     pub empty: Digest,
     /// Where the adapter sits, if one is trained.
     pub adapter: Vec<Place>,
     /// Rows of T5's output in the texts.
     pub t5_tokens: u32,
-    /// One for each epoch, each reading the one before it.
+    /// One for each epoch, each reading the one before it; after these one for each validation, reading its epoch.
     pub actions: Vec<Action>,
 }
 
@@ -114,6 +174,7 @@ impl TrainJob {
                 }
                 trained.push(TrainItem {
                     id: item.id.clone(),
+                    image: item.image.clone(),
                     repeats: item.repeats,
                     texts: texts.clone(),
                     captions: item.texts.clone(),
@@ -122,6 +183,7 @@ impl TrainJob {
                     flipped: view.flipped.map(|latents| (latents, view.flipped_mask)),
                     bucket: view.latents.size.ok_or_else(|| lacking(&item.id))?,
                     further: index > 0,
+                    regularisation: item.regularisation,
                     weight: item.weight * if item.regularisation { parameters.prior_loss_weight } else { 1.0 },
                 });
             }
@@ -132,9 +194,23 @@ impl TrainJob {
             Method::Full => Vec::new(),
             Method::LoRA(lora) => places(lora, &facts.geometry, &facts.clips)?,
         };
-        let (parameters, facts) = (parameters.clone(), facts.clone());
-        let mut job = Self { parameters, facts, items, empty, adapter, t5_tokens, actions: Vec::new() };
+        let (items, held_out) = split(parameters, items)?;
+        let validated =
+            parameters.validation.iter().flat_map(|validation| validation.epochs(parameters.epochs as usize));
+        let mut job = Self {
+            seen: held_out::seen(&items, held_out.len()),
+            validated: validated.collect(),
+            parameters: parameters.clone(),
+            facts: facts.clone(),
+            items,
+            held_out,
+            empty,
+            adapter,
+            t5_tokens,
+            actions: Vec::new(),
+        };
         job.actions = job.chain()?;
+        job.actions.extend(job.validations()?);
         Ok(job)
     }
 
@@ -143,12 +219,12 @@ impl TrainJob {
     fn chain(&self) -> Result<Vec<Action>, StageError> {
         let mut parameters = Stage::Train(self.parameters.clone()).parameters().unwrap_or_default();
         if let Some(fields) = parameters.as_object_mut() {
-            // These act only through the rates and the items' weights.
-            for of_the_whole in ["epochs", "learning_rate", "schedule", "prior_loss_weight"] {
+            // The first act only through the rates and the items' weights. Validation changes no weight, and so none of these keys; an early stop leaves out the last of them.
+            for of_the_whole in ["epochs", "learning_rate", "schedule", "prior_loss_weight", "validation", "stop"] {
                 fields.remove(of_the_whole);
             }
         }
-        let (items, more) = (self.items_digest(), self.more_of_items());
+        let (items, more) = (items_digest(&self.items, !self.clips().is_empty()), self.more_of_items());
         let mut actions: Vec<Action> = Vec::new();
         for epoch in 0..self.parameters.epochs {
             let mut preimage = Preimage::new("train epoch", REVISION);
@@ -174,22 +250,67 @@ impl TrainJob {
         Ok(actions)
     }
 
-    fn items_digest(&self) -> Digest {
-        let reads_captions = !self.clips().is_empty();
-        let mut bytes = Vec::new();
-        let mut field = |part: &[u8]| {
-            bytes.extend((part.len() as u64).to_le_bytes());
-            bytes.extend(part);
+    /// A validation reads the epoch's weights, and what is measured.
+    fn validations(&self) -> Result<Vec<Action>, StageError> {
+        let Some(validation) = &self.parameters.validation else { return Ok(Vec::new()) };
+        let [held_out, seen] =
+            [&self.held_out, &self.seen].map(|items| measured_digest(items, !self.clips().is_empty()));
+        let action = |epoch: &usize| {
+            let mut preimage = Preimage::new("validation", REVISION);
+            preimage.read("epoch", &self.actions[*epoch].key.to_string())?;
+            preimage.read("held_out", &held_out)?;
+            preimage.read("seen", &seen)?;
+            preimage.read("timesteps", &validation.timesteps)?;
+            preimage.read("noises", &validation.noises)?;
+            Ok(Action::new(format!("validation of epoch {}", epoch + 1), preimage))
         };
-        for item in &self.items {
-            field(item.id.as_bytes());
-            field(&item.repeats.to_le_bytes());
-            field(&[item.bucket.0.to_le_bytes(), item.bucket.1.to_le_bytes()].concat());
-            field(item.latents.as_bytes());
-            field(&item.texts.iter().flat_map(|text| *text.as_bytes()).collect::<Vec<u8>>());
-            item.captions.iter().filter(|_| reads_captions).for_each(|caption| field(caption.as_bytes()));
+        self.validated.iter().map(action).collect()
+    }
+
+    /// The role of what an epoch has trained.
+    pub fn role(&self) -> &'static str {
+        match self.parameters.method {
+            Method::Full => "weights",
+            Method::LoRA(_) => ADAPTER,
         }
-        Digest::of(&bytes)
+    }
+
+    /// How many epochs there are.
+    pub fn epochs(&self) -> usize {
+        self.parameters.epochs as usize
+    }
+
+    /// The index of the action that validates an epoch, from 0, if one does.
+    pub fn validation_of(&self, epoch: usize) -> Option<usize> {
+        self.validated.binary_search(&epoch).ok().map(|index| self.epochs() + index)
+    }
+
+    /// The epoch, from 0, that an action trains or validates.
+    pub fn epoch_of(&self, action: usize) -> usize {
+        let validation = action.checked_sub(self.epochs());
+        validation.map_or(action, |index| self.validated.get(index).copied().unwrap_or_default())
+    }
+
+    /// Completes what is known of what the actions have put out, if the training ends early: of everything after that, nothing, for
+    /// good. The keys of epochs know nothing of it, so that with more patience the training goes on from where it ended.
+    ///
+    /// # Errors
+    /// When the store has lost what a validation found.
+    pub fn settle(&self, outputs: &mut [Option<Vec<Output>>], store: &Store) -> Result<(), StageError> {
+        if self.parameters.stop.is_none() {
+            return Ok(());
+        }
+        let mut watch = Watch::new(self.parameters.stop);
+        for &epoch in &self.validated {
+            let action = self.validation_of(epoch).unwrap_or_default();
+            let Some(Some(found)) = outputs.get(action) else { return Ok(()) };
+            if watch.ends(&Report::read(found, store)?) {
+                let later = outputs.iter_mut().enumerate().filter(|(action, _)| self.epoch_of(*action) > epoch);
+                later.for_each(|(_, outputs)| *outputs = Some(Vec::new()));
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// The CLIPs that have an adapter, in the order in which SD3 lines them up.
@@ -311,7 +432,7 @@ pub(crate) mod tests {
         };
         let item = |id: &str, repeats, text: &str| Item {
             id: id.to_owned(),
-            image: String::new(),
+            image: id.to_owned(),
             width: 64,
             height: 64,
             repeats,
@@ -352,6 +473,24 @@ pub(crate) mod tests {
         let warmed_up = expected.replace("\"warmup\":0", "\"warmup\":20");
         assert_eq!(stage("(schedule: Cosine(warmup: 20))"), warmed_up);
         assert_eq!(stage("(schedule: Cosine(warmup: Steps(20)), init: File(\"x\"))"), warmed_up);
+    }
+
+    /// By the hashes of its bytes the second of the two items is held out.
+    #[test]
+    fn validation_and_early_stops_are_in_no_epochs_key() {
+        let of = |settings: &str| job(&ron::from_str(settings).unwrap());
+        let keys =
+            |job: &TrainJob| job.actions.iter().map(|action| (action.label.clone(), action.key)).collect::<Vec<_>>();
+        let plain = of("(epochs: 2, schedule: Constant(), validation: Some((share: 0.5)))");
+        let ids = |items: &[TrainItem]| items.iter().map(|item| item.id.clone()).collect::<Vec<_>>();
+        assert_eq!([ids(&plain.items), ids(&plain.held_out), ids(&plain.seen)], [["a.png"], ["b.png"], ["a.png"]]);
+        let other =
+            "(epochs: 2, schedule: Constant(), validation: Some((share: 0.5, every: 2, noises: 2)), stop: Some(()))";
+        let [plain, other] = [&plain, &of(other)].map(keys);
+        assert_eq!(plain[..2], other[..2]);
+        assert_eq!((plain.len(), other.len()), (4, 3));
+        assert_eq!(plain[3].0, other[2].0);
+        assert_ne!(plain[3].1, other[2].1);
     }
 
     fn entry(role: &str, made_of: &str, size: (u32, u32)) -> Entry {

@@ -24,7 +24,7 @@ pub struct Footprint {
     pub geometry: MmditGeometry,
     /// The CLIPs that run in every step because they have an adapter: layers, width, and width inside the feed-forward network.
     pub clips: Vec<[u64; 3]>,
-    /// Bytes of weights and of the optimizer's states that are held on the device from step to step.
+    /// Bytes of weights, of their running mean and of the optimizer's states that are held on the device from step to step.
     pub held: u64,
     /// The whole network, whose copies in the type that it computes in are there at once without `checkpointing`.
     pub whole: Part,
@@ -112,7 +112,8 @@ impl Footprint {
             let precision = if frozen { parameters.precision } else { parameters.kept_in(&name) };
             let states = if trained { parameters.optimizer.keeps(&shape) } else { Vec::new() };
             let states = states.iter().map(|(_, dtype, count)| (dtype.bitsize() / 8 * count) as u64);
-            let resident = size * precision.bytes() as u64 + states.sum::<u64>();
+            let mean = if trained && parameters.average.is_some() { F32 * size } else { 0 };
+            let resident = size * precision.bytes() as u64 + states.sum::<u64>() + mean;
             let part = parts.entry((network_of(&name).0, block_of(&name))).or_default();
             if on_gpu && parameters.swaps(&name, geometry.depth) {
                 part.guests += resident;
@@ -156,6 +157,8 @@ impl Footprint {
     /// - the end of the backward pass, with all gradients, in the network's type and as they are cast to 32 bits; with recomputed blocks
     ///   there is one block's activations beside them;
     /// - the optimizer's step, with the gradients in 32 bits.
+    ///
+    /// A validation goes forward only, block by block, and so needs less.
     pub fn peak(&self) -> u64 {
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
         let gradients = F32 * if self.fused_step { self.largest_part.trained } else { self.whole.trained };
@@ -335,6 +338,7 @@ mod tests {
         let largest = few("()").largest;
         assert_eq!(few("(precision: F32)").peak(), TRAINED * (4 + 8 + 4) + TABLE * 4 + 6 * 4 * largest);
         assert_eq!(few("(accumulate: 2)").peak() - few("()").peak(), 4 * TRAINED);
+        assert_eq!(few("(average: Some(()))").peak() - few("()").peak(), 4 * TRAINED);
         // Half the weights and no copies of them.
         assert_eq!(few("()").peak() - few("(weights: Bf16Stochastic)").peak(), TRAINED * (2 + 2));
     }

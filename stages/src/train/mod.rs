@@ -1,7 +1,9 @@
 //! Training: which images come in which step, what is drawn for each, the step itself, and the state between steps.
 
+pub mod average;
 mod contradictions;
 pub mod density;
+mod held_out;
 pub mod init;
 mod job;
 pub mod loss;
@@ -14,6 +16,7 @@ mod rates;
 pub mod schedule;
 mod selection;
 pub mod span;
+pub mod validation;
 pub mod weighting;
 
 #[cfg(feature = "compute")]
@@ -35,6 +38,8 @@ mod state;
 mod timestep;
 #[cfg(feature = "compute")]
 mod update;
+#[cfg(feature = "compute")]
+mod validate;
 
 #[cfg(feature = "compute")]
 pub use batch::{Batch, Drawn};

@@ -9,10 +9,12 @@ use crate::{
     precision::Precision,
     problem::Problem,
     train::{
+        average::Average,
         density::Density,
         init::Init,
         loss::{Loss, Objective, Target},
         schedule::Schedule,
+        validation::{Stop, Validation},
         weighting::Weighting,
     },
 };
@@ -81,6 +83,13 @@ pub struct Train {
     pub caption_dropout: f64,
     /// The share of steps in which one encoder's output is zeros, each encoder on its own.
     pub encoder_dropout: EncoderDropout,
+    /// Images that are held out of the training and measured after its epochs. Default none.
+    pub validation: Option<Validation>,
+    /// Ends the training when validation finds it no better, `(patience: 3)` say; `Export(epochs: Best)` takes the best epoch. With a
+    /// schedule that falls, an end before its time has a higher learning rate than it was made for. Default none: all epochs are trained.
+    pub stop: Option<Stop>,
+    /// Keeps a running mean of the weights too, `(decay: 0.9999)` say. It takes 4 bytes a weight. Default none.
+    pub average: Option<Average>,
     /// What regularisation images count in the loss, where others count 1, beside the weight of their folder. From 0 to 1000; default 1,
     /// as in DreamBooth. Lower it if the new style comes slowly.
     pub prior_loss_weight: f64,
@@ -152,6 +161,9 @@ impl Default for Train {
             sample_posterior: true,
             caption_dropout: 0.0,
             encoder_dropout: EncoderDropout::default(),
+            validation: None,
+            stop: None,
+            average: None,
             prior_loss_weight: 1.0,
             save_every: 250,
             checkpointing: Checkpointing::None,
@@ -233,6 +245,16 @@ impl Train {
             problems.push(Problem::new("max_timestep", message).hint("min_timestep: 0, max_timestep: 1000"));
         }
         problems.extend(self.schedule.problems());
+        problems.extend(self.validation.iter().flat_map(Validation::problems));
+        problems.extend(self.average.iter().flat_map(Average::problems));
+        if let Some(stop) = &self.stop {
+            if stop.patience == 0 {
+                problems.push(Problem::new("stop.patience", "0 would end every training at once").hint("3, say"));
+            }
+            if !(0.0..=1e6).contains(&stop.minimum) {
+                problems.push(Problem::new("stop.minimum", format!("{} is not from 0 to 1e6", stop.minimum)));
+            }
+        }
         if let Method::LoRA(lora) = &self.method {
             problems.extend(lora.problems());
         }

@@ -6,7 +6,10 @@ use crate::{
     nn::{self, Weight, Weights},
     precision::Precision,
     tensors,
-    train::optimizer::{Course, Kept, Optimizer, Stored},
+    train::{
+        average::AVERAGE,
+        optimizer::{Course, Kept, Optimizer, Stored},
+    },
 };
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use safetensors::View;
@@ -31,6 +34,8 @@ pub struct State {
     /// The weights that an adapter is trained beside, in the type that the network computes in, and the adapter's scales; in no file.
     /// Nothing when the network's own weights are trained.
     pub frozen: Weights,
+    /// The running mean of the trained weights, in 32 bits, where they are; nothing when none is kept.
+    pub average: Weights,
     /// What the optimizer keeps of each trained tensor; nothing before the first step.
     pub kept: BTreeMap<String, Kept>,
     /// What the optimizer keeps of the training as a whole.
@@ -73,6 +78,7 @@ impl State {
         Self {
             weights,
             frozen: Weights::default(),
+            average: Weights::default(),
             kept: BTreeMap::new(),
             course: Course::default(),
             position: Position::default(),
@@ -89,10 +95,14 @@ impl State {
 
     /// Writes everything to a file, tensor by tensor, each in its own type.
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
-        let weights = self.weights.iter().map(|(name, weight)| {
-            let stored = Stored::Floats(weight.values.clone());
-            (format!("{WEIGHTS}/{name}"), Saved { stored, shape: weight.shape.clone() })
-        });
+        let named = |(kind, weights): (&'static str, &Weights)| {
+            let saved = weights.iter().map(|(name, weight)| {
+                let stored = Stored::Floats(weight.values.clone());
+                (format!("{kind}/{name}"), Saved { stored, shape: weight.shape.clone() })
+            });
+            saved.collect::<Vec<_>>()
+        };
+        let weights = [(WEIGHTS, &self.weights), (AVERAGE, &self.average)].into_iter().flat_map(named);
         let kept = self.kept.iter().flat_map(|(name, kept)| {
             kept.iter().map(move |(kind, stored)| {
                 let [length] = match stored {
@@ -127,6 +137,9 @@ impl State {
             match (kind, stored(info.dtype, bytes, &device(name)).ok_or("a tensor can't be read")?) {
                 (WEIGHTS, Stored::Floats(values)) => {
                     state.weights.insert(name, Weight { values, shape: info.shape.clone() });
+                }
+                (AVERAGE, Stored::Floats(values)) => {
+                    state.average.insert(name, Weight { values, shape: info.shape.clone() });
                 }
                 (kind, stored) => state.kept.entry(name.to_owned()).or_default().insert(kind, stored),
             }

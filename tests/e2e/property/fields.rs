@@ -32,6 +32,8 @@ const fn given(given: &'static [&'static str], field: Field) -> Field {
 
 const REGULARISATION: &[&str] = &["captions.data=[(path: \"photos\", class: \"thing\", regularisation: true)]"];
 const LORA: &[&str] = &["train.method=LoRA(rank: 4)"];
+const VALIDATION: &[&str] = &["train.validation=(share: 0.5)"];
+const AVERAGE: &[&str] = &["train.average=(decay: 0.5)"];
 const BLOCKS: &[&str] = &["train.checkpointing=Blocks"];
 const EIGHT_BIT: &[&str] = &["train.optimizer=AdamW8bit()"];
 const ADAFACTOR: &[&str] = &["train.optimizer=Adafactor()"];
@@ -215,10 +217,32 @@ const FIELDS: &[Field] = &[
     moves("train", "train.encoder_dropout.clip_l", &["train.encoder_dropout.clip_l=0.5"]),
     moves("train", "train.encoder_dropout.clip_g", &["train.encoder_dropout.clip_g=0.5"]),
     moves("train", "train.encoder_dropout.t5", &["train.encoder_dropout.t5=0.5"]),
+    moves("train", "train.validation", VALIDATION),
+    given(VALIDATION, moves("train", "train.validation.share", &["train.validation=(share: 0.6)"])),
+    given(VALIDATION, moves("train", "train.validation.every", &["train.validation=(share: 0.5, every: 2)"])),
+    given(
+        VALIDATION,
+        moves("train", "train.validation.timesteps", &["train.validation=(share: 0.5, timesteps: [500])"]),
+    ),
+    given(VALIDATION, moves("train", "train.validation.noises", &["train.validation=(share: 0.5, noises: 2)"])),
+    given(VALIDATION, moves("train", "train.stop", &["train.stop=(patience: 2)"])),
+    given(
+        &["train.validation=(share: 0.5)", "train.stop=(patience: 2)"],
+        moves("train", "train.stop.minimum", &["train.stop=(patience: 2, minimum: 0.1)"]),
+    ),
+    moves("train", "train.average", AVERAGE),
+    given(AVERAGE, moves("train", "train.average.decay", &["train.average=(decay: 0.6)"])),
+    given(AVERAGE, moves("train", "train.average.after", &["train.average=(decay: 0.5, after: 1)"])),
+    given(AVERAGE, moves("train", "train.average.warmup", &["train.average=(decay: 0.5, warmup: Power())"])),
+    given(
+        &["train.average=(warmup: Power())"],
+        moves("train", "train.average.warmup.power", &["train.average=(warmup: Power(power: 0.75))"]),
+    ),
     given(REGULARISATION, moves("train", "train.prior_loss_weight", &["train.prior_loss_weight=0.5"])),
     nothing("train.save_every", &["train.save_every=2"]),
     moves("export", "export.train", &["export.train=\"train2\""]),
     moves("export", "export.epochs", &["export.epochs=Last"]),
+    given(AVERAGE, moves("export", "export.weights", &["export.weights=Average"])),
     moves("export", "export.precision", &["export.precision=F32"]),
     moves("export", "export.layout", &["export.layout=Diffusers"]),
     moves("export", "export.text_encoders", &["export.text_encoders=true"]),
@@ -242,7 +266,7 @@ pub fn free() -> Vec<&'static Field> {
     let bound =
         ["captions.data", "captions.missing", "export.layout", "text.captions", "latents.captions", "train.text"];
     // Refused beside others of them.
-    let apart = ["train.method", "train.stratified", "train.init"];
+    let apart = ["train.method", "train.stratified", "train.init", "train.validation"];
     let bound = [&bound[..], &["train.latents", "export.train", "sample.export"], &apart].concat();
     let of_a_stage =
         |field: &&Field| field.path.contains('.') && !field.path.starts_with("model.") && field.given.is_empty();
