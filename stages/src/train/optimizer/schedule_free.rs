@@ -84,7 +84,8 @@ impl AdamWScheduleFree {
     /// The average `x` from the `y` that is trained.
     pub(super) fn result(&self, values: Tensor<1>, kept: &Kept) -> Tensor<1> {
         match kept.get("fast") {
-            Some(fast) => between(values, fast, 1.0 - 1.0 / self.beta1),
+            // Weights may be kept in bf16; what is kept of them never is.
+            Some(fast) => between(values.cast(fast.dtype()), fast, 1.0 - 1.0 / self.beta1),
             None => values,
         }
     }
