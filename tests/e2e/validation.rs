@@ -97,6 +97,7 @@ fn weights_that_were_saved_are_measured_as_those_in_memory_were() {
         "average: (decay: 0.5)",
         "average: (decay: 0.5), weights: Bf16Stochastic, checkpointing: Blocks, block_swap: 1",
         "method: LoRA(rank: 2, dora: true, split_qkv: true, dropout: 0.5), average: (decay: 0.5)",
+        "method: LoRA(rank: 2, targets: [ImageQuery, ClipLAttention, ClipGFeedForward]), average: (decay: 0.5)",
         "method: LoRA(rank: 2)",
         "optimizer: AdamWScheduleFree()",
     ] {

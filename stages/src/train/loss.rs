@@ -67,6 +67,7 @@ pub struct Objective {
     pub loss: Loss,
 }
 
+#[cfg(feature = "compute")]
 impl Objective {
     /// What a sample's velocity difference is multiplied by before it goes through the loss' curve, and what comes out of the curve is
     /// multiplied by. Both Huber losses are one curve with its bend at 1.

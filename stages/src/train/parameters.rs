@@ -83,12 +83,14 @@ pub struct Train {
     pub caption_dropout: f64,
     /// The share of steps in which one encoder's output is zeros, each encoder on its own.
     pub encoder_dropout: EncoderDropout,
-    /// Images that are held out of the training and measured after its epochs. Default none.
+    /// Images that are held out of the training and measured after its epochs. None by default: all are trained.
     pub validation: Option<Validation>,
     /// Ends the training when validation finds it no better, `(patience: 3)` say; `Export(epochs: Best)` takes the best epoch. With a
-    /// schedule that falls, an end before its time has a higher learning rate than it was made for. Default none: all epochs are trained.
+    /// schedule that falls, an end before its time has a higher learning rate than it was made for.
+    /// None by default: every epoch is trained.
     pub stop: Option<Stop>,
-    /// Keeps a running mean of the weights too, `(decay: 0.9999)` say. It takes 4 bytes a weight. Default none.
+    /// Keeps a running mean of the weights too, `(decay: 0.9999)` say. It takes 4 bytes a weight. None by default: the
+    /// weights are what they are after the last step.
     pub average: Option<Average>,
     /// What regularisation images count in the loss, where others count 1, beside the weight of their folder. From 0 to 1000; default 1,
     /// as in DreamBooth. Lower it if the new style comes slowly.

@@ -17,7 +17,7 @@ pub use adamw::AdamW;
 pub use kept::{Kept, Stored};
 pub use lion::Lion;
 pub use prodigy::{Distance, Prodigy};
-pub use schedule_free::{AdamWScheduleFree, Average};
+pub use schedule_free::{Account, AdamWScheduleFree};
 
 #[cfg(feature = "compute")]
 use crate::nn::Weight;
@@ -90,7 +90,7 @@ pub struct Course {
     /// Prodigy's.
     pub distance: Distance,
     /// The schedule-free AdamW's.
-    pub average: Average,
+    pub average: Account,
 }
 
 /// What a step means for one tensor.

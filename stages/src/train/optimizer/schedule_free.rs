@@ -34,7 +34,7 @@ impl Default for AdamWScheduleFree {
 
 /// The account of the average.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Average {
+pub struct Account {
     /// The largest learning rate so far.
     pub largest_rate: f64,
     /// The weights of all steps so far.
@@ -59,12 +59,12 @@ impl AdamWScheduleFree {
 #[cfg(feature = "compute")]
 impl AdamWScheduleFree {
     /// The account with a step (counted from 1) in it.
-    pub(super) fn begin(&self, average: Average, learning_rate: f64, step: u64) -> Average {
+    pub(super) fn begin(&self, average: Account, learning_rate: f64, step: u64) -> Account {
         let largest_rate = average.largest_rate.max(learning_rate);
         let weight = libm::pow(step as f64, self.r) * libm::pow(largest_rate, self.weight_lr_power);
         let weights = average.weights + weight;
         // A warm-up begins with a rate of 0.
-        Average { largest_rate, weights, share: if weights > 0.0 { weight / weights } else { 0.0 } }
+        Account { largest_rate, weights, share: if weights > 0.0 { weight / weights } else { 0.0 } }
     }
 
     pub(super) fn step(&self, values: Tensor<1>, gradient: Tensor<1>, kept: &mut Kept, pace: &Pace) -> Tensor<1> {
