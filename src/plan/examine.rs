@@ -5,7 +5,6 @@ use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     action::{Artifact, Entry},
-    adapter::parameters::{Lora, Method},
     captions::Items,
     checkpoint::Component,
     error::StageError,
@@ -14,15 +13,14 @@ use sd3pipe_stages::{
         job::Provenance,
         parameters::{Epochs, Export, Weights},
     },
-    facts::{Facts, TEXT_ENCODERS},
+    facts::Facts,
     images::ImagesJob,
     job::Job,
-    sample::{SampleJob, parameters::Sample},
+    sample::SampleJob,
     stage::{Kind, Stage},
     text::TextJob,
     train::{
         TrainJob,
-        parameters::Train,
         validation::{Report, VALIDATION, best},
     },
 };
@@ -251,42 +249,6 @@ impl<'p> Planner<'p> {
         !self.lost.is_empty() && artifact().is_ok_and(names)
     }
 
-    /// What can be told to be wrong with a stage and the model together before anything runs: better before a training than after.
-    pub fn check(&self, index: usize) -> Result<(), PlanError> {
-        let stage = &self.resolved.stages[index];
-        self.start(index)?;
-        self.check_size(stage)?;
-        self.check_text_encoders(stage)?;
-        if let Stage::Train(parameters) = &stage.stage {
-            let facts = self.facts()?;
-            parameters.check_model(&facts.geometry, &facts.clips)?;
-        }
-        Ok(())
-    }
-
-    /// Samples must fit the model's table of positions.
-    fn check_size(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
-        let Stage::Sample(Sample { size: (width, height), .. }) = &stage.stage else { return Ok(()) };
-        let fits = self.facts()?.geometry.check_latents(*height as usize / 8, *width as usize / 8);
-        fits.map_err(|error| StageError::Unfit(format!("samples of {width} × {height}: {error}; change `size`")).into())
-    }
-
-    /// One or two encoders may be missing; with none the model would be trained and asked with zeros for every text.
-    fn check_text_encoders(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
-        if !matches!(stage.stage, Stage::EncodeText(_) | Stage::Sample(_)) {
-            return Ok(());
-        }
-        let components = &self.facts()?.components;
-        if TEXT_ENCODERS.iter().any(|encoder| components.contains_key(encoder)) {
-            return Ok(());
-        }
-        let checkpoint = self.resolved.pipeline.model.checkpoint.display();
-        let message = format!(
-            "{checkpoint} has no text encoders inside; name them: model: (…, clip_l: \"…\", clip_g: \"…\", t5xxl: \"…\")"
-        );
-        Err(StageError::Unfit(message).into())
-    }
-
     /// What the store has of a job's actions.
     pub fn outputs(&self, job: &Job) -> Result<Vec<Option<Vec<Output>>>, PlanError> {
         let look_up = |action: &sd3pipe_stages::action::Action| match self.store {
@@ -353,28 +315,6 @@ impl<'p> Planner<'p> {
         Ok(preimage)
     }
 
-    /// The captions stage that a stage's data comes from.
-    pub fn captions_of(&self, index: usize) -> Option<usize> {
-        self.ancestors(index).into_iter().find(|above| self.resolved.stages[*above].stage.kind() == Kind::Captions)
-    }
-
-    /// Every stage that a stage reads from, near and far, and the stage itself.
-    pub fn ancestors(&self, index: usize) -> BTreeSet<usize> {
-        let mut all = BTreeSet::from([index]);
-        for upstream in &self.resolved.stages[index].upstream {
-            all.extend(self.ancestors(upstream.stage));
-        }
-        all
-    }
-
-    /// The adapter that is trained above a stage, if one is.
-    fn adapter_of(&self, index: usize) -> Option<&Lora> {
-        self.ancestors(index).into_iter().find_map(|above| match &self.resolved.stages[above].stage {
-            Stage::Train(Train { method: Method::LoRA(lora), .. }) => Some(lora),
-            _ => None,
-        })
-    }
-
     /// The epoch with the lowest held-out loss, for an export that asks for it. Where that is only foreseen, the last one stands for it.
     fn best_epoch(&self, parameters: &Export, train: &Artifact, foreseen: bool) -> Result<Option<u32>, PlanError> {
         if parameters.epochs != Epochs::Best {
@@ -389,22 +329,6 @@ impl<'p> Planner<'p> {
         };
         let reports = train.of(VALIDATION).map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(best(reports, parameters.weights == Weights::Average))
-    }
-
-    fn t5_tokens_of(&self, index: usize) -> u32 {
-        let tokens = |above: &usize| match &self.resolved.stages[*above].stage {
-            Stage::EncodeText(text) => Some(text.t5_tokens),
-            _ => None,
-        };
-        self.ancestors(index).iter().find_map(tokens).unwrap_or_default()
-    }
-
-    fn resolution_of(&self, index: usize) -> (u32, u32) {
-        let resolution = |above: &usize| match &self.resolved.stages[*above].stage {
-            Stage::EncodeImages(images) => Some((images.resolution.width, images.resolution.height)),
-            _ => None,
-        };
-        self.ancestors(index).iter().find_map(resolution).unwrap_or_default()
     }
 
     fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {

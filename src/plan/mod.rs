@@ -1,8 +1,10 @@
 //! What a run would do: every stage's key as far as it can be known, what is kept, what is missing, and why.
 
+mod above;
 mod data;
 mod estimate;
 mod examine;
+mod fit;
 mod model;
 mod reasons;
 mod report;

@@ -5,6 +5,7 @@ mod contradictions;
 pub mod density;
 mod held_out;
 pub mod init;
+mod items;
 mod job;
 pub mod loss;
 mod memory;
@@ -43,9 +44,10 @@ mod validate;
 
 #[cfg(feature = "compute")]
 pub use batch::{Batch, Drawn};
+pub use items::TrainItem;
+pub use job::TrainJob;
 #[cfg(test)]
 pub(crate) use job::tests;
-pub use job::{TrainItem, TrainJob};
 pub use memory::Footprint;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, network, tracked};
