@@ -253,7 +253,7 @@ mod tests {
     fn flips_masks_and_sizes_are_added_and_move_no_key() {
         let plain = job(&parameters(), &[item("a.png", "1")]);
         let special = Item { flip: true, mask: Some(Mask::File("9".to_owned())), ..item("a.png", "1") };
-        let more = job(&parameters(), &[special.clone()]);
+        let more = job(&parameters(), std::slice::from_ref(&special));
         assert_eq!(labels(&more), ["a.png", "mask of a.png", "a.png, flipped", "mask of a.png, flipped"]);
         assert_eq!(keys(&more)[0], keys(&plain)[0]);
         let roles: Vec<&str> = more.pictures.iter().map(Picture::role).collect();

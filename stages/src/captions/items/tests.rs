@@ -151,7 +151,7 @@ fn each_line_can_be_a_caption() {
     let result = made("p", &files, Captions { lines: Lines::All, wildcards, ..Captions::default() }).unwrap();
     assert_eq!(result.items.as_slice()[0].texts, ["a red dog", "a blue dog", "a cat"]);
     assert!(result.further_lines.is_empty());
-    let empty: [(&str, &[u8]); 2] = [("a.png", &files[0].1), ("a.txt", b"\n \n")];
+    let empty: [(&str, &[u8]); 2] = [("a.png", files[0].1), ("a.txt", b"\n \n")];
     let all = |missing| made("p", &empty, Captions { lines: Lines::All, missing, ..Captions::default() });
     assert!(all(Missing::Error).unwrap_err().to_string().contains("a.txt: is empty"));
     assert_eq!(all(Missing::Empty).unwrap().items.as_slice()[0].texts, [""]);
