@@ -1,14 +1,12 @@
-"""The memory that `plan` says a training needs on the GPU, against what the run then takes there, and the time of its steps.
+"""The memory that `plan` says a training needs on the GPU, against what the run then takes there, and how long the run takes.
 
     python benches/gpu/memory.py PROGRAM FOLDER [CASE...]
 
 FOLDER is what model.py wrote. The driver is asked every fifth of a second how much of the card is in use; what was in use before is
 taken off, and the context of CUDA is in it."""
 
-import json
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 import threading
