@@ -61,6 +61,12 @@ impl Device {
     }
 }
 
+/// Whether tensors of this device are on a GPU.
+#[cfg(feature = "compute")]
+pub(crate) fn is_gpu(device: &burn::tensor::Device) -> bool {
+    cfg!(feature = "cuda") && device.clone().inner() != burn::tensor::Device::flex()
+}
+
 #[cfg(feature = "cuda")]
 fn cuda_device_count() -> usize {
     burn::tensor::Device::enumerate(burn::tensor::DeviceType::Cuda).into_vec().len()

@@ -6,16 +6,32 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention as burn_attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
+use crate::device::is_gpu;
+
 /// `softmax(q·kᵀ/√E)·v`: every query sees every key.
 pub fn attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
     // The scale is left at its default, which is ours: burn's fused kernels are not used otherwise.
-    burn_attention(q_bkse, k_bkse, v_bkse, None, None, AttentionModuleOptions::default())
+    fused(q_bkse, k_bkse, v_bkse, AttentionModuleOptions::default())
 }
 
 /// The same where a query sees its own key and those before it alone.
 pub fn causal_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
     let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
-    burn_attention(q_bkse, k_bkse, v_bkse, None, None, options)
+    fused(q_bkse, k_bkse, v_bkse, options)
+}
+
+/// On a GPU, always by the kernel that a backward pass can follow: burn's other ones hold scores of all queries and keys at once where
+/// the number of queries isn't a multiple of their tiles.
+fn fused(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, options: AttentionModuleOptions) -> Tensor<4> {
+    let parts = [q_bkse, k_bkse, v_bkse];
+    if parts.iter().any(Tensor::is_tracked) || !is_gpu(&parts[0].device()) {
+        let [q, k, v] = parts;
+        return burn_attention(q, k, v, None, None, options);
+    }
+    let has_tape = parts[0].is_autodiff();
+    let [q, k, v] = parts.map(|part| part.inner().autodiff().require_grad());
+    let out = burn_attention(q, k, v, None, None, options).inner();
+    if has_tape { out.autodiff() } else { out }
 }
 
 /// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[B, K, S, S]`.

@@ -1,10 +1,10 @@
 //! The linear layer.
 
-use burn::tensor::Tensor;
-use burn::tensor::module::linear;
+use burn::tensor::{DType, Tensor};
 
 use super::low_rank::LowRank;
 use super::weights::{Scope, WeightsError};
+use crate::device::is_gpu;
 
 /// `y = x·Wᵀ + b`, with W as the checkpoint has it: `[out, in]`; and what an adapter adds, if there is one among the weights.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match &self.adapter {
             Some(adapter) => adapter.forward(x, &self.weight, self.bias.clone()),
-            None => linear(x, self.weight.clone().transpose(), self.bias.clone()),
+            None => linear(x, &self.weight, self.bias.clone()),
         }
     }
 
@@ -57,4 +57,20 @@ impl Linear {
     pub(super) fn weight(&self) -> &Tensor<2> {
         &self.weight
     }
+}
+
+/// `x·Wᵀ + b`, with W as `[out, in]`.
+pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: &Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if x.dtype() == DType::BF16 && is_gpu(&x.device()) {
+        let ([outputs, inputs], mut shape) = (weight.dims(), x.dims());
+        let rows = shape.iter().take(D - 1).product::<usize>();
+        shape[D - 1] = outputs;
+        let out = sd3pipe_kernels::product(x.reshape([rows, inputs]), weight.clone(), Default::default()).reshape(shape);
+        return match bias {
+            Some(bias) => out + bias.unsqueeze::<D>(),
+            None => out,
+        };
+    }
+    burn::tensor::module::linear(x, weight.clone().transpose(), bias)
 }

@@ -1,9 +1,9 @@
 //! What an adapter adds to a linear layer while it is trained (Hu et al. 2021, arXiv:2106.09685; DoRA: Liu et al. 2024,
 //! arXiv:2402.09353, as PEFT computes it).
 
-use burn::tensor::module::linear;
 use burn::tensor::{DType, Tensor};
 
+use super::linear::linear;
 use super::weights::{Scope, WeightsError};
 use crate::adapter::Part;
 
@@ -67,10 +67,10 @@ impl LowRank {
         });
         let added = Tensor::cat(added.collect(), D - 1);
         let Some(gain) = self.gain(weight) else {
-            return linear(x, weight.clone().transpose(), bias) + added;
+            return linear(x, weight, bias) + added;
         };
         let dtype = x.dtype();
-        let merged = linear(x, weight.clone().transpose(), None) + added;
+        let merged = linear(x, weight, None) + added;
         // In f32: a gain is close to 1, where bf16 knows steps of a hundredth.
         let merged = (merged.cast(DType::F32) * gain.unsqueeze::<D>()).cast(dtype);
         match bias {
@@ -110,7 +110,7 @@ impl Branch {
     fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
         let inner =
-            linear(x, self.down.clone().transpose(), None).cast(DType::F32) * self.scale.clone().unsqueeze::<D>();
+            linear(x, &self.down, None).cast(DType::F32) * self.scale.clone().unsqueeze::<D>();
         let inner = match &self.mask {
             Some(mask) => {
                 let shape = inner.dims();
@@ -118,7 +118,7 @@ impl Branch {
             }
             None => inner,
         };
-        linear(inner.cast(dtype), self.up.clone().transpose(), None)
+        linear(inner.cast(dtype), &self.up, None)
     }
 
     /// The lengths of rows with the adapter added to them. Gradients don't flow through them (DoRA, section 4.3).

@@ -1,0 +1,237 @@
+//! The matrix product of bf16 matrices by Hopper's warpgroup instructions, summed in f32.
+//!
+//! One unit has the copy engine bring tiles of both operands into a ring of stages in shared memory; the warpgroups of the cube
+//! multiply what has arrived. An operand may lie in memory either way: along the dimension that is summed, or across it.
+
+use super::Across;
+use super::tiling::{DEPTH, GROUP_ROWS, Tiling, sides};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use cubecl::prelude::barrier::Barrier;
+use cubecl::prelude::*;
+use cubecl::wgmma::{Accumulator, Major, MatrixDescriptor, Swizzle, WgmmaTileLayout};
+use half::bf16;
+
+const BYTES: usize = 2;
+const GROUP_UNITS: u32 = 128;
+/// Tiles down that neighbouring cubes take before they go on to the next columns, so that both operands stay in the L2 cache.
+const STRIP: u32 = 8;
+
+impl Tiling {
+    fn left_tile(&self) -> WgmmaTileLayout {
+        WgmmaTileLayout { major: self.left, swizzle: Swizzle::B128, rows: self.rows(), k: DEPTH }
+    }
+
+    fn right_tile(&self) -> WgmmaTileLayout {
+        WgmmaTileLayout { major: self.right, swizzle: Swizzle::B128, rows: self.columns, k: DEPTH }
+    }
+
+    fn left_elements(&self) -> usize {
+        self.rows() * DEPTH
+    }
+
+    fn right_elements(&self) -> usize {
+        self.columns * DEPTH
+    }
+
+    fn stage_bytes(&self) -> usize {
+        (self.left_elements() + self.right_elements()) * BYTES
+    }
+}
+
+/// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them.
+pub(super) fn launch(left: CubeTensor, right: CubeTensor, across: Across, tiling: Tiling) -> CubeTensor {
+    let ([rows, depth], [columns, _]) = (sides(&left, across.left), sides(&right, across.right));
+    let shape = Shape::from([rows, columns]);
+    let client = left.client.clone();
+    let out = empty_device_contiguous_dtype(client.clone(), left.device.clone(), shape, DType::BF16);
+    let map = |matrix: CubeTensor, [height, width]: [usize; 2]| {
+        let boxes = TiledArgs { tile_size: cubecl::zspace::shape![height, width] };
+        TensorMapArg::new(boxes, matrix.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
+    };
+    let loaded = |major, extent| match major {
+        Major::K => [extent, DEPTH],
+        Major::MN => [DEPTH, DEPTH],
+    };
+    let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
+    // SAFETY: the copy engine clips what it reads and writes to the matrices, and the kernel touches global memory through it alone.
+    unsafe {
+        multiply::launch_unchecked(
+            &client,
+            CubeCount::Static(tiles as u32, 1, 1),
+            CubeDim::new_1d(tiling.groups as u32 * GROUP_UNITS + 32),
+            map(left, loaded(tiling.left, tiling.rows())),
+            map(right, loaded(tiling.right, tiling.columns)),
+            map(out.clone(), [tiling.rows(), DEPTH]),
+            rows as u32,
+            columns as u32,
+            depth as u32,
+            tiling,
+        );
+    }
+    out
+}
+
+/// Brings a tile into shared memory: its first row (or column) is `at` and its first summed index is `depth`.
+#[cube]
+fn bring<E: CubePrimitive<Scalar = bf16>>(
+    barrier: &Barrier,
+    source: &TensorMap<bf16, Tiled>,
+    stage: &mut [E],
+    at: u32,
+    depth: u32,
+    #[comptime] major: Major,
+    #[comptime] extent: usize,
+    #[comptime] pack: usize,
+) {
+    if comptime![major == Major::K] {
+        barrier.tma_load_2d(source, stage, at as i32, depth as i32);
+    } else {
+        #[unroll]
+        for panel in 0..comptime![extent / DEPTH] {
+            let start = comptime![panel * DEPTH * DEPTH / pack];
+            let end = comptime![(panel + 1) * DEPTH * DEPTH / pack];
+            barrier.tma_load_2d(source, &mut stage[start..end], depth as i32, (at + comptime![(panel * DEPTH) as u32]) as i32);
+        }
+    }
+}
+
+/// `out = left · right`, `rows × columns`, summed over `depth`.
+#[cube(launch_unchecked)]
+fn multiply(
+    left: &TensorMap<bf16, Tiled>,
+    right: &TensorMap<bf16, Tiled>,
+    out: &mut TensorMap<bf16, Tiled>,
+    rows: u32,
+    columns: u32,
+    depth: u32,
+    #[comptime] tiling: Tiling,
+) {
+    let left_elements = comptime![tiling.left_elements()];
+    let right_elements = comptime![tiling.right_elements()];
+    let tile_rows = comptime![tiling.rows() as u32];
+    let tile_columns = comptime![tiling.columns as u32];
+    let stages = comptime![tiling.stages as u32];
+
+    // In pairs, because the result passes through here too.
+    let mut lefts: Shared<[Vector<bf16, Const<2>>]> = Shared::new_aligned_slice(comptime![left_elements * tiling.stages / 2], 1024usize);
+    let mut rights: Shared<[bf16]> = Shared::new_aligned_slice(comptime![right_elements * tiling.stages], 1024usize);
+    let mut full = Sequence::<Shared<Barrier>>::new();
+    let mut empty = Sequence::<Shared<Barrier>>::new();
+    #[unroll]
+    for _ in 0..comptime![tiling.stages] {
+        full.push(Barrier::shared_uninit());
+        empty.push(Barrier::shared_uninit());
+    }
+    let read_out = Barrier::shared_uninit();
+    let laid_out = Barrier::shared_uninit();
+    if UNIT_POS == 0 {
+        let fills = comptime![tiling.groups as u32 * GROUP_UNITS];
+        read_out.init_manual(fills);
+        laid_out.init_manual(fills);
+        #[unroll]
+        for stage in 0..comptime![tiling.stages] {
+            full[stage].init_manual(1u32);
+            empty[stage].init_manual(comptime![tiling.groups as u32]);
+        }
+        sync_async_proxy_shared();
+    }
+    sync_cube();
+
+    // Cubes go down a strip of rows, then to the next columns, then to the next strip.
+    let across = columns.div_ceil(tile_columns);
+    let down = rows.div_ceil(tile_rows);
+    let position = CUBE_POS as u32;
+    let of_strip = STRIP * across;
+    let first = position / of_strip * STRIP;
+    let height = select(down - first < STRIP, down - first, STRIP);
+    let within = position % of_strip;
+    let row = (first + within % height) * tile_rows;
+    let column = within / height * tile_columns;
+
+    // Whole turns of the ring: what lies past the end of the matrices arrives as zeros.
+    let turns = depth.div_ceil(comptime![(DEPTH * tiling.stages) as u32]);
+    let fills = comptime![tiling.groups as u32 * GROUP_UNITS];
+    if UNIT_POS >= fills {
+        if UNIT_POS == fills {
+            for turn in 0..turns {
+                #[unroll]
+                for stage in 0..comptime![tiling.stages] {
+                    let at = (turn * stages + comptime![stage as u32]) * comptime![DEPTH as u32];
+                    empty[stage].wait_parity((turn & 1) ^ 1);
+                    full[stage].arrive_and_expect_tx(1u32, comptime![tiling.stage_bytes() as u32]);
+                    let from = comptime![stage * left_elements / 2];
+                    let to = comptime![(stage + 1) * left_elements / 2];
+                    bring(&full[stage], left, &mut lefts[from..to], row, at, tiling.left, comptime![tiling.rows()], 2usize);
+                    let from = comptime![stage * right_elements];
+                    let to = comptime![(stage + 1) * right_elements];
+                    bring(&full[stage], right, &mut rights[from..to], column, at, tiling.right, tiling.columns, 1usize);
+                }
+            }
+        }
+    } else {
+        let group = UNIT_POS / GROUP_UNITS;
+        let unit = UNIT_POS % GROUP_UNITS;
+        let left_layout = comptime![tiling.left_tile()];
+        let right_layout = comptime![tiling.right_tile()];
+        let mut sum = Accumulator::<f32>::new(tiling.columns).start();
+        let mut released = sum.commit();
+        for turn in 0..turns {
+            #[unroll]
+            for stage in 0..comptime![tiling.stages] {
+                full[stage].wait_parity(turn & 1);
+                let from = comptime![stage * left_elements / 2];
+                let to = comptime![(stage + 1) * left_elements / 2];
+                let a = MatrixDescriptor::new(&lefts[from..to], left_layout);
+                let from = comptime![stage * right_elements];
+                let to = comptime![(stage + 1) * right_elements];
+                let b = MatrixDescriptor::new(&rights[from..to], right_layout);
+                #[unroll]
+                for slice in 0..comptime![DEPTH / 16] {
+                    sum.execute(&a.at(group as usize * GROUP_ROWS, slice * 16), &b.at(0usize, slice * 16));
+                }
+                let read = sum.commit();
+                // The instructions of the step before are done now: its stage may be filled again.
+                released.wait();
+                released = read;
+                let before = comptime![(stage + tiling.stages - 1) % tiling.stages];
+                if unit == 0 && (turn > 0 || comptime![stage > 0]) {
+                    empty[before].arrive();
+                }
+            }
+        }
+        let sum = sum.wait();
+
+        // The ring is free once every warpgroup is done with it: the tile is laid out there for the copy engine, in panels of 64
+        // columns whose 16-byte chunks are swizzled by their row.
+        read_out.arrive();
+        read_out.wait_parity(0u32);
+        let group_row = group * comptime![GROUP_ROWS as u32];
+        #[unroll]
+        for pair in 0..comptime![tiling.columns / 4] {
+            let (r, c) = sum.position_of_nth(unit, comptime![2 * pair as u32]);
+            let r = group_row + r;
+            let panel = c / comptime![DEPTH as u32];
+            let chunk = (c % comptime![DEPTH as u32]) / 8 ^ r % 8;
+            let at = (panel * tile_rows + r) * comptime![DEPTH as u32] + chunk * 8 + c % 8;
+            let mut values = Vector::<bf16, Const<2>>::empty();
+            values.insert(0usize, bf16::cast_from(sum.get(2 * pair)));
+            values.insert(1usize, bf16::cast_from(sum.get(2 * pair + 1)));
+            lefts[(at / 2) as usize] = values;
+        }
+        sync_async_proxy_shared();
+        laid_out.arrive();
+        laid_out.wait_parity(0u32);
+        if UNIT_POS == 0 {
+            #[unroll]
+            for panel in 0..comptime![tiling.columns / DEPTH] {
+                let from = comptime![panel * tiling.rows() * DEPTH / 2];
+                let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
+                let stored = tma_store_2d(&lefts[from..to], out, row as i32, (column + comptime![(panel * DEPTH) as u32]) as i32);
+                if comptime![(panel + 1) * DEPTH == tiling.columns] {
+                    stored.wait_complete();
+                }
+            }
+        }
+    }
+}
