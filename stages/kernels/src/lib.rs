@@ -1,8 +1,10 @@
 //! sd3pipe's own GPU operations: kernels in CubeCL, and their places in burn.
 //!
-//! Each operation has its gradients, and works on any GPU that burn does: where the chip lacks what a kernel needs, burn's own
-//! operations compute the same.
+//! Each works on any GPU that burn does: where the chip lacks what a kernel needs, burn's own operations compute the same.
 
-pub mod product;
+pub mod adamw;
+mod attention;
+mod product;
 
-pub use product::product;
+pub use attention::attention;
+pub use product::{Across, product};

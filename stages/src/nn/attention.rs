@@ -6,8 +6,6 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention as burn_attention;
 use burn::tensor::ops::AttentionModuleOptions;
 
-use crate::device::is_gpu;
-
 /// `softmax(q·kᵀ/√E)·v`: every query sees every key.
 pub fn attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
     // The scale is left at its default, which is ours: burn's fused kernels are not used otherwise.
@@ -20,18 +18,15 @@ pub fn causal_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>)
     fused(q_bkse, k_bkse, v_bkse, options)
 }
 
-/// On a GPU, always by the kernel that a backward pass can follow: burn's other ones hold scores of all queries and keys at once where
-/// the number of queries isn't a multiple of their tiles.
 fn fused(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, options: AttentionModuleOptions) -> Tensor<4> {
-    let parts = [q_bkse, k_bkse, v_bkse];
-    if parts.iter().any(Tensor::is_tracked) || !is_gpu(&parts[0].device()) {
-        let [q, k, v] = parts;
-        return burn_attention(q, k, v, None, None, options);
+    #[cfg(feature = "cuda")]
+    if crate::device::is_gpu(&q_bkse.device()) && ![&q_bkse, &k_bkse, &v_bkse].into_iter().any(Tensor::is_tracked) {
+        let has_tape = q_bkse.is_autodiff();
+        let [q, k, v] = [q_bkse, k_bkse, v_bkse].map(Tensor::inner);
+        let out = sd3pipe_kernels::attention(q, k, v, options.is_causal);
+        return if has_tape { out.autodiff() } else { out };
     }
-    let has_tape = parts[0].is_autodiff();
-    let [q, k, v] = parts.map(|part| part.inner().autodiff().require_grad());
-    let out = burn_attention(q, k, v, None, None, options).inner();
-    if has_tape { out.autodiff() } else { out }
+    burn_attention(q_bkse, k_bkse, v_bkse, None, None, options)
 }
 
 /// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[B, K, S, S]`.

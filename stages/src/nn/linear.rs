@@ -1,10 +1,9 @@
 //! The linear layer.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::low_rank::LowRank;
 use super::weights::{Scope, WeightsError};
-use crate::device::is_gpu;
 
 /// `y = x·Wᵀ + b`, with W as the checkpoint has it: `[out, in]`; and what an adapter adds, if there is one among the weights.
 #[derive(Debug, Clone)]
@@ -62,7 +61,7 @@ impl Linear {
 /// `x·Wᵀ + b`, with W as `[out, in]`.
 pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: &Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     #[cfg(feature = "cuda")]
-    if x.dtype() == DType::BF16 && is_gpu(&x.device()) {
+    if x.dtype() == burn::tensor::DType::BF16 && crate::device::is_gpu(&x.device()) {
         let ([outputs, inputs], mut shape) = (weight.dims(), x.dims());
         let rows = shape.iter().take(D - 1).product::<usize>();
         shape[D - 1] = outputs;

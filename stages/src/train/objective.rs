@@ -25,9 +25,9 @@ pub fn network(state: &State, parameters: &Train) -> Weights {
     state.frozen.map(|_, values| values.autodiff()).with(&trained)
 }
 
-/// The gradients of those of the weights that are trained and took part, flat, in 32 bits.
+/// The gradients of those of the weights that are trained and took part, flat, in the type that they came in.
 pub(super) fn of_weights<'w>(tracked: &'w Weights, all: &'w All) -> impl Iterator<Item = (String, Tensor<1>)> + 'w {
-    tracked.iter().filter_map(|(name, weight)| Some((name.to_owned(), weight.values.grad(all)?.cast(DType::F32))))
+    tracked.iter().filter_map(|(name, weight)| Some((name.to_owned(), weight.values.grad(all)?)))
 }
 
 /// The loss of the samples of one optimizer step, and what it would take to lower it.
@@ -36,7 +36,7 @@ pub struct Gradients {
     /// The mean over the samples of each one's loss, which is the mean over everything in it: of `(velocity − (noise − latents))²` unless
     /// the pipeline says otherwise, the flow-matching loss of the SD3 paper with the density of the levels as its only weight.
     pub loss: f64,
-    /// Its gradient by the name of each trained tensor, flat, in 32 bits.
+    /// Its gradient by the name of each trained tensor, flat: of one batch in the network's type, of several in 32 bits.
     pub tensors: BTreeMap<String, Tensor<1>>,
 }
 
@@ -97,7 +97,7 @@ impl Gradients {
 fn sum_up(sums: &mut BTreeMap<String, Tensor<1>>, gradients: impl IntoIterator<Item = (String, Tensor<1>)>) {
     for (name, gradient) in gradients {
         let sum = match sums.remove(&name) {
-            Some(sum) => sum + gradient,
+            Some(sum) => sum.cast(DType::F32) + gradient.cast(DType::F32),
             None => gradient,
         };
         sums.insert(name, sum);

@@ -9,7 +9,7 @@ use burn::tensor::{DType, FloatDType, Int, Tensor};
 /// The draws are a function of (seed, step, name, position) and are made on the device with whole numbers alone, so they are equal
 /// on every kind of device; the choice between neighbours is exact too: all that is computed for it in floats is without error.
 pub fn stochastic(values: Tensor<1>, seed: u64, step: u64, name: &str) -> Tensor<1> {
-    let draws = uniforms(&values, Draws::new(seed, "stochastic rounding", step, name).bits());
+    let draws = uniforms(&values, key(seed, step, name));
     let nearest = values.clone().cast(DType::BF16).cast(DType::F32);
     let beyond = values - nearest.clone();
     // 0.63 to 1.25 of the distance to the next neighbour, which comes out whichever of the two distances that is.
@@ -17,6 +17,11 @@ pub fn stochastic(values: Tensor<1>, seed: u64, step: u64, name: &str) -> Tensor
     let other = towards.cast(DType::BF16).cast(DType::F32);
     let chosen = (draws * (other.clone() - nearest.clone()).abs()).lower(beyond.abs());
     nearest.mask_where(chosen, other).cast(DType::BF16)
+}
+
+/// The key of a tensor's draws.
+pub(super) fn key(seed: u64, step: u64, name: &str) -> u64 {
+    Draws::new(seed, "stochastic rounding", step, name).bits()
 }
 
 const MASK: i64 = 0xFFFF_FFFF;

@@ -79,7 +79,10 @@ fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError
 
 /// The sum of squares of each gradient, `[1]`.
 fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-    let square = |gradient: &Tensor<1>| (gradient.clone() * gradient.clone()).sum();
+    let square = |gradient: &Tensor<1>| {
+        let gradient = gradient.clone().cast(DType::F32);
+        (gradient.clone() * gradient).sum()
+    };
     gradients.iter().map(|(name, gradient)| (name.clone(), square(gradient))).collect()
 }
 
@@ -108,9 +111,14 @@ impl<'p> Stride<'p> {
 
     /// Moves the weights that have a gradient. Prodigy must be given all gradients at once.
     fn take(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) {
-        let gradients = gradients.into_iter().map(|(name, gradient)| match &self.factor {
-            Some(factor) => (name, gradient * factor.clone()),
-            None => (name, gradient),
+        #[cfg(feature = "cuda")]
+        let gradients = self.take_on_gpu(state, gradients);
+        let gradients = gradients.into_iter().map(|(name, gradient)| {
+            let gradient = gradient.cast(DType::F32);
+            match &self.factor {
+                Some(factor) => (name, gradient * factor.clone()),
+                None => (name, gradient),
+            }
         });
         let Optimizer::Prodigy(prodigy) = &self.parameters.optimizer else {
             for (name, gradient) in gradients {
@@ -143,6 +151,35 @@ impl<'p> Stride<'p> {
         for (name, device) in watched {
             self.each(state, &name, &device, |weight, kept, pace| Some(prodigy.step(weight.values, kept, pace)));
         }
+    }
+
+    /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
+    #[cfg(feature = "cuda")]
+    fn take_on_gpu(
+        &self,
+        state: &mut State,
+        gradients: BTreeMap<String, Tensor<1>>,
+    ) -> BTreeMap<String, Tensor<1>> {
+        let Optimizer::AdamW8bit(adamw) = &self.parameters.optimizer else { return gradients };
+        let others = gradients.into_iter().filter_map(|(name, gradient)| {
+            let device = gradient.device();
+            if !crate::device::is_gpu(&device) || !adamw.has_kernel(gradient.dims()[0]) {
+                return Some((name, gradient));
+            }
+            let Weight { values, shape } = state.weights.get(&name).cloned()?;
+            let home = values.device();
+            // The kernel writes where the weights lie, if nobody else holds them.
+            state.weights.insert(&name, Weight { values: Tensor::zeros([1], (&home, values.dtype())), shape: vec![1] });
+            let pace = self.pace(state.course, self.parameters.pace_of(&name, shape.len()));
+            let mut kept = state.kept.remove(&name).unwrap_or_default().to_device(&device);
+            let key = rounding::key(self.parameters.seed, self.step, &name);
+            let moved =
+                adamw.step_8bit_by_kernel(values.to_device(&device), gradient, self.factor.clone(), &mut kept, &pace, key);
+            state.weights.insert(&name, Weight { values: moved.to_device(&home), shape });
+            state.kept.insert(name, kept.to_device(&home));
+            None
+        });
+        others.collect()
     }
 
     /// Brings a weight, in 32 bits, and what is kept of it to a device, has something done, and puts them back.

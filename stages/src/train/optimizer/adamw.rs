@@ -63,6 +63,50 @@ impl AdamW {
         moved
     }
 
+    /// Whether a tensor of this many values is moved by [`step_8bit_by_kernel`](Self::step_8bit_by_kernel).
+    #[cfg(feature = "cuda")]
+    pub(crate) fn has_kernel(&self, count: usize) -> bool {
+        count >= keeps::SMALLEST_IN_8_BITS && sd3pipe_kernels::adamw::takes(count)
+    }
+
+    /// The same step as in many operations, by one kernel; weights of bf16 are rounded by chance there, with draws of `key`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn step_8bit_by_kernel(
+        &self,
+        weights: Tensor<1>,
+        gradient: Tensor<1>,
+        factor: Option<Tensor<1>>,
+        kept: &mut Kept,
+        pace: &Pace,
+        key: u64,
+    ) -> Tensor<1> {
+        use burn::tensor::DType;
+        use sd3pipe_kernels::adamw::{Moments, Step, step};
+
+        let device = weights.device();
+        let (first, second) = (codes::Map::Signed, codes::Map::Unsigned);
+        let count = weights.dims()[0];
+        let moments = Moments {
+            first: first.take_codes(kept, "first", count, &device),
+            second: second.take_codes(kept, "second", count, &device),
+        };
+        let correction = |beta: f64| 1.0 - libm::pow(beta, pace.step as f64);
+        let parts = Step {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            epsilon: self.epsilon as f32,
+            rate: (pace.learning_rate / correction(self.beta1)) as f32,
+            correction: libm::sqrt(correction(self.beta2)) as f32,
+            kept: (1.0 - pace.learning_rate * pace.weight_decay) as f32,
+            key,
+        };
+        let factor = factor.unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32)));
+        let (moved, moments) = step(weights, gradient, factor, moments, parts);
+        first.put_codes(kept, "first", moments.first);
+        second.put_codes(kept, "second", moments.second);
+        moved
+    }
+
     fn moments(&self, first: Tensor<1>, second: Tensor<1>, gradient: Tensor<1>) -> [Tensor<1>; 2] {
         let first = first.mul_scalar(self.beta1) + gradient.clone().mul_scalar(1.0 - self.beta1);
         let second = second.mul_scalar(self.beta2) + (gradient.clone() * gradient).mul_scalar(1.0 - self.beta2);

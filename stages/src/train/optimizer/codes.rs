@@ -4,6 +4,8 @@ use super::{
     Kept,
     keeps::{BLOCK, codes, scales},
 };
+#[cfg(feature = "cuda")]
+use burn::tensor::Device;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 /// Which values the codes stand for, as shares of the scale (bitsandbytes' `create_dynamic_map`).
@@ -48,7 +50,27 @@ impl Map {
 
     /// Puts a state back in 8 bits.
     pub fn put(self, kept: &mut Kept, name: &str, values: Tensor<1>) {
-        let (of_values, of_blocks) = self.encode(values);
+        self.put_codes(kept, name, self.encode(values));
+    }
+
+    /// Takes the codes and scales of a state out of what is kept; those of `count` zeros before the first step.
+    #[cfg(feature = "cuda")]
+    pub fn take_codes(self, kept: &mut Kept, name: &str, count: usize, device: &Device) -> (Tensor<1, Int>, Tensor<1>) {
+        match (kept.take_codes(&codes(name)), kept.take_if(&scales(name))) {
+            (Some(codes), Some(scales)) => (codes, scales),
+            _ => {
+                let zero = match self {
+                    Self::Signed => 127,
+                    Self::Unsigned => 0,
+                };
+                let codes = Tensor::full([count], zero, (device, DType::U8));
+                (codes, Tensor::zeros([count.div_ceil(BLOCK)], (device, DType::F32)))
+            }
+        }
+    }
+
+    /// Puts codes and scales back.
+    pub fn put_codes(self, kept: &mut Kept, name: &str, (of_values, of_blocks): (Tensor<1, Int>, Tensor<1>)) {
         kept.put_codes(&codes(name), of_values);
         kept.put(&scales(name), of_blocks);
     }

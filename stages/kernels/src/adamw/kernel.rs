@@ -1,0 +1,164 @@
+//! The kernel: a plane a block, eight neighbouring values a unit.
+
+use super::{BLOCK, Step, map};
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use half::bf16;
+
+/// Values of a unit.
+const EACH: usize = 8;
+const UNITS: u32 = 256;
+
+/// Puts the kernel in the queue; all tensors but the gradient and its factor are written where they lie.
+pub(super) fn launch(
+    weights: &CubeTensor,
+    gradient: CubeTensor,
+    factor: CubeTensor,
+    [codes, scales, second_codes, second_scales]: [&CubeTensor; 4],
+    step: Step,
+) {
+    let count = weights.meta.shape()[0];
+    let cubes = count.div_ceil(EACH * UNITS as usize) as u32;
+    let client = weights.client.clone();
+    let argument = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
+    let is_bf16 = |tensor: &CubeTensor| tensor.dtype == DType::BF16;
+    let rounds = is_bf16(weights);
+    macro_rules! launch {
+        ($weight:ty, $gradient:ty) => {
+            // SAFETY: units past the last value write nothing, and a block's scales are written by the block's first unit.
+            unsafe {
+                adamw::launch_unchecked::<$weight, $gradient>(
+                    &client,
+                    CubeCount::Static(cubes, 1, 1),
+                    CubeDim::new_1d(UNITS),
+                    argument(weights),
+                    gradient.into_buffer_arg(),
+                    factor.into_buffer_arg(),
+                    argument(codes),
+                    argument(scales),
+                    argument(second_codes),
+                    argument(second_scales),
+                    (count / EACH) as u32,
+                    step.beta1,
+                    step.beta2,
+                    step.epsilon,
+                    step.rate,
+                    step.correction,
+                    step.kept,
+                    (step.key >> 32) as u32,
+                    step.key as u32,
+                    rounds,
+                )
+            }
+        };
+    }
+    match (is_bf16(weights), is_bf16(&gradient)) {
+        (true, true) => launch!(bf16, bf16),
+        (true, false) => launch!(bf16, f32),
+        (false, true) => launch!(f32, bf16),
+        (false, false) => launch!(f32, f32),
+    }
+}
+
+#[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
+fn adamw<W: Float, G: Float>(
+    weights: &mut [Vector<W, Const<8>>],
+    gradient: &[Vector<G, Const<8>>],
+    factor: &[f32],
+    codes: &mut [Vector<u8, Const<8>>],
+    scales: &mut [f32],
+    second_codes: &mut [Vector<u8, Const<8>>],
+    second_scales: &mut [f32],
+    count: u32,
+    beta1: f32,
+    beta2: f32,
+    epsilon: f32,
+    rate: f32,
+    correction: f32,
+    kept: f32,
+    key_high: u32,
+    key_low: u32,
+    #[comptime] rounds: bool,
+) {
+    let position = CUBE_POS as u32 * UNITS + UNIT_POS;
+    // Every unit of a plane goes on to the end, because the plane finds its largest value together.
+    let here = position < count;
+    let at = select(here, position, 0u32) as usize;
+    let block = at / comptime![BLOCK / EACH];
+    let weight = weights[at];
+    let slope = gradient[at];
+    let old_first = codes[at];
+    let old_second = second_codes[at];
+    let first_scale = scales[block];
+    let second_scale = second_scales[block];
+    let factor = factor[0];
+
+    let mut first = Array::<f32>::new(EACH);
+    let mut second = Array::<f32>::new(EACH);
+    let mut largest = 0f32;
+    let mut largest_second = 0f32;
+    let mut moved = Vector::<W, Const<8>>::empty();
+    #[unroll]
+    for index in 0..EACH {
+        let g = f32::cast_from(slope.extract(index)) * factor;
+        let m = map::decode(u32::cast_from(old_first.extract(index)), true) * first_scale * beta1 + g * (1f32 - beta1);
+        let v = map::decode(u32::cast_from(old_second.extract(index)), false) * second_scale * beta2 + g * g * (1f32 - beta2);
+        first[index] = m;
+        second[index] = v;
+        largest = f32::max(largest, f32::abs(m));
+        largest_second = f32::max(largest_second, v);
+        let value = f32::cast_from(weight.extract(index)) * kept - m / (f32::sqrt(v) / correction + epsilon) * rate;
+        if comptime![rounds] {
+            let place = position * comptime![EACH as u32] + comptime![index as u32];
+            moved.insert(index, W::cast_from(rounded(value, place, key_high, key_low)));
+        } else {
+            moved.insert(index, W::cast_from(value));
+        }
+    }
+    let largest = plane_max(select(here, largest, 0f32));
+    let largest_second = plane_max(select(here, largest_second, 0f32));
+    if here {
+        let mut new_first = Vector::<u8, Const<8>>::empty();
+        let mut new_second = Vector::<u8, Const<8>>::empty();
+        let share = 1f32 / f32::max(largest, 1.2e-38f32);
+        let second_share = 1f32 / f32::max(largest_second, 1.2e-38f32);
+        #[unroll]
+        for index in 0..EACH {
+            new_first.insert(index, u8::cast_from(map::encode(first[index] * share, true)));
+            new_second.insert(index, u8::cast_from(map::encode(second[index] * second_share, false)));
+        }
+        weights[at] = moved;
+        codes[at] = new_first;
+        second_codes[at] = new_second;
+        if UNIT_POS % comptime![(BLOCK / EACH) as u32] == 0 {
+            scales[block] = largest;
+            second_scales[block] = largest_second;
+        }
+    }
+}
+
+/// One of the two values of bf16 beside a value of f32, to each the likelier the nearer it is; by the rule that the CPU follows: a draw
+/// below the distance to the nearest, as a share of both distances, gives the other one.
+#[cube]
+fn rounded(value: f32, position: u32, key_high: u32, key_low: u32) -> f32 {
+    let draw = f32::cast_from(hash(hash(position + key_high) + key_low) >> 8) * comptime![1.0f32 / 16_777_216.0];
+    let bits = u32::reinterpret(value) & 0xFFFF_0000u32;
+    let down = f32::reinterpret(bits);
+    let up = f32::reinterpret(bits + 0x1_0000u32);
+    let below = f32::abs(value - down);
+    let above = f32::abs(up - value);
+    // Halfway, the even one counts as the nearest.
+    let nearest_is_up = below > above || (below == above && bits & 0x1_0000u32 != 0);
+    let is_other = draw * f32::abs(up - down) < f32::min(below, above);
+    select(nearest_is_up != is_other, up, down)
+}
+
+/// `lowbias32` (Wellons 2018, "Prospecting for Hash Functions").
+#[cube]
+fn hash(bits: u32) -> u32 {
+    let bits = (bits ^ (bits >> 16)) * 0x7FEB_352Du32;
+    let bits = (bits ^ (bits >> 15)) * 0x846C_A68Bu32;
+    bits ^ (bits >> 16)
+}
