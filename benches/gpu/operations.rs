@@ -14,9 +14,8 @@ const PRODUCTS: [[usize; 3]; 6] = [
 ];
 
 const HEADS: usize = 24;
-const TEXT: usize = 333;
 const IMAGE: usize = 4096;
-const TOKENS: usize = IMAGE + TEXT;
+const TOKENS: usize = IMAGE + 333;
 
 pub fn matmul(bench: &Bench) {
     for [rows, inner, columns] in PRODUCTS {
@@ -34,36 +33,44 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     fused(q, k, v, None, None, AttentionModuleOptions::default())
 }
 
-/// Queries, keys and values as they come.
-fn heads(bench: &Bench) -> [Tensor<4>; 3] {
-    [(); 3].map(|()| bench.random([1, HEADS, TOKENS, 64]))
+/// The largest difference of our kernel from what burn's simplest operations give in f32, over the largest value.
+fn difference(bench: &Bench, tokens: usize, causal: bool) -> f32 {
+    let [q, k, v] = [(); 3].map(|()| bench.random([2, 3, tokens, 64]));
+    let wide = |tensor: &Tensor<4>| tensor.clone().cast(DType::F32);
+    let mut scores = wide(&q).matmul(wide(&k).transpose()).mul_scalar(0.125);
+    if causal {
+        let later = Tensor::<2>::ones([tokens, tokens], (&bench.device, DType::F32)).triu(1).mul_scalar(-1e30);
+        scores = scores + later.unsqueeze::<4>();
+    }
+    let expected = burn::tensor::activation::softmax(scores, 3).matmul(wide(&v));
+    let found = sd3pipe_kernels::attention(q, k, v, causal).cast(DType::F32);
+    let worst = (found - expected.clone()).abs().max() / expected.abs().max();
+    worst.into_data().convert::<f32>().to_vec::<f32>().expect("a number")[0]
 }
 
 pub fn attention(bench: &Bench) {
+    for (tokens, causal) in [(77, true), (77, false), (333, false), (1024, true), (1000, false)] {
+        println!("{tokens} tokens, causal {causal}: difference {:.5}", difference(bench, tokens, causal));
+    }
     let operations = 4.0 * (HEADS * TOKENS * TOKENS * 64) as f64;
-    let [q, k, v] = heads(bench);
-    bench.time("without gradients, whole tensors", operations, || attend(q.clone(), k.clone(), v.clone()));
-    let swapped = [(); 3].map(|()| bench.random([1, TOKENS, HEADS, 64]));
-    bench.time("without gradients, heads inside", operations, || {
-        let [q, k, v] = swapped.clone().map(|part| part.swap_dims(1, 2));
-        attend(q, k, v)
+    let whole = [(); 3].map(|()| bench.random([1, HEADS, TOKENS, 64]));
+    let inside = [(); 3].map(|()| bench.random([1, TOKENS, HEADS, 64]));
+    let swapped = || inside.clone().map(|part| part.swap_dims(1, 2));
+    bench.time("forward, ours, heads outside", operations, || {
+        let [q, k, v] = whole.clone();
+        sd3pipe_kernels::attention(q, k, v, false)
     });
-    let context = [(); 3].map(|()| bench.random([1, TEXT, HEADS, 64]));
-    let image = [(); 3].map(|()| bench.random([1, IMAGE, HEADS, 64]));
-    bench.time("without gradients, two streams joined", operations, || {
-        let [q, k, v] = [0, 1, 2]
-            .map(|part| Tensor::cat(vec![context[part].clone(), image[part].clone()], 1).swap_dims(1, 2));
-        attend(q, k, v)
+    bench.time("forward, ours, heads inside", operations, || {
+        let [q, k, v] = swapped();
+        sd3pipe_kernels::attention(q, k, v, false)
     });
-    bench.time("with a tape that is not used", operations, || {
-        let [q, k, v] = [&q, &k, &v].map(|part| part.clone().autodiff().require_grad());
-        attend(q, k, v)
-    });
-    bench.time("forward and backward", 3.5 * operations, || {
-        let [q, k, v] = [&q, &k, &v].map(|part| part.clone().autodiff().require_grad());
+    let both = |parts: [Tensor<4>; 3]| {
+        let [q, k, v] = parts.map(|part| part.autodiff().require_grad());
         let gradients = attend(q.clone(), k.clone(), v.clone()).backward();
         [q.grad(&gradients), k.grad(&gradients), v.grad(&gradients)]
-    });
+    };
+    bench.time("forward and backward, burn's, heads outside", 3.5 * operations, || both(whole.clone()));
+    bench.time("forward and backward, burn's, heads inside", 3.5 * operations, || both(swapped()));
 }
 
 /// What lies between matrix products, in bytes read and written over the memory's speed rather than in operations.
