@@ -4,7 +4,9 @@
 
 pub mod adamw;
 mod attention;
+mod convolution;
 mod product;
 
 pub use attention::attention;
+pub use convolution::convolution;
 pub use product::{Across, product};

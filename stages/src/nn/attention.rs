@@ -23,10 +23,44 @@ fn fused(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, options: Atten
     if crate::device::is_gpu(&q_bkse.device()) && ![&q_bkse, &k_bkse, &v_bkse].into_iter().any(Tensor::is_tracked) {
         let has_tape = q_bkse.is_autodiff();
         let [q, k, v] = [q_bkse, k_bkse, v_bkse].map(Tensor::inner);
-        let out = sd3pipe_kernels::attention(q, k, v, options.is_causal);
+        let out = match q.dims()[3] <= WIDEST {
+            true => sd3pipe_kernels::attention(q, k, v, options.is_causal),
+            false => in_parts(q, k, v),
+        };
         return if has_tape { out.autodiff() } else { out };
     }
     burn_attention(q_bkse, k_bkse, v_bkse, None, None, options)
+}
+
+/// The widest heads that fused kernels are for.
+#[cfg(feature = "cuda")]
+const WIDEST: usize = 128;
+
+/// The attention of wide heads, the VAE's, with the scores of some queries at a time in memory, in the type of the queries.
+#[cfg(feature = "cuda")]
+fn in_parts(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4> {
+    use burn::tensor::{DType, activation::softmax};
+    use sd3pipe_kernels::{Across, product};
+
+    const QUERIES: usize = 2048;
+    let ([batch, heads, length, width], dtype) = (q_bkse.dims(), q_bkse.dtype());
+    // What all keys have in common adds the same to all scores of a query, which softmax takes no notice of: without it they are
+    // smaller, and lose less to rounding.
+    let keys = k_bkse.cast(DType::F32);
+    let keys = (keys.clone() - keys.mean_dim(2)).cast(dtype);
+    let queries = q_bkse.cast(DType::F32).div_scalar(libm::sqrt(width as f64)).cast(dtype);
+    let of_head = |tensor: &Tensor<4>, index: usize, first: usize, count: usize| {
+        let all = tensor.clone().reshape([batch * heads, length, width]);
+        all.narrow(0, index, 1).narrow(1, first, count).reshape([count, width])
+    };
+    let parts = (0..batch * heads).flat_map(|index| (0..length).step_by(QUERIES).map(move |first| (index, first)));
+    let parts = parts.map(|(index, first)| {
+        let count = QUERIES.min(length - first);
+        let scores = product(of_head(&queries, index, first, count), of_head(&keys, index, 0, length), Across::default());
+        let shares = softmax(scores.cast(DType::F32), 1).cast(dtype);
+        product(shares, of_head(&v_bkse, index, 0, length), Across { right: true, left: false })
+    });
+    Tensor::cat(parts.collect(), 0).reshape([batch, heads, length, width])
 }
 
 /// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[B, K, S, S]`.

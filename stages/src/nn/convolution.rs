@@ -41,6 +41,13 @@ impl Convolution {
 
     /// `[B, inputs, H, W]` to `[B, outputs, H', W']`.
     pub fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if crate::device::is_gpu(&x_bchw.device()) {
+            let (before, after) = self.padding;
+            let more = after.saturating_sub(before);
+            let x_bchw = if more > 0 { x_bchw.pad((0, more, 0, more), 0.0) } else { x_bchw };
+            return sd3pipe_kernels::convolution(x_bchw, self.weight.clone(), self.bias.clone(), self.stride, before);
+        }
         let options = ConvOptions::new_with_padding([self.stride; 2], [self.padding; 2], [1, 1], 1);
         conv2d(x_bchw, self.weight.clone(), Some(self.bias.clone()), options)
     }
