@@ -83,7 +83,8 @@ pub fn block(bench: &Bench) {
     bench.time("4 blocks forward and backward", FORWARD / DEPTH * 12.0, || {
         let tracked = tracked(&weights);
         let network = Mmdit::new(&tracked.root()).expect("SD3-medium");
-        let mut streams = Streams { image: streams.image.clone().autodiff(), context: streams.context.clone().autodiff() };
+        let mut streams =
+            Streams { image: streams.image.clone().autodiff(), context: streams.context.clone().autodiff() };
         for block in &network.blocks[..4] {
             streams = block.forward(streams, conditioning.clone().autodiff());
         }
@@ -127,8 +128,12 @@ pub fn step(bench: &Bench) {
     let batch = |bench: &Bench| {
         let values: Vec<f32> = (0..16 * 128 * 128u32).map(|index| (index as f32 * 0.7).sin()).collect();
         let raw = Array { shape: vec![16, 128, 128], values: values.clone() };
-        Batch::new(&[Drawn { raw, noise: values, sigma: 0.5 }], context().autodiff(), bench.random([1, 2048]).autodiff())
-            .expect("a batch")
+        Batch::new(
+            &[Drawn { raw, noise: values, sigma: 0.5 }],
+            context().autodiff(),
+            bench.random([1, 2048]).autodiff(),
+        )
+        .expect("a batch")
     };
     let mut state = State::start(weights(bench, DType::BF16));
     let mut count = 0;

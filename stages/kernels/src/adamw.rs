@@ -51,7 +51,13 @@ pub fn takes(length: usize) -> bool {
 /// or down by chance: a hash of the key and of the position, the same as on a CPU.
 ///
 /// The length is one that it [`takes`]. Codes are of the type U8 (Dettmers et al. 2022, arXiv:2110.02861).
-pub fn step(weights: Tensor<1>, gradient: Tensor<1>, factor: Tensor<1>, moments: Moments, step: Step) -> (Tensor<1>, Moments) {
+pub fn step(
+    weights: Tensor<1>,
+    gradient: Tensor<1>,
+    factor: Tensor<1>,
+    moments: Moments,
+    step: Step,
+) -> (Tensor<1>, Moments) {
     let Moments { first, second } = moments;
     let (weights, codes, scales, second_codes, second_scales) = Dispatch::adamw(
         weights.into_dispatch(),
@@ -125,4 +131,3 @@ impl AdamwBackend for CubeBackend {
         (weights, codes, scales, second_codes, second_scales)
     }
 }
-

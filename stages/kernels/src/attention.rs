@@ -2,7 +2,11 @@
 
 mod kernel;
 
-use burn::backend::{Backend, Dispatch, backend_extension, ops::{FloatTensorOps, ModuleOps}, tensor::FloatTensor};
+use burn::backend::{
+    Backend, Dispatch, backend_extension,
+    ops::{FloatTensorOps, ModuleOps},
+    tensor::FloatTensor,
+};
 use burn::tensor::{Shape, Tensor, ops::AttentionModuleOptions};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 

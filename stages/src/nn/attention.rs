@@ -56,7 +56,8 @@ fn in_parts(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4
     let parts = (0..batch * heads).flat_map(|index| (0..length).step_by(QUERIES).map(move |first| (index, first)));
     let parts = parts.map(|(index, first)| {
         let count = QUERIES.min(length - first);
-        let scores = product(of_head(&queries, index, first, count), of_head(&keys, index, 0, length), Across::default());
+        let scores =
+            product(of_head(&queries, index, first, count), of_head(&keys, index, 0, length), Across::default());
         let shares = softmax(scores.cast(DType::F32), 1).cast(dtype);
         product(shares, of_head(&v_bkse, index, 0, length), Across { right: true, left: false })
     });

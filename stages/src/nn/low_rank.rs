@@ -109,8 +109,7 @@ impl Branch {
 
     fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
-        let inner =
-            linear(x, &self.down, None).cast(DType::F32) * self.scale.clone().unsqueeze::<D>();
+        let inner = linear(x, &self.down, None).cast(DType::F32) * self.scale.clone().unsqueeze::<D>();
         let inner = match &self.mask {
             Some(mask) => {
                 let shape = inner.dims();

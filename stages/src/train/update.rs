@@ -155,11 +155,7 @@ impl<'p> Stride<'p> {
 
     /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
     #[cfg(feature = "cuda")]
-    fn take_on_gpu(
-        &self,
-        state: &mut State,
-        gradients: BTreeMap<String, Tensor<1>>,
-    ) -> BTreeMap<String, Tensor<1>> {
+    fn take_on_gpu(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
         let Optimizer::AdamW8bit(adamw) = &self.parameters.optimizer else { return gradients };
         let others = gradients.into_iter().filter_map(|(name, gradient)| {
             let device = gradient.device();
@@ -173,8 +169,14 @@ impl<'p> Stride<'p> {
             let pace = self.pace(state.course, self.parameters.pace_of(&name, shape.len()));
             let mut kept = state.kept.remove(&name).unwrap_or_default().to_device(&device);
             let key = rounding::key(self.parameters.seed, self.step, &name);
-            let moved =
-                adamw.step_8bit_by_kernel(values.to_device(&device), gradient, self.factor.clone(), &mut kept, &pace, key);
+            let moved = adamw.step_8bit_by_kernel(
+                values.to_device(&device),
+                gradient,
+                self.factor.clone(),
+                &mut kept,
+                &pace,
+                key,
+            );
             state.weights.insert(&name, Weight { values: moved.to_device(&home), shape });
             state.kept.insert(name, kept.to_device(&home));
             None

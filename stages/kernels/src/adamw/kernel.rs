@@ -104,7 +104,8 @@ fn adamw<W: Float, G: Float>(
     for index in 0..EACH {
         let g = f32::cast_from(slope.extract(index)) * factor;
         let m = map::decode(u32::cast_from(old_first.extract(index)), true) * first_scale * beta1 + g * (1f32 - beta1);
-        let v = map::decode(u32::cast_from(old_second.extract(index)), false) * second_scale * beta2 + g * g * (1f32 - beta2);
+        let v = map::decode(u32::cast_from(old_second.extract(index)), false) * second_scale * beta2
+            + g * g * (1f32 - beta2);
         first[index] = m;
         second[index] = v;
         largest = f32::max(largest, f32::abs(m));

@@ -179,7 +179,10 @@ fn attend(
                 let mut products = Accumulator::<f32>::new(KEYS).start();
                 #[unroll]
                 for slice in 0..WIDTH / 16 {
-                    products.execute(&q_rows.at(group as usize * GROUP_ROWS, slice * 16), &keys_here.at(0usize, slice * 16));
+                    products.execute(
+                        &q_rows.at(group as usize * GROUP_ROWS, slice * 16),
+                        &keys_here.at(0usize, slice * 16),
+                    );
                 }
                 let products = products.wait();
                 if unit == 0 {

@@ -91,7 +91,12 @@ fn bring<E: CubePrimitive<Scalar = bf16>>(
         for panel in 0..comptime![extent / DEPTH] {
             let start = comptime![panel * DEPTH * DEPTH / pack];
             let end = comptime![(panel + 1) * DEPTH * DEPTH / pack];
-            barrier.tma_load_2d(source, &mut stage[start..end], depth as i32, (at + comptime![(panel * DEPTH) as u32]) as i32);
+            barrier.tma_load_2d(
+                source,
+                &mut stage[start..end],
+                depth as i32,
+                (at + comptime![(panel * DEPTH) as u32]) as i32,
+            );
         }
     }
 }
@@ -114,7 +119,8 @@ fn multiply(
     let stages = comptime![tiling.stages as u32];
 
     // In pairs, because the result passes through here too.
-    let mut lefts: Shared<[Vector<bf16, Const<2>>]> = Shared::new_aligned_slice(comptime![left_elements * tiling.stages / 2], 1024usize);
+    let mut lefts: Shared<[Vector<bf16, Const<2>>]> =
+        Shared::new_aligned_slice(comptime![left_elements * tiling.stages / 2], 1024usize);
     let mut rights: Shared<[bf16]> = Shared::new_aligned_slice(comptime![right_elements * tiling.stages], 1024usize);
     let mut full = Sequence::<Shared<Barrier>>::new();
     let mut empty = Sequence::<Shared<Barrier>>::new();
@@ -162,7 +168,16 @@ fn multiply(
                     full[stage].arrive_and_expect_tx(1u32, comptime![tiling.stage_bytes() as u32]);
                     let from = comptime![stage * left_elements / 2];
                     let to = comptime![(stage + 1) * left_elements / 2];
-                    bring(&full[stage], left, &mut lefts[from..to], row, at, tiling.left, comptime![tiling.rows()], 2usize);
+                    bring(
+                        &full[stage],
+                        left,
+                        &mut lefts[from..to],
+                        row,
+                        at,
+                        tiling.left,
+                        comptime![tiling.rows()],
+                        2usize,
+                    );
                     let from = comptime![stage * right_elements];
                     let to = comptime![(stage + 1) * right_elements];
                     bring(&full[stage], right, &mut rights[from..to], column, at, tiling.right, tiling.columns, 1usize);
@@ -227,7 +242,12 @@ fn multiply(
             for panel in 0..comptime![tiling.columns / DEPTH] {
                 let from = comptime![panel * tiling.rows() * DEPTH / 2];
                 let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
-                let stored = tma_store_2d(&lefts[from..to], out, row as i32, (column + comptime![(panel * DEPTH) as u32]) as i32);
+                let stored = tma_store_2d(
+                    &lefts[from..to],
+                    out,
+                    row as i32,
+                    (column + comptime![(panel * DEPTH) as u32]) as i32,
+                );
                 if comptime![(panel + 1) * DEPTH == tiling.columns] {
                     stored.wait_complete();
                 }
