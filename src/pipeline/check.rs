@@ -56,7 +56,13 @@ impl Resolved {
     /// The pipeline as RON with every default written out, reading as the same pipeline again.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
         let pretty = ron::ser::PrettyConfig::new().struct_names(true).compact_arrays(true).indentor("    ");
-        super::options().to_string_pretty(&self.pipeline, pretty)
+        let text = super::options().to_string_pretty(&self.pipeline, pretty)?;
+        // Choices that are called `None` are written as raw names, which no person would. A text's line ends with a quote.
+        let plain = |line: &str| match line.strip_suffix(": r#None,") {
+            Some(field) => format!("{field}: None,"),
+            None => line.to_owned(),
+        };
+        Ok(text.lines().map(plain).collect::<Vec<_>>().join("\n"))
     }
 }
 

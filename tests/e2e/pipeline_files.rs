@@ -229,12 +229,12 @@ fn the_resolved_pipeline_reads_as_the_same_pipeline() {
     let space = TestSpace::demo();
     space.run().succeeds();
     let resolved = space.call(&["plan", "test.ron", "--resolved"]).succeeds().stdout;
+    assert!(resolved.contains("weighting: None,"), "{resolved}");
     space.write("again.ron", &resolved);
     assert_eq!(space.call(&["plan", "again.ron", "--resolved"]).succeeds().stdout, resolved);
     space.call(&["run", "again.ron"]).succeeds().says("nothing to do");
 }
 
-/// Every pipeline of the repository can be planned as it lies there.
 #[test]
 fn the_demo_is_right_where_it_lies() {
     let path = repository().join("pipelines/demo.ron");
