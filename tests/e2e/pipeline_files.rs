@@ -235,6 +235,7 @@ fn the_resolved_pipeline_reads_as_the_same_pipeline() {
     space.call(&["run", "again.ron"]).succeeds().says("nothing to do");
 }
 
+/// Every pipeline of the repository can be planned as it lies there.
 #[test]
 fn the_demo_is_right_where_it_lies() {
     let path = repository().join("pipelines/demo.ron");
