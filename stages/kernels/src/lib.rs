@@ -7,6 +7,6 @@ mod attention;
 mod convolution;
 mod product;
 
-pub use attention::attention;
+pub use attention::{attention, biased_attention};
 pub use convolution::convolution;
 pub use product::{Across, product};

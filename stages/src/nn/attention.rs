@@ -64,9 +64,15 @@ fn in_parts(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>) -> Tensor<4
     Tensor::cat(parts.collect(), 0).reshape([batch, heads, length, width])
 }
 
-/// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[B, K, S, S]`.
-pub fn biased_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, bias_bkss: Tensor<4>) -> Tensor<4> {
+/// `softmax(q·kᵀ + bias)·v`, without a scale; the bias is `[1, K, S, S]`.
+pub fn biased_attention(q_bkse: Tensor<4>, k_bkse: Tensor<4>, v_bkse: Tensor<4>, bias_1kss: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "cuda")]
+    if crate::device::is_gpu(&q_bkse.device()) {
+        return sd3pipe_kernels::biased_attention(q_bkse, k_bkse, v_bkse, bias_1kss.cast(burn::tensor::DType::F32));
+    }
     let options = AttentionModuleOptions { scale: Some(1.0), ..Default::default() };
+    let ([_, heads, length, _], [batch, ..]) = (bias_1kss.dims(), q_bkse.dims());
+    let bias_bkss = bias_1kss.expand([batch, heads, length, length]);
     burn_attention(q_bkse, k_bkse, v_bkse, None, Some(bias_bkss), options)
 }
 

@@ -51,21 +51,20 @@ impl T5 {
     /// When the texts differ in length or hold ids beyond the encoder's vocabulary.
     pub fn forward(&self, token_ids: &[Vec<u32>]) -> Result<Tensor<3>, TokenError> {
         let mut x = embed(&self.tokens, token_ids, None)?;
-        let [batch, length, _] = x.dims();
-        let bias = self.bias(batch, length);
+        let [_, length, _] = x.dims();
+        let bias = self.bias(length);
         for block in &self.blocks {
             x = block.forward(x, bias.clone());
         }
         Ok(self.norm.forward(x).cast(DType::F32))
     }
 
-    /// The bias of every query (rows) to every key (columns): `[B, K, S, S]`.
-    fn bias(&self, batch: usize, length: usize) -> Tensor<4> {
+    /// The bias of every query (rows) to every key (columns): `[1, K, S, S]`.
+    fn bias(&self, length: usize) -> Tensor<4> {
         let [_, heads] = self.distances.dims();
         let buckets = (0..length).flat_map(|query| (0..length).map(move |key| bucket(query, key)));
         let chosen = self.distances.clone().select(0, indices(buckets, &self.distances.device()));
-        let bias_1kss = chosen.reshape([1, length, length, heads]).permute([0, 3, 1, 2]);
-        bias_1kss.expand([batch, heads, length, length])
+        chosen.reshape([1, length, length, heads]).permute([0, 3, 1, 2])
     }
 }
 
@@ -123,11 +122,11 @@ impl Block {
         })
     }
 
-    fn forward(&self, x_bsd: Tensor<3>, bias_bkss: Tensor<4>) -> Tensor<3> {
+    fn forward(&self, x_bsd: Tensor<3>, bias_1kss: Tensor<4>) -> Tensor<3> {
         let input = self.attention_norm.forward(x_bsd.clone());
         let [q, k, v] = [&self.q, &self.k, &self.v]
             .map(|linear| split_heads(linear.forward(input.clone()), self.heads).swap_dims(1, 2));
-        let x = x_bsd + self.projection.forward(join_heads(biased_attention(q, k, v, bias_bkss)));
+        let x = x_bsd + self.projection.forward(join_heads(biased_attention(q, k, v, bias_1kss)));
         let input = self.feed_forward_norm.forward(x.clone());
         let inner = gelu_tanh(self.gate.forward(input.clone())) * self.first.forward(input);
         x + self.second.forward(inner)

@@ -37,7 +37,14 @@ pub(super) fn takes(q: &CubeTensor, k: &CubeTensor, v: &CubeTensor) -> bool {
 
 /// The output, `[B, S, K, E]`, and the natural logarithms of the sums of exponentials of each
 /// query's scores, `[B, K, S]` in f32.
-pub(super) fn launch(q: CubeTensor, k: CubeTensor, v: CubeTensor, causal: bool) -> (CubeTensor, CubeTensor) {
+pub(super) fn launch(
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    bias: Option<CubeTensor>,
+    scale: f32,
+    causal: bool,
+) -> (CubeTensor, CubeTensor) {
     let [batch, heads, queries] = [0, 1, 2].map(|dimension| q.meta.shape()[dimension]);
     let keys = k.meta.shape()[2];
     let (client, device) = (q.client.clone(), q.device.clone());
@@ -49,6 +56,9 @@ pub(super) fn launch(q: CubeTensor, k: CubeTensor, v: CubeTensor, causal: bool) 
         TensorMapArg::new(boxes, tensor.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
     };
     let tiles = queries.div_ceil(QUERIES) as u32;
+    let biased = bias.is_some();
+    // One bias for all of a batch, or one for each of it.
+    let bias_step = bias.as_ref().map_or(0, |bias| if bias.meta.shape()[0] == 1 { 0 } else { heads * queries * keys });
     // SAFETY: the copy engine clips what it reads to the tensors; queries past the last are not written.
     unsafe {
         attend::launch_unchecked(
@@ -60,10 +70,14 @@ pub(super) fn launch(q: CubeTensor, k: CubeTensor, v: CubeTensor, causal: bool) 
             map(v, KEYS),
             out.clone().into_buffer_arg(),
             sums.clone().into_buffer_arg(),
+            bias.unwrap_or_else(|| sums.clone()).into_buffer_arg(),
             queries as u32,
             keys as u32,
             heads as u32,
+            bias_step as u32,
+            scale,
             causal,
+            biased,
         );
     }
     (out, sums)
@@ -81,10 +95,14 @@ fn attend(
     v: &TensorMap<bf16, Tiled>,
     out: &mut [Vector<bf16, Const<2>>],
     sums: &mut [f32],
+    bias: &[f32],
     queries: u32,
     keys: u32,
     heads: u32,
+    bias_step: u32,
+    scale: f32,
     #[comptime] causal: bool,
+    #[comptime] biased: bool,
 ) {
     let mut q_tile: Shared<[bf16]> = Shared::new_aligned_slice(QUERIES * WIDTH, 1024usize);
     let mut k_tiles: Shared<[bf16]> = Shared::new_aligned_slice(STAGES * TILE, 1024usize);
@@ -188,11 +206,16 @@ fn attend(
                 if unit == 0 {
                     k_empty[stage].arrive();
                 }
-                // Over the root of the width.
-                let factor = comptime![0.125f32];
                 #[unroll]
                 for index in 0..KEYS / 2 {
-                    scores[index] = products.get(index) * factor;
+                    scores[index] = products.get(index) * scale;
+                    if comptime![biased] {
+                        let key = first_key + column + comptime![(index / 4 * 8 + index % 2) as u32];
+                        let query = row + comptime![(index / 2 % 2 * 8) as u32];
+                        let line = batch * bias_step + (head * queries + query) * keys;
+                        let at = select(query < queries && key < keys, line + key, 0u32);
+                        scores[index] = scores[index] + bias[at as usize];
+                    }
                 }
                 if comptime![causal] || first_key + comptime![KEYS as u32] > keys {
                     #[unroll]
