@@ -45,7 +45,7 @@ fn difference(bench: &Bench, tokens: usize, causal: bool) -> f32 {
     let expected = burn::tensor::activation::softmax(scores, 3).matmul(wide(&v));
     let found = sd3pipe_kernels::attention(q, k, v, causal).cast(DType::F32);
     let worst = (found - expected.clone()).abs().max() / expected.abs().max();
-    worst.into_data().convert::<f32>().to_vec::<f32>().expect("a number")[0]
+    sd3pipe_stages::nn::to_host(worst)[0]
 }
 
 pub fn attention(bench: &Bench) {

@@ -1,5 +1,7 @@
 //! The kernel: a plane a block, eight neighbouring values a unit.
 
+#![allow(clippy::manual_is_multiple_of, reason = "kernels are written in the part of Rust that CubeCL knows")]
+
 use super::{BLOCK, Step, map};
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;

@@ -227,7 +227,7 @@ fn multiply(
             let (r, c) = sum.position_of_nth(unit, comptime![2 * pair as u32]);
             let r = group_row + r;
             let panel = c / comptime![DEPTH as u32];
-            let chunk = (c % comptime![DEPTH as u32]) / 8 ^ r % 8;
+            let chunk = ((c % comptime![DEPTH as u32]) / 8) ^ (r % 8);
             let at = (panel * tile_rows + r) * comptime![DEPTH as u32] + chunk * 8 + c % 8;
             let mut values = Vector::<bf16, Const<2>>::empty();
             values.insert(0usize, bf16::cast_from(sum.get(2 * pair)));
