@@ -1,7 +1,7 @@
 //! How the program ends badly: a message on standard error, and an exit code.
 
 use super::{diagnostics, text};
-use crate::{pipeline::Diagnostics, plan::PlanError, run::RunError};
+use crate::{hub::HubError, pipeline::Diagnostics, plan::PlanError, run::RunError};
 use sd3pipe_cache::StoreError;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -23,6 +23,8 @@ pub enum Failure {
     Store(Box<StoreError>),
     /// Something in a store is damaged, and nothing was done about it: exit code 1.
     Damaged(PathBuf),
+    /// A model can't be downloaded: exit code 1.
+    Hub(Box<HubError>),
     /// The run ended badly: exit code 1, 3, 5 or 130.
     Run(Box<RunError>),
 }
@@ -36,6 +38,12 @@ impl From<Diagnostics> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Store(Box::new(error))
+    }
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Self::Hub(Box::new(error))
     }
 }
 
@@ -62,6 +70,7 @@ impl Failure {
             Self::Plan { error, .. } if matches!(*error, PlanError::Store(_)) => (error.to_string(), 3),
             Self::Plan { stage, error } => (format!("{stage}: {error}"), 1),
             Self::Store(error) => (error.to_string(), 3),
+            Self::Hub(error) => (error.to_string(), 1),
             Self::Damaged(store) => {
                 let message = format!("{} is damaged\nhint: `sd3pipe verify --repair` mends it", store.display());
                 (message, 1)

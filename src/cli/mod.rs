@@ -2,6 +2,7 @@
 
 pub mod diagnostics;
 mod failure;
+mod fetch;
 mod gc;
 mod graph;
 mod init;
@@ -47,6 +48,8 @@ struct CommandLine {
 enum Verb {
     /// Writes a commented pipeline for a folder of images.
     Init(init::Init),
+    /// Downloads what a pipeline names by its address at Hugging Face; `run` does too.
+    Fetch(fetch::Fetch),
     /// Says what a run would do, and why. Loads no model and writes nothing.
     Plan(plan::Plan),
     /// Runs what changed and reuses the rest.
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match CommandLine::parse().verb {
         Verb::Init(verb) => verb.run(),
+        Verb::Fetch(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
@@ -206,6 +210,10 @@ impl<'s> Survey<'s> {
         forced: BTreeSet<usize>,
         until: Option<usize>,
     ) -> Result<Self, Failure> {
+        if let Some(file) = resolved.missing().next() {
+            let hint = "`sd3pipe fetch` downloads it, and so does `sd3pipe run`";
+            return Err(Failure::Usage(format!("{} is not downloaded yet\nhint: {hint}", file.address)));
+        }
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
         let wanted = match until {

@@ -1,6 +1,6 @@
 //! `sd3pipe plan`: what a run would do, and why.
 
-use super::{Failure, Survey, Target, print, stage_index, text};
+use super::{Failure, Survey, Target, fetch, print, stage_index, text};
 use crate::{
     pipeline::{Resolved, ResolvedStage},
     plan::{Bytes, Reasons, Size, State},
@@ -43,6 +43,13 @@ impl Plan {
             return print(&format!("{ron}\n"));
         }
         let until = self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?;
+        if resolved.missing().next().is_some() {
+            return print(&if self.json {
+                format!("{:#}\n", downloads(&resolved))
+            } else {
+                fetch::overview(&resolved)
+            });
+        }
         let store = Store::open_read_only(&self.target.store(&resolved))?;
         let survey = Survey::take(&resolved, store.as_ref(), Default::default(), until)?;
         let fault = |error| Failure::plan(&resolved.pipeline.name, error);
@@ -198,6 +205,14 @@ fn size(stage: &ResolvedStage) -> String {
         Stage::Sample(sample) => text::units(sample.prompts.len() * sample.seeds.len(), "images") + " a checkpoint",
         Stage::Captions(_) | Stage::EncodeText(_) | Stage::EncodeImages(_) | Stage::Export(_) => String::new(),
     }
+}
+
+/// What must be downloaded before a plan can be made.
+fn downloads(resolved: &Resolved) -> serde_json::Value {
+    let downloads = resolved.missing().map(
+        |file| json!({ "field": file.field, "address": file.address.to_string(), "bytes": fetch::size(file).ok() }),
+    );
+    json!({ "pipeline": resolved.pipeline.name, "downloads": downloads.collect::<Vec<_>>() })
 }
 
 fn to_json(resolved: &Resolved, survey: &Survey<'_>, seconds: Option<f64>) -> serde_json::Value {

@@ -30,7 +30,8 @@ static INTERRUPT: Interrupt = Interrupt::new();
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let start = Instant::now();
-        let resolved = self.target.resolve()?;
+        let progress = progress::new();
+        let resolved = self.target.fetch(&*progress)?;
         let options = Options {
             until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
             force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
@@ -48,7 +49,6 @@ impl Run {
         if let Err(error) = installed {
             eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
         }
-        let progress = progress::new();
         let previous =
             previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         // A run that is killed leaves this: it hides nothing of what the runs before it knew.

@@ -6,6 +6,7 @@ use super::{
     diagnostic::{Diagnostic, suggestion},
     source::Sources,
 };
+use crate::hub::{Address, Cache, HubFile};
 use sd3pipe_stages::{
     adapter::parameters::{Lora, Method},
     captions::parameters::Masks,
@@ -25,6 +26,8 @@ pub struct Resolved {
     pub folder: PathBuf,
     /// The stages, each after those that it reads from.
     pub stages: Vec<ResolvedStage>,
+    /// The files that are named by their address at Hugging Face. The paths of those that are not in the cache are still addresses.
+    pub hub: Vec<HubFile>,
 }
 
 /// A stage with the stages that it reads from.
@@ -53,6 +56,11 @@ impl Resolved {
         self.stages.iter().position(|stage| stage.name == name)
     }
 
+    /// The files that must be downloaded before anything can be run.
+    pub fn missing(&self) -> impl Iterator<Item = &HubFile> {
+        self.hub.iter().filter(|file| file.found.is_none())
+    }
+
     /// The pipeline as RON with every default written out, reading as the same pipeline again.
     pub fn to_ron(&self) -> Result<String, ron::Error> {
         let pretty = ron::ser::PrettyConfig::new().struct_names(true).compact_arrays(true).indentor("    ");
@@ -76,7 +84,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         return Err(faults.list);
     }
     check_names(&pipeline, &mut faults);
-    resolve_paths(&mut pipeline, sources, &mut faults);
+    let hub = resolve_paths(&mut pipeline, sources, &mut faults);
     if let Some(reason) = pipeline.device.missing() {
         faults.add("device", reason, "device: Auto takes what there is".to_owned());
     }
@@ -109,7 +117,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
             Some(ResolvedStage { name: name.clone(), stage: stage.clone(), upstream })
         })
         .collect();
-    Ok(Resolved { pipeline, folder, stages })
+    Ok(Resolved { pipeline, folder, stages, hub })
 }
 
 struct Faults<'c> {
@@ -155,10 +163,27 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     }
 }
 
-/// Makes each path absolute, from the folder of the text that it's written in, and looks whether something is there.
-fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults<'_>) {
+/// What data lies in.
+const FOLDER: &str = "folder";
+
+/// Makes each path absolute, from the folder of the text that it's written in, and looks whether something is there. An address becomes
+/// the file in the cache, if it is there.
+fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults<'_>) -> Vec<HubFile> {
+    let (mut hub, cache) = (Vec::new(), Cache::of_user());
     let mut resolve = |field: String, path: &mut PathBuf, expected: &str, found: fn(&Path) -> bool| {
         let place = faults.composed.place(&field);
+        match Address::parse(path).filter(|_| expected != FOLDER) {
+            Some(Ok(address)) => {
+                let found = cache.as_ref().and_then(|cache| cache.find(&address));
+                found.iter().for_each(|found| path.clone_from(found));
+                return hub.push(HubFile { field, address, found });
+            }
+            Some(Err(hint)) => {
+                let message = format!("`{}` is no address of a file at Hugging Face", path.display());
+                return faults.list.push(Diagnostic::new(message, Some(place)).hint(hint.to_owned()));
+            }
+            None => {}
+        }
         let joined = sources.get(place.source).folder.join(&*path);
         let absolute = std::path::absolute(&joined).unwrap_or(joined);
         if !found(&absolute) {
@@ -175,9 +200,9 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         match stage {
             Stage::Captions(captions) => {
                 for (index, dataset) in captions.data.iter_mut().enumerate() {
-                    resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, "folder", Path::is_dir);
+                    resolve(format!("stages.{name}.data[{index}].path"), &mut dataset.path, FOLDER, Path::is_dir);
                     if let Some(Masks::Folder(masks)) = &mut dataset.masks {
-                        resolve(format!("stages.{name}.data[{index}].masks"), masks, "folder", Path::is_dir);
+                        resolve(format!("stages.{name}.data[{index}].masks"), masks, FOLDER, Path::is_dir);
                     }
                 }
             }
@@ -192,6 +217,7 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
             _ => {}
         }
     }
+    hub
 }
 
 /// For each stage the stages that it reads, by their position in the file; inputs that were left out are filled in.
