@@ -6,6 +6,7 @@ mod fetch;
 mod gc;
 mod graph;
 mod init;
+mod inspect;
 mod pin;
 mod plan;
 mod progress;
@@ -60,6 +61,8 @@ enum Verb {
     Status(status::Status),
     /// Draws the stages and what they read from each other.
     Graph(graph::Graph),
+    /// Says what is in a safetensors file: networks, a LoRA's rank and targets, precision, where it comes from.
+    Inspect(inspect::Inspect),
     /// Lists the runs of a store.
     Runs(runs::Runs),
     /// Shows one run.
@@ -171,6 +174,7 @@ pub fn main() -> ExitCode {
         Verb::Why(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Graph(verb) => verb.run(),
+        Verb::Inspect(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Store(verb) => verb.run(),

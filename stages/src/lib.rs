@@ -14,6 +14,7 @@ pub mod export;
 pub mod facts;
 pub mod forecast;
 pub mod images;
+pub mod inspect;
 pub mod job;
 pub mod memory;
 pub mod model;

@@ -27,7 +27,7 @@ pub const MAGNITUDE: &str = ".lora_magnitude_vector";
 
 /// What a tensor of a file is.
 #[derive(Clone, Copy, PartialEq)]
-enum Role {
+pub(super) enum Role {
     Down,
     Up,
     Alpha,
@@ -38,7 +38,7 @@ enum Role {
     DoraScale,
 }
 
-const ROLES: [(&str, Role); 10] = [
+pub(super) const ROLES: [(&str, Role); 10] = [
     (DOWN, Role::Down),
     (".lora_A.weight", Role::Down),
     (".lora.down.weight", Role::Down),
@@ -52,7 +52,7 @@ const ROLES: [(&str, Role); 10] = [
 ];
 
 /// What the names of a file's modules may begin with, and what our own begin with then.
-const PREFIXES: [(&str, &str); 9] = [
+pub(super) const PREFIXES: [(&str, &str); 9] = [
     ("lora_unet_", ""),
     ("lora_transformer_", ""),
     ("transformer.", ""),
