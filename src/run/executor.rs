@@ -3,6 +3,7 @@
 use super::{
     deliver,
     journal::{Journal, StageEntry},
+    metrics::{self, Recorder},
     space::{self, NoRoom},
 };
 use crate::{
@@ -188,20 +189,26 @@ impl Runner<'_> {
                 Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
                 _ => planner.examine(index, results).map_err(plan)?,
             };
-            let key = examined.preimage.key().to_string();
+            let key = examined.preimage.key();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);
             let kind = self.resolved.stages[index].stage.kind();
             journal.add(StageEntry {
                 name: name(),
                 kind: kind.to_string(),
-                key,
+                key: key.to_string(),
                 result: Some(result.digest),
                 executed,
                 actions,
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
+            if kind == Kind::Train {
+                match metrics::deliver(self.resolved, index, &key, &result, self.store) {
+                    Err(error) if error.lost_object().is_none() => metrics::say(self.progress, &error),
+                    done => done.map_err(plan)?,
+                }
+            }
             if matches!(kind, Kind::Export | Kind::Sample) {
                 let artifact = result.artifact(Some(self.store)).map_err(plan)?;
                 for line in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
@@ -238,7 +245,15 @@ impl Runner<'_> {
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
             }
             State::Run { job, missing } => {
-                let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
+                let recorder = if let Job::Train(_) = *job {
+                    let known = planner.outputs(&job).map_err(plan)?;
+                    let key = examined.preimage.key();
+                    Some(Recorder::new(self.resolved, index, &key, &known, self.store, self.progress))
+                } else {
+                    None
+                };
+                let progress = recorder.as_ref().map_or(self.progress, |recorder| recorder as &dyn Progress);
+                let mut work = Work::new(self.store, progress, self.interrupt, self.resolved.pipeline.device);
                 let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
                     self.engine.run(&job, mine, work)
                 });

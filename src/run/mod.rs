@@ -1,8 +1,10 @@
 //! Running a pipeline: stage after stage, what is missing and nothing else, every result published under its key.
 
 mod deliver;
+mod events;
 mod executor;
 mod journal;
+mod metrics;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What a stage is given to work with: the store, a way to tell how far it is, and a way to be stopped.
 
-use crate::{action::Action, device::Device, error::StageError};
+use crate::{action::Action, device::Device, error::StageError, train::metrics::Scalar};
 use sd3pipe_cache::{Output, Record, Store};
 use std::{
     path::PathBuf,
@@ -18,6 +18,8 @@ pub trait Progress: Sync {
     fn end(&self);
     /// A line that is worth keeping on the screen.
     fn line(&self, text: &str);
+    /// Points of curves, in the order in which they are measured. After a resume some come that came before.
+    fn measured(&self, _: &[Scalar]) {}
 }
 
 /// A [`Progress`] that tells nobody.

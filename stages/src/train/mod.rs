@@ -9,6 +9,7 @@ mod items;
 mod job;
 pub mod loss;
 mod memory;
+pub mod metrics;
 pub mod optimizer;
 mod order;
 pub mod parameters;
@@ -49,6 +50,7 @@ pub use job::TrainJob;
 #[cfg(test)]
 pub(crate) use job::tests;
 pub use memory::Footprint;
+pub use metrics::Measured;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, network, tracked};
 pub use order::Turn;
@@ -58,7 +60,7 @@ pub use rates::Rate;
 #[cfg(feature = "compute")]
 pub use run::train;
 #[cfg(feature = "compute")]
-pub use state::{Measured, Position, State};
+pub use state::{Position, State};
 
 /// The role of an epoch's adapter, in the place of an epoch's `weights`.
 pub const ADAPTER: &str = "adapter";

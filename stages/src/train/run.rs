@@ -11,11 +11,12 @@ use crate::{
         TrainJob, adapter,
         average::AVERAGE,
         batch::Batch,
+        metrics::{LOSSES, Measured},
         objective::{self, Gradients},
         order::Turn,
         parameters::Checkpointing,
         prompts::Prompts,
-        state::{self, Measured, State},
+        state::{self, State},
         validation::Watch,
     },
     work::Work,
@@ -128,6 +129,9 @@ impl Trainer<'_> {
         let (per_epoch, save_every) = (job.steps_per_epoch(), u64::from(job.parameters.save_every));
         let held_out = watch.as_ref().and_then(|watch| watch.held_out());
         let held_out = held_out.map_or(String::new(), |loss| format!(" · held out {loss:.4}"));
+        // Steps that an earlier run has done of this epoch.
+        let before: Vec<_> = state.position.measured.iter().flat_map(Measured::scalars).collect();
+        work.progress.measured(&before);
         for turns in job.steps(state.position.epoch).into_iter().skip(state.position.steps as usize) {
             let measured = match work.interrupt.asked() {
                 true => Err(StageError::Interrupted),
@@ -137,6 +141,7 @@ impl Trainer<'_> {
             let measured = measured.map_err(|error| finished.save_after(error, job, state, work))?;
             state.position.steps += 1;
             state.position.measured.push(measured);
+            work.progress.measured(&measured.scalars());
             let (epoch, loss, rate) = (state.position.epoch + 1, measured.loss, measured.learning_rate);
             let note = format!("epoch {epoch} · loss {loss:.4} · rate {rate:.3e}{held_out}");
             work.progress.advance(self.done(state), &note);
@@ -190,7 +195,7 @@ impl Trainer<'_> {
         }
         let measured =
             serde_json::to_vec(&state.position.measured).map_err(|error| StageError::Unfit(error.to_string()))?;
-        outputs.push(output("losses", name.clone(), work.store.put(&measured)?));
+        outputs.push(output(LOSSES, name.clone(), work.store.put(&measured)?));
 
         let before = state.position.clone();
         state.position = state::Position { epoch: before.epoch + 1, ..Default::default() };

@@ -8,6 +8,7 @@ use crate::{
     tensors,
     train::{
         average::AVERAGE,
+        metrics::Measured,
         optimizer::{Course, Kept, Optimizer, Stored},
     },
 };
@@ -53,19 +54,6 @@ pub struct Position {
     pub steps: u64,
     /// What was measured at each of these steps.
     pub measured: Vec<Measured>,
-}
-
-/// What was measured at one optimizer step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The step, from 0 over all epochs.
-    pub step: u64,
-    /// The mean loss of its samples.
-    pub loss: f64,
-    /// The L2 norm of the gradients before they were clipped.
-    pub gradient_norm: f64,
-    /// The learning rate.
-    pub learning_rate: f64,
 }
 
 const POSITION: &str = "position";

@@ -6,11 +6,12 @@ use crate::{
     train::{
         batch::Batch,
         blocks,
+        metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
         parameters::{Train, WeightType},
         rounding,
-        state::{Measured, State},
+        state::State,
     },
 };
 use burn::tensor::{DType, Device, Tensor};

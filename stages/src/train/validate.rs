@@ -52,8 +52,10 @@ impl Trainer<'_> {
         Report::read(&work.store.outputs(&self.job.actions[action].key)?.unwrap_or_default(), work.store)
     }
 
-    /// What a validation puts out.
+    /// What a validation puts out; told to whoever draws curves.
     pub(super) fn report(&self, report: &Report, work: &Work<'_>) -> Result<Vec<Output>, StageError> {
+        let last = u64::from(report.epoch) * self.job.steps_per_epoch();
+        work.progress.measured(&report.scalars(last.saturating_sub(1)));
         let bytes = serde_json::to_vec(report).map_err(|error| StageError::Unfit(error.to_string()))?;
         Ok(vec![output(VALIDATION, report.epoch.to_string(), work.store.put(&bytes)?)])
     }
