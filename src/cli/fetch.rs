@@ -44,6 +44,12 @@ impl Target {
     }
 }
 
+/// What is needed and not there.
+pub(super) fn not_there(file: &HubFile) -> Failure {
+    let hint = "`sd3pipe fetch` downloads it, and so does `sd3pipe run`";
+    Failure::Usage(format!("{} is not downloaded yet\nhint: {hint}", file.address))
+}
+
 /// What must be downloaded before a plan can be made, and what need not be.
 pub(super) fn overview(resolved: &Resolved) -> String {
     let rows: Vec<Vec<String>> = resolved.hub.iter().map(row).collect();

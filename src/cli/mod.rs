@@ -1,5 +1,6 @@
 //! The command line: one file a verb; nothing else in the program talks to the terminal.
 
+mod data;
 pub mod diagnostics;
 mod failure;
 mod fetch;
@@ -51,6 +52,8 @@ enum Verb {
     Init(init::Init),
     /// Downloads what a pipeline names by its address at Hugging Face; `run` does too.
     Fetch(fetch::Fetch),
+    /// Reports on the data: sizes, captions, buckets, pictures that look alike. Needs no model and writes nothing.
+    Data(data::Data),
     /// Says what a run would do, and why. Loads no model and writes nothing.
     Plan(plan::Plan),
     /// Runs what changed and reuses the rest.
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match CommandLine::parse().verb {
         Verb::Init(verb) => verb.run(),
+        Verb::Data(verb) => verb.run(),
         Verb::Fetch(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
@@ -215,8 +219,7 @@ impl<'s> Survey<'s> {
         until: Option<usize>,
     ) -> Result<Self, Failure> {
         if let Some(file) = resolved.missing().next() {
-            let hint = "`sd3pipe fetch` downloads it, and so does `sd3pipe run`";
-            return Err(Failure::Usage(format!("{} is not downloaded yet\nhint: {hint}", file.address)));
+            return Err(fetch::not_there(file));
         }
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());

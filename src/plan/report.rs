@@ -21,17 +21,12 @@ impl Planner<'_> {
         if let Some(limit) = limit {
             let result = self.data(index)?.result.clone();
             let items = result.items(self.store)?;
-            let facts = self.facts()?;
-            let clip = match &facts.clip_tokenizer.path {
-                Some(path) => ClipTokenizer::open(path)?,
+            let model = &self.resolved.pipeline.model;
+            let clip = match model.clip_tokenizer() {
+                Some(path) => ClipTokenizer::open(&path)?,
                 None => ClipTokenizer::built_in(),
             };
-            let t5 = facts
-                .t5_tokenizer
-                .as_ref()
-                .and_then(|tokenizer| tokenizer.path.as_deref())
-                .map(T5Tokenizer::open)
-                .transpose()?;
+            let t5 = model.t5_tokenizer().map(|path| T5Tokenizer::open(&path)).transpose()?;
             let mut fault = None;
             report.count_tokens(&items, limit as usize, |text| {
                 count_tokens(text, limit, &clip, t5.as_ref()).unwrap_or_else(|error| {

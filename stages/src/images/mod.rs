@@ -1,5 +1,6 @@
 //! The `EncodeImages` stage: from image files to latents of the VAE.
 
+pub mod alike;
 pub mod bucket;
 pub mod decode;
 pub mod fault;
