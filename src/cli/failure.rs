@@ -23,6 +23,8 @@ pub enum Failure {
     Store(Box<StoreError>),
     /// Something in a store is damaged, and nothing was done about it: exit code 1.
     Damaged(PathBuf),
+    /// So many things are missing for a run: exit code 1.
+    Unwell(usize),
     /// A model can't be downloaded: exit code 1.
     Hub(Box<HubError>),
     /// The run ended badly: exit code 1, 3, 5 or 130.
@@ -70,6 +72,7 @@ impl Failure {
             Self::Plan { error, .. } if matches!(*error, PlanError::Store(_)) => (error.to_string(), 3),
             Self::Plan { stage, error } => (format!("{stage}: {error}"), 1),
             Self::Store(error) => (error.to_string(), 3),
+            Self::Unwell(bad) => (format!("{} of this would make a run fail", text::units(bad, "points")), 1),
             Self::Hub(error) => (error.to_string(), 1),
             Self::Damaged(store) => {
                 let message = format!("{} is damaged\nhint: `sd3pipe verify --repair` mends it", store.display());

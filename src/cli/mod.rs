@@ -2,12 +2,16 @@
 
 mod data;
 pub mod diagnostics;
+mod doctor;
+mod examples;
 mod failure;
 mod fetch;
 mod gc;
 mod graph;
 mod init;
 mod inspect;
+mod manual;
+mod notify;
 mod pin;
 mod plan;
 mod progress;
@@ -49,37 +53,62 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Writes a commented pipeline for a folder of images.
+    #[command(after_help = examples::INIT)]
     Init(init::Init),
     /// Downloads what a pipeline names by its address at Hugging Face; `run` does too.
+    #[command(after_help = examples::FETCH)]
     Fetch(fetch::Fetch),
     /// Reports on the data: sizes, captions, buckets, pictures that look alike. Needs no model and writes nothing.
+    #[command(after_help = examples::DATA)]
     Data(data::Data),
     /// Says what a run would do, and why. Loads no model and writes nothing.
+    #[command(after_help = examples::PLAN)]
     Plan(plan::Plan),
     /// Runs what changed and reuses the rest.
+    #[command(after_help = examples::RUN)]
     Run(run::Run),
     /// Compares the key of a stage with that of the last run, field by field, root cause first.
+    #[command(after_help = examples::WHY)]
     Why(why::Why),
     /// Says which stages are up to date.
+    #[command(after_help = examples::STATUS)]
     Status(status::Status),
     /// Draws the stages and what they read from each other.
+    #[command(after_help = examples::GRAPH)]
     Graph(graph::Graph),
     /// Says what is in a safetensors file: networks, a LoRA's rank and targets, precision, where it comes from.
+    #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
     /// Lists the runs of a store.
+    #[command(after_help = examples::RUNS)]
     Runs(runs::Runs),
     /// Shows one run.
+    #[command(after_help = examples::SHOW)]
     Show(show::Show),
     /// Says what takes how much room in a store, and which pipeline needs it.
+    #[command(after_help = examples::STORE)]
     Store(store::Usage),
     /// Removes from a store what no pin, no run that is under way and none of the last runs needs.
+    #[command(after_help = examples::GC)]
     Gc(gc::Gc),
     /// Keeps the results of a run whatever `gc` is asked to remove.
+    #[command(after_help = examples::PIN)]
     Pin(pin::Pin),
     /// Takes a pin off a run.
+    #[command(after_help = examples::UNPIN)]
     Unpin(pin::Unpin),
     /// Reads everything in a store and says what is damaged.
+    #[command(after_help = examples::VERIFY)]
     Verify(verify::Verify),
+    /// Says what this machine has and lacks for a pipeline: GPU, driver, memory, disk, store, models.
+    #[command(after_help = examples::DOCTOR)]
+    Doctor(doctor::Doctor),
+    /// Prints a script that completes this program's command lines in a shell.
+    #[command(after_help = examples::COMPLETIONS)]
+    Completions(manual::Completions),
+    /// Prints the manual page, or writes one for each verb.
+    #[command(after_help = examples::MAN)]
+    Man(manual::Man),
 }
 
 /// Which pipeline, with which settings, on which store.
@@ -186,6 +215,9 @@ pub fn main() -> ExitCode {
         Verb::Pin(verb) => verb.run(),
         Verb::Unpin(verb) => verb.run(),
         Verb::Verify(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(),
+        Verb::Man(verb) => verb.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

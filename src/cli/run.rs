@@ -1,8 +1,13 @@
 //! `sd3pipe run`: runs what changed and reuses the rest.
 
-use super::{Failure, Target, print, progress, stage_index, text};
+use super::{
+    Failure, Target,
+    notify::{Ending, notify},
+    print, progress, stage_index, text,
+};
 use crate::{
     pipeline::Resolved,
+    plan::target,
     run::{Journal, Networks, Options, Runner, previous_keys},
 };
 use clap::Args;
@@ -23,6 +28,10 @@ pub(super) struct Run {
     /// Begins even if the disk seems to have no room for what will be written.
     #[arg(long)]
     ignore_space: bool,
+    /// A command to run in a shell at the end, however the run ends [default: $SD3PIPE_NOTIFY]. It finds SD3PIPE_OUTCOME, _PIPELINE, _RUN,
+    /// _SECONDS, _ERROR and _OUT in its environment; its failure is no failure of the run.
+    #[arg(long, value_name = "COMMAND")]
+    notify: Option<String>,
 }
 
 static INTERRUPT: Interrupt = Interrupt::new();
@@ -72,6 +81,13 @@ impl Run {
         let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
         store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
         print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
+        let command =
+            self.notify.or_else(|| std::env::var("SD3PIPE_NOTIFY").ok()).filter(|command| !command.is_empty());
+        if let Some(command) = command {
+            let (pipeline, error) = (&*resolved.pipeline.name, journal.error.as_deref());
+            let (seconds, out) = (start.elapsed().as_secs_f64(), &target::folder(&resolved));
+            notify(&command, &Ending { outcome, pipeline, run: id, seconds, error, out });
+        }
         // How the run ended comes first: what the journal lacks may have the same cause.
         if let (Err(_), Err(error)) = (&result, &noted) {
             eprintln!("note: the journal does not know how this run ended: {error}");

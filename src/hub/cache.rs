@@ -25,7 +25,6 @@ fn home() -> Option<PathBuf> {
 }
 
 /// The token to ask with: of `HF_TOKEN`, or the one that `hf auth login` has kept.
-#[cfg(feature = "hub")]
 pub(super) fn token() -> Option<String> {
     let plain = |text: String| Some(text.trim().to_owned()).filter(|token| !token.is_empty());
     ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].iter().find_map(|name| env::var(name).ok().and_then(plain)).or_else(|| {

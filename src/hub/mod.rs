@@ -32,6 +32,11 @@ pub fn is_offline() -> bool {
     })
 }
 
+/// Whether there is a token to ask with.
+pub fn has_token() -> bool {
+    cache::token().is_some()
+}
+
 /// The bytes of a file that is not in the cache, asked of the server.
 ///
 /// # Errors

@@ -135,14 +135,27 @@ impl Faults<'_> {
 const LONGEST_NAME: usize = 100;
 
 /// What a plain name is, in words.
-pub(crate) const PLAIN_NAME: &str = "letters, digits, `-` and `_`, at most 100 bytes";
+pub(crate) const PLAIN_NAME: &str =
+    "letters, digits, `-` and `_`, at most 100 bytes, and none of Windows' own (con, nul, com1 …)";
 
 /// Stages of a pipeline at most: what is found out about them takes time by their number's square.
 const MOST_STAGES: usize = 1000;
 
-/// Whether something may be called so that has a folder of its own in `out/`: such a name leads nowhere else.
+/// Whether something may be called so that has a folder of its own in `out/`: such a name leads nowhere else, on no system.
 pub(crate) fn is_plain_name(name: &str) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+    (1..=LONGEST_NAME).contains(&name.len())
+        && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_')
+        && !is_device(name)
+}
+
+/// Names that are devices on Windows, whatever folder they stand in. It takes the raised digits for digits too.
+fn is_device(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let numbered = |kind: &str| {
+        let number = name.strip_prefix(kind).map(|rest| rest.chars().collect::<Vec<_>>());
+        matches!(number.as_deref(), Some(['0'..='9' | '¹' | '²' | '³']))
+    };
+    ["con", "prn", "aux", "nul"].contains(&&*name) || numbered("com") || numbered("lpt")
 }
 
 fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
@@ -160,6 +173,15 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     {
         let message = format!("`{name}` can't name a stage");
         faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
+    }
+    for (index, (name, stage)) in pipeline.stages.iter().enumerate() {
+        let mut earlier = pipeline.stages.iter().take(index).filter(|(_, other)| other.kind() == stage.kind());
+        if let Some((other, _)) = earlier.find(|(other, _)| other.to_lowercase() == name.to_lowercase()) {
+            let message = format!(
+                "`{other}` and `{name}` would share a folder where case does not count, as on Windows and macOS"
+            );
+            faults.add(&format!("stages.{name}"), message, "give one of them another name".to_owned());
+        }
     }
 }
 

@@ -189,14 +189,14 @@ impl Runner<'_> {
                 Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
                 _ => planner.examine(index, results).map_err(plan)?,
             };
-            let key = examined.preimage.key();
+            let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);
             let kind = self.resolved.stages[index].stage.kind();
             journal.add(StageEntry {
                 name: name(),
                 kind: kind.to_string(),
-                key: key.to_string(),
+                key,
                 result: Some(result.digest),
                 executed,
                 actions,
@@ -204,7 +204,7 @@ impl Runner<'_> {
             });
             results[index] = Some(result.clone());
             if kind == Kind::Train {
-                match metrics::deliver(self.resolved, index, &key, &result, self.store) {
+                match metrics::deliver(self.resolved, index, &result, self.store) {
                     Err(error) if error.lost_object().is_none() => metrics::say(self.progress, &error),
                     done => done.map_err(plan)?,
                 }
@@ -247,8 +247,7 @@ impl Runner<'_> {
             State::Run { job, missing } => {
                 let recorder = if let Job::Train(_) = *job {
                     let known = planner.outputs(&job).map_err(plan)?;
-                    let key = examined.preimage.key();
-                    Some(Recorder::new(self.resolved, index, &key, &known, self.store, self.progress))
+                    Some(Recorder::new(self.resolved, index, &known, self.store, self.progress))
                 } else {
                     None
                 };

@@ -8,7 +8,7 @@ use crate::{
     pipeline::Resolved,
     plan::{PlanError, StageResult},
 };
-use sd3pipe_cache::{Key, Output, Store};
+use sd3pipe_cache::{Output, Store};
 use sd3pipe_stages::{
     error::StageError,
     train::metrics::{Scalar, of_store},
@@ -31,10 +31,9 @@ pub fn folder(resolved: &Resolved) -> PathBuf {
     target::folder(resolved).join("tensorboard")
 }
 
-/// The folder of one training. Others of the same stage stay beside it, to be compared.
-fn folder_of(resolved: &Resolved, index: usize, key: &Key) -> PathBuf {
-    let key: String = key.to_string().chars().take(8).collect();
-    folder(resolved).join(format!("{}-{key}", resolved.stages[index].name))
+/// The folder of one training: TensorBoard draws those of a pipeline beside each other.
+fn folder_of(resolved: &Resolved, index: usize) -> PathBuf {
+    folder(resolved).join(&resolved.stages[index].name)
 }
 
 fn line(scalar: &Scalar) -> Vec<u8> {
@@ -48,17 +47,11 @@ fn line(scalar: &Scalar) -> Vec<u8> {
 ///
 /// # Errors
 /// When the store has lost what was measured, or the files can't be written.
-pub fn deliver(
-    resolved: &Resolved,
-    index: usize,
-    key: &Key,
-    result: &StageResult,
-    store: &Store,
-) -> Result<(), PlanError> {
+pub fn deliver(resolved: &Resolved, index: usize, result: &StageResult, store: &Store) -> Result<(), PlanError> {
     let artifact = result.artifact(Some(store))?;
     let entries = artifact.entries.iter().map(|entry| (entry.role.as_str(), entry.item.as_str(), &entry.digest));
     let scalars = of_store(entries, store)?;
-    let folder = folder_of(resolved, index, key);
+    let folder = folder_of(resolved, index);
     let events = std::iter::once(events::head()).chain(scalars.iter().map(events::scalar));
     for (name, bytes) in
         [(EVENTS, events.flatten().collect()), (LINES, scalars.iter().flat_map(line).collect::<Vec<u8>>())]
@@ -93,7 +86,6 @@ impl<'r> Recorder<'r> {
     pub fn new(
         resolved: &Resolved,
         index: usize,
-        key: &Key,
         known: &[Option<Vec<Output>>],
         store: &Store,
         progress: &'r dyn Progress,
@@ -101,7 +93,7 @@ impl<'r> Recorder<'r> {
         let known = known.iter().flatten().flatten();
         let known = known.map(|output| (output.role.as_str(), output.item.as_str(), &output.digest));
         let files = of_store(known, store).and_then(|scalars| {
-            let folder = folder_of(resolved, index, key);
+            let folder = folder_of(resolved, index);
             let fault = |source| StageError::File { path: folder.clone(), source };
             let mut files = Files::create(&folder).map_err(fault)?;
             files.add(&scalars).map_err(fault)?;

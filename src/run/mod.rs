@@ -11,4 +11,4 @@ mod tests;
 
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
-pub use space::NoRoom;
+pub use space::{NoRoom, free_bytes};

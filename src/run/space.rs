@@ -40,9 +40,15 @@ pub fn check(growth: Bytes, store: &Store, out: &Path) -> Result<(), NoRoom> {
     }
 }
 
+/// The bytes that are free for a folder, which need not be there yet, if its file system says.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let folder = std::path::absolute(folder).ok()?;
+    let statistics = rustix::fs::statvfs(existing(&folder)?).ok()?;
+    Some(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
 fn short(folder: &Path, needed: u64) -> Option<NoRoom> {
-    let statistics = rustix::fs::statvfs(existing(folder)?).ok()?;
-    let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);
+    let free = free_bytes(folder)?;
     (needed > free).then(|| NoRoom { folder: folder.to_owned(), needed, free })
 }
 

@@ -23,3 +23,4 @@ mod start;
 mod traps;
 mod validation;
 mod verbs;
+mod watch;

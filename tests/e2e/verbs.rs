@@ -90,3 +90,94 @@ fn checkpoints_and_pictures_are_what_other_programs_read() {
     let sample = image::open(space.path("out/test/samples/epoch-2-prompt-1-seed-1.png")).unwrap();
     assert_eq!((sample.width(), sample.height()), (64, 64));
 }
+
+#[test]
+fn a_file_says_what_is_in_it() {
+    let space = TestSpace::demo();
+    space
+        .call(&["inspect", "model/sd3_tiny.safetensors"])
+        .succeeds()
+        .says("holds       MMDiT         custom: 2 blocks of width 64")
+        .says("VAE decoder")
+        .says("precision   F32");
+    let json = space.call(&["inspect", "model/t5xxl.safetensors", "--json"]).succeeds().json();
+    assert_eq!(json["networks"][0]["network"], "T5");
+    space.edit("test.ron", "Train(", "Train(method: LoRA(rank: 4), ");
+    space.run_with(&["--until", "export"]).succeeds();
+    let file = "out/test/lora/test-epoch-0001.safetensors";
+    space
+        .call(&["inspect", file])
+        .succeeds()
+        .says("a LoRA")
+        .says("of sd-scripts and ComfyUI")
+        .says("rank        4")
+        .says("joint_blocks_*_x_block_attn_qkv")
+        .says("sd3pipe.pipeline")
+        .says("ss_network_dim");
+    space.call(&["inspect", "photos/coffee-cup.png"]).fails(2, &["is not a safetensors file"]);
+}
+
+#[test]
+fn data_is_reported_on_without_a_model_and_nothing_is_written() {
+    let space = TestSpace::demo();
+    let cup = image::open(space.path("photos/coffee-cup.png")).expect("a picture");
+    cup.thumbnail(200, 200).save(space.path("photos/cup-again.jpg")).expect("saved");
+    space.write("photos/cup-again.txt", "a cup");
+    space.write("photos/broken.png", &space.read("photos/coffee-cup.png")[..2000]);
+    let report = space.call(&["data", "test.ron"]);
+    // A picture that is cut short is found by the captions already.
+    report.fails(1, &["broken.png"]);
+    space.remove("photos/broken.png");
+    let before = space.files("");
+    space
+        .call(&["data", "test.ron"])
+        .succeeds()
+        .says("images               7")
+        .says("look alike: 1\n  coffee-cup.png, cup-again.jpg")
+        .says("latents   images   an epoch")
+        .says("at least");
+    let quick = space.call(&["data", "test.ron", "--quick"]).succeeds();
+    assert!(!quick.stdout.contains("look alike"), "{}", quick.stdout);
+    let json = space.call(&["data", "test.ron", "--json"]).succeeds().json();
+    assert_eq!(json[0]["alike"][0].as_array().map(Vec::len), Some(2));
+    let images = json[0]["buckets"]["latents"]["rows"].as_array().expect("rows").iter();
+    assert_eq!(images.map(|row| row["images"].as_u64().unwrap()).sum::<u64>(), 7);
+    assert!(space.files("") == before);
+}
+
+#[test]
+fn a_machine_is_looked_at() {
+    let space = TestSpace::demo();
+    space.call(&["doctor", "test.ron"]).succeeds().says("program").says("free for").says("test.ron is right");
+    space.edit("test.ron", "epochs: 2", "epoch: 2");
+    space
+        .call(&["doctor", "test.ron"])
+        .fails(1, &["1 point of this would make a run fail"])
+        .says("unknown field `epoch`");
+}
+
+#[test]
+fn shells_and_man_are_told_of_every_verb() {
+    let space = TestSpace::empty();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        space.call(&["completions", shell]).succeeds().says("inspect");
+    }
+    space.call(&["man"]).succeeds().says(".TH sd3pipe 1").says("inspect");
+    space.call(&["man", "pages"]).succeeds();
+    assert!(space.files("pages").len() > 15);
+    assert!(String::from_utf8_lossy(&space.read("pages/sd3pipe-run.1")).contains("SD3PIPE_OUTCOME"));
+}
+
+#[test]
+fn names_that_mean_something_else_on_other_systems_are_refused() {
+    let space = TestSpace::demo();
+    space.edit("test.ron", "name: \"test\"", "name: \"Com1\"");
+    space.call(&["plan", "test.ron"]).fails(2, &["`Com1` can't name a folder everywhere", "Windows"]);
+    space.edit("test.ron", "Com1", "com10");
+    space.edit(
+        "test.ron",
+        "\"sample\": Sample(",
+        "\"Sample\": Sample(prompts: [\"a dog\"]),\n        \"sample\": Sample(",
+    );
+    space.call(&["plan", "test.ron"]).fails(2, &["`Sample` and `sample` would share a folder"]);
+}

@@ -1,0 +1,125 @@
+//! What the help of each verb teaches: command lines to start from. A test reads them all.
+
+pub(super) const INIT: &str = "Examples:
+  sd3pipe init my-style --data photos/
+  sd3pipe init my-style --data photos/ --checkpoint hf://stabilityai/stable-diffusion-3-medium/sd3_medium.safetensors";
+
+pub(super) const DATA: &str = "Examples:
+  sd3pipe data my-style.ron
+  sd3pipe data my-style.ron --set latents.resolution=768 --quick";
+
+pub(super) const FETCH: &str = "Examples:
+  sd3pipe fetch my-style.ron
+A model is named by its address in the place of a path: hf://owner/repo/file or hf://owner/repo/file@revision. It is kept in the cache
+that all programs of Hugging Face share; what is there is used without asking. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE count.";
+
+pub(super) const PLAN: &str = "Examples:
+  sd3pipe plan my-style.ron
+  sd3pipe plan my-style.ron --set train.epochs=20 --bytes
+  sd3pipe plan my-style.ron --rates
+  sd3pipe plan my-style.ron --resolved";
+
+pub(super) const RUN: &str = "Examples:
+  sd3pipe run my-style.ron
+  sd3pipe run my-style.ron --set train.learning_rate=5e-5 --until train
+  sd3pipe run my-style.ron --force sample
+  sd3pipe run my-style.ron --notify 'notify-send \"$SD3PIPE_PIPELINE: $SD3PIPE_OUTCOME\"'
+Ctrl-C saves the state and ends the run; the next one goes on from there.";
+
+pub(super) const WHY: &str = "Examples:
+  sd3pipe why my-style.ron train
+  sd3pipe why my-style.ron sample --set sample.cfg=6.0";
+
+pub(super) const STATUS: &str = "Examples:
+  sd3pipe status my-style.ron";
+
+pub(super) const GRAPH: &str = "Examples:
+  sd3pipe graph my-style.ron
+  sd3pipe graph my-style.ron --format dot";
+
+pub(super) const INSPECT: &str = "Examples:
+  sd3pipe inspect models/sd3_medium.safetensors
+  sd3pipe inspect somebodys-lora.safetensors --json";
+
+pub(super) const RUNS: &str = "Examples:
+  sd3pipe runs
+  sd3pipe runs my-style.ron --limit 5";
+
+pub(super) const SHOW: &str = "Examples:
+  sd3pipe show last
+  sd3pipe show 12 my-style.ron --json";
+
+pub(super) const STORE: &str = "Examples:
+  sd3pipe store my-style.ron";
+
+pub(super) const GC: &str = "Examples:
+  sd3pipe gc my-style.ron --keep-runs 2 --dry-run
+  sd3pipe gc --older-than 30d --max-size 200GiB";
+
+pub(super) const PIN: &str = "Examples:
+  sd3pipe pin 12 --note 'the good one'
+  sd3pipe pin last my-style.ron";
+
+pub(super) const UNPIN: &str = "Examples:
+  sd3pipe unpin 12";
+
+pub(super) const VERIFY: &str = "Examples:
+  sd3pipe verify my-style.ron
+  sd3pipe verify my-style.ron --repair";
+
+pub(super) const DOCTOR: &str = "Examples:
+  sd3pipe doctor
+  sd3pipe doctor my-style.ron";
+
+pub(super) const COMPLETIONS: &str = "Examples:
+  sd3pipe completions bash > ~/.local/share/bash-completion/completions/sd3pipe
+  sd3pipe completions zsh > ~/.zfunc/_sd3pipe
+  sd3pipe completions fish > ~/.config/fish/completions/sd3pipe.fish";
+
+pub(super) const MAN: &str = "Examples:
+  sd3pipe man | man -l -
+  sd3pipe man ~/.local/share/man/man1";
+
+#[cfg(test)]
+mod tests {
+    use super::super::CommandLine;
+    use clap::{CommandFactory, Parser};
+
+    /// The words of a command line, as a shell would split it before the first `|` or `>`.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                '|' | '>' if !quoted => break,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.iter_mut().last().into_iter().for_each(|word| word.push(c)),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn the_help_of_every_verb_has_examples_that_are_right() {
+        let verbs = CommandLine::command();
+        let verbs: Vec<_> = verbs.get_subcommands().filter(|verb| !verb.is_hide_set()).collect();
+        assert!(verbs.len() > 15);
+        for verb in verbs {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+            assert!(!examples.is_empty(), "{} has no example", verb.get_name());
+            for example in examples {
+                let words = words(example);
+                assert_eq!(words[..2], ["sd3pipe", verb.get_name()], "{example}");
+                CommandLine::try_parse_from(&words).unwrap_or_else(|error| panic!("{example}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_definitions_of_the_command_line_contradict_each_other_nowhere() {
+        CommandLine::command().debug_assert();
+    }
+}

@@ -1,0 +1,99 @@
+//! What can be watched of a training: its curves, and how a run has ended.
+
+use crate::space::TestSpace;
+use serde_json::Value;
+use std::{collections::BTreeMap, process::Command};
+
+const LINES: &str = "out/test/tensorboard/train/metrics.jsonl";
+const EVENTS: &str = "out/test/tensorboard/train/events.out.tfevents.sd3pipe";
+
+/// How many points each curve has.
+fn curves(space: &TestSpace) -> BTreeMap<String, usize> {
+    let mut curves = BTreeMap::new();
+    for line in String::from_utf8(space.read(LINES)).expect("a text").lines() {
+        let point: Value = serde_json::from_str(line).expect("a line of JSON");
+        assert!(point["value"].is_f64() && point["step"].is_u64(), "{line}");
+        *curves.entry(point["tag"].as_str().expect("a name").to_owned()).or_default() += 1;
+    }
+    curves
+}
+
+#[test]
+fn curves_are_written_while_a_training_goes_on_and_are_the_same_after_a_kill() {
+    let two_epochs = || {
+        let space = TestSpace::small();
+        space.edit("test.ron", "epochs: 1", "epochs: 2");
+        space
+    };
+    let space = two_epochs();
+    space.run_with(&["--until", "train"]).succeeds();
+    let (lines, events) = (space.read(LINES), space.read(EVENTS));
+    let steps = curves(&space)["loss/train"];
+    assert!(steps > 1, "{:?}", curves(&space));
+    assert_eq!(curves(&space)["train/learning_rate"], steps);
+
+    // What was lost or scribbled over is put right by the next run, which trains nothing.
+    space.write(LINES, "garbage");
+    space.remove(EVENTS);
+    space.run_with(&["--until", "train"]).succeeds().says("nothing to do");
+    assert!(space.read(LINES) == lines && space.read(EVENTS) == events);
+
+    let killed = two_epochs();
+    // In the second epoch, so that there are steps before it, and some that are done twice.
+    let fault = [("SD3PIPE_FAULT", "kill@state.rename:3")];
+    let output = killed.command(&["run", "test.ron", "--until", "train"]).envs(fault).output().expect("it runs");
+    assert!(!output.status.success());
+    let so_far = killed.read(LINES);
+    assert!(!so_far.is_empty() && lines.starts_with(&so_far), "written while it went on");
+    killed.run_with(&["--until", "train"]).succeeds();
+    assert!(killed.read(LINES) == lines && killed.read(EVENTS) == events);
+}
+
+#[test]
+fn validations_are_among_the_curves() {
+    let space = TestSpace::demo();
+    space.edit("test.ron", "Train(", "Train(validation: (share: 0.5, timesteps: [300, 700]), ");
+    space.run_with(&["--until", "train"]).succeeds();
+    let curves = curves(&space);
+    let epochs = curves["loss/held_out"];
+    assert!(epochs > 0 && ["loss/seen", "held_out_at/300", "held_out_at/700"].iter().all(|tag| curves[*tag] == epochs));
+}
+
+/// By TensorBoard's own reader, where it is at hand: `SD3PIPE_TENSORBOARD` names a Python that has it.
+#[test]
+fn tensorboard_reads_the_curves() {
+    let Some(python) = std::env::var_os("SD3PIPE_TENSORBOARD") else {
+        return eprintln!("skipped: SD3PIPE_TENSORBOARD is not set");
+    };
+    let space = TestSpace::small();
+    space.run_with(&["--until", "train"]).succeeds();
+    let tool = crate::space::repository().join("tools/check_tensorboard.py");
+    let output = Command::new(python).arg(tool).arg(space.path("out")).output().expect("a Python");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("loss/train"), "{said}");
+}
+
+#[test]
+fn a_training_whose_curves_can_not_be_written_is_none_the_worse() {
+    let space = TestSpace::small();
+    space.write("out/test/tensorboard", "a file in the way");
+    let said = space.run_with(&["--until", "train"]).succeeds().stderr;
+    assert!(said.contains("note: no curves for TensorBoard"), "{said}");
+}
+
+#[test]
+fn a_command_hears_how_a_run_has_ended_and_its_failure_is_none_of_the_run() {
+    let space = TestSpace::small();
+    let command = "echo \"$SD3PIPE_PIPELINE #$SD3PIPE_RUN: $SD3PIPE_OUTCOME, $SD3PIPE_ERROR\" > heard";
+    space.run_with(&["--until", "captions", "--notify", command]).succeeds();
+    assert_eq!(space.read("heard"), b"test #1: done, \n");
+    space.write("photos/fig.txt", "a fig, edited");
+    let fault = [("SD3PIPE_NOTIFY", command), ("SD3PIPE_FAULT", "ENOSPC@object.write:1")];
+    let failed = space.command(&["run", "test.ron"]).envs(fault).output().expect("it runs");
+    assert_eq!(failed.status.code(), Some(1));
+    let heard = String::from_utf8(space.read("heard")).expect("a text");
+    assert!(heard.starts_with("test #2: failed, ") && heard.len() > 20, "{heard}");
+    let said = space.run_with(&["--until", "captions", "--notify", "exit 3"]).succeeds().stderr;
+    assert!(said.contains("note: the notification's command ended with exit status: 3"), "{said}");
+}
