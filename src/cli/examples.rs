@@ -23,6 +23,7 @@ pub(super) const RUN: &str = "Examples:
   sd3pipe run my-style.ron
   sd3pipe run my-style.ron --set train.learning_rate=5e-5 --until train
   sd3pipe run my-style.ron --force sample
+  sd3pipe run my-style.ron --sample-every 4
   sd3pipe run my-style.ron --notify 'notify-send \"$SD3PIPE_PIPELINE: $SD3PIPE_OUTCOME\"'
 Ctrl-C saves the state and ends the run; the next one goes on from there.";
 

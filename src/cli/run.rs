@@ -28,6 +28,9 @@ pub(super) struct Run {
     /// Begins even if the disk seems to have no room for what will be written.
     #[arg(long)]
     ignore_space: bool,
+    /// Exports and draws the samples of a training after every so many epochs, before it goes on. Costs loading and saving in between.
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
+    sample_every: Option<u32>,
     /// A command to run in a shell at the end, however the run ends [default: $SD3PIPE_NOTIFY]. It finds SD3PIPE_OUTCOME, _PIPELINE, _RUN,
     /// _SECONDS, _ERROR and _OUT in its environment; its failure is no failure of the run.
     #[arg(long, value_name = "COMMAND")]
@@ -45,6 +48,7 @@ impl Run {
             until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
             force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
             ignore_space: self.ignore_space,
+            sample_every: self.sample_every.map(|every| every as usize),
         };
         let store = Store::open(&self.target.store(&resolved))?;
         // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.

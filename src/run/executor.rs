@@ -50,6 +50,8 @@ pub struct Options {
     pub force: BTreeSet<usize>,
     /// Begins even if what will be written has no room.
     pub ignore_space: bool,
+    /// Exports and draws samples after every so many epochs of a training, before it goes on.
+    pub sample_every: Option<usize>,
 }
 
 /// Why a run did not end well.
@@ -94,7 +96,7 @@ fn list(paths: &[PathBuf]) -> String {
 
 impl RunError {
     /// What could not be found out about a stage. An input that changed while it was read is no fault of the stage's.
-    fn of_plan(stage: String, error: PlanError) -> Self {
+    pub(super) fn of_plan(stage: String, error: PlanError) -> Self {
         match error {
             PlanError::Stage(StageError::Changed { paths }) => Self::Changed { paths },
             error => Self::Plan { stage, error: Box::new(error) },
@@ -178,17 +180,18 @@ impl Runner<'_> {
             let growth = planner.estimate(&surveyed).map_err(fault)?.growth();
             space::check(growth, self.store, &target::folder(self.resolved))?;
         }
-        for index in wanted {
+        for &index in &wanted {
             let name = || self.resolved.stages[index].name.clone();
             let plan = |error| RunError::of_plan(name(), error);
             if self.interrupt.asked() {
                 return Err(RunError::Interrupted);
             }
-            let start = Instant::now();
             let examined = match surveyed[index].take() {
                 Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
                 _ => planner.examine(index, results).map_err(plan)?,
             };
+            let examined = self.train_in_parts(planner, index, examined, results, &wanted, journal)?;
+            let start = Instant::now();
             let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);
@@ -203,24 +206,13 @@ impl Runner<'_> {
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
-            if kind == Kind::Train {
-                match metrics::deliver(self.resolved, index, &result, self.store) {
-                    Err(error) if error.lost_object().is_none() => metrics::say(self.progress, &error),
-                    done => done.map_err(plan)?,
-                }
-            }
-            if matches!(kind, Kind::Export | Kind::Sample) {
-                let artifact = result.artifact(Some(self.store)).map_err(plan)?;
-                for line in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
-                    self.progress.line(&line);
-                }
-            }
+            self.deliver(index, &result)?;
         }
         Ok(())
     }
 
     /// A stage's result, the labels of what was done for it, and how many actions it has.
-    fn carry_out(
+    pub(super) fn carry_out(
         &self,
         planner: &mut Planner<'_>,
         index: usize,
@@ -245,30 +237,8 @@ impl Runner<'_> {
                 Ok((StageResult::stored(result.digest), Vec::new(), Some(actions)))
             }
             State::Run { job, missing } => {
-                let recorder = if let Job::Train(_) = *job {
-                    let known = planner.outputs(&job).map_err(plan)?;
-                    Some(Recorder::new(self.resolved, index, &known, self.store, self.progress))
-                } else {
-                    None
-                };
-                let progress = recorder.as_ref().map_or(self.progress, |recorder| recorder as &dyn Progress);
-                let mut work = Work::new(self.store, progress, self.interrupt, self.resolved.pipeline.device);
-                let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
-                    self.engine.run(&job, mine, work)
-                });
-                // What was finished is kept even if the rest fails, and the journal says it.
-                let (executed, changed) = (work.take_executed(), std::mem::take(&mut work.changed));
-                let done = done.and_then(|()| {
-                    if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) }
-                });
-                if let Err(error) = done {
-                    self.note_unfinished(journal, index, &examined.preimage.key().to_string(), executed);
-                    return Err(match error {
-                        StageError::Interrupted => RunError::Interrupted,
-                        StageError::Changed { paths } => RunError::Changed { paths },
-                        error => failed(error),
-                    });
-                }
+                let key = examined.preimage.key().to_string();
+                let executed = self.execute(planner, index, &key, &job, missing, false, journal)?;
                 let outputs: Option<Vec<_>> = planner.outputs(&job).map_err(plan)?.into_iter().collect();
                 let outputs = outputs
                     .ok_or_else(|| failed(StageError::Unfit("some of its actions left no record".to_owned())))?;
@@ -280,7 +250,76 @@ impl Runner<'_> {
         }
     }
 
-    fn note_unfinished(&self, journal: &mut Journal, index: usize, key: &str, executed: Vec<String>) {
+    /// Has some actions of a job carried out, `continues` if others of it follow, and gives the labels of what was done.
+    #[expect(clippy::too_many_arguments, reason = "what the one caller knows of the stage, and the other of its part")]
+    pub(super) fn execute(
+        &self,
+        planner: &Planner<'_>,
+        index: usize,
+        key: &str,
+        job: &Job,
+        missing: Vec<usize>,
+        continues: bool,
+        journal: &mut Journal,
+    ) -> Result<Vec<String>, RunError> {
+        let stage = &self.resolved.stages[index];
+        let start = Instant::now();
+        let recorder = if let Job::Train(_) = job {
+            let known = planner.outputs(job).map_err(|error| RunError::of_plan(stage.name.clone(), error))?;
+            Some(Recorder::new(self.resolved, index, &known, self.store, self.progress))
+        } else {
+            None
+        };
+        let progress = recorder.as_ref().map_or(self.progress, |recorder| recorder as &dyn Progress);
+        let mut work = Work::new(self.store, progress, self.interrupt, self.resolved.pipeline.device);
+        work.continues = continues;
+        let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
+            self.engine.run(job, mine, work)
+        });
+        // What was finished is kept even if the rest fails, and the journal says it.
+        let (executed, changed) = (work.take_executed(), std::mem::take(&mut work.changed));
+        let done =
+            done.and_then(|()| if changed.is_empty() { Ok(()) } else { Err(StageError::Changed { paths: changed }) });
+        if let Err(error) = done {
+            self.note_unfinished(journal, index, key, executed, start);
+            return Err(match error {
+                StageError::Interrupted => RunError::Interrupted,
+                StageError::Changed { paths } => RunError::Changed { paths },
+                error => RunError::Stage { stage: stage.name.clone(), error: Box::new(error) },
+            });
+        }
+        Ok(executed)
+    }
+
+    /// Puts a stage's result where people look for it.
+    pub(super) fn deliver(&self, index: usize, result: &StageResult) -> Result<(), RunError> {
+        let stage = &self.resolved.stages[index];
+        let plan = |error| RunError::of_plan(stage.name.clone(), error);
+        match stage.stage.kind() {
+            Kind::Train => match metrics::deliver(self.resolved, index, result, self.store) {
+                // Curves are made again by any run: none fails for want of room for them.
+                Err(error) if error.lost_object().is_none() => metrics::say(self.progress, &error),
+                done => done.map_err(plan)?,
+            },
+            Kind::Export | Kind::Sample => {
+                let artifact = result.artifact(Some(self.store)).map_err(plan)?;
+                for line in deliver::deliver(self.resolved, index, &artifact, self.store).map_err(plan)? {
+                    self.progress.line(&line);
+                }
+            }
+            Kind::Captions | Kind::EncodeText | Kind::EncodeImages => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_unfinished(
+        &self,
+        journal: &mut Journal,
+        index: usize,
+        key: &str,
+        executed: Vec<String>,
+        start: Instant,
+    ) {
         let stage = &self.resolved.stages[index];
         let entry = StageEntry {
             name: stage.name.clone(),
@@ -289,7 +328,7 @@ impl Runner<'_> {
             result: None,
             executed,
             actions: None,
-            seconds: 0.0,
+            seconds: start.elapsed().as_secs_f64(),
         };
         journal.add(entry);
     }

@@ -5,6 +5,7 @@ mod events;
 mod executor;
 mod journal;
 mod metrics;
+mod parts;
 mod space;
 #[cfg(test)]
 mod tests;

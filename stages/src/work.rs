@@ -70,6 +70,8 @@ pub struct Work<'w> {
     pub device: Device,
     /// Labels of the actions that were carried out.
     pub executed: Vec<String>,
+    /// Whether more of the same stage follows in this run: a training then leaves its state as if it were only interrupted.
+    pub continues: bool,
     /// Inputs that were found changed.
     pub changed: Vec<PathBuf>,
     /// How many of `executed` have a durable record.
@@ -87,6 +89,7 @@ impl<'w> Work<'w> {
             interrupt,
             device,
             executed: Vec::new(),
+            continues: false,
             changed: Vec::new(),
             durable: 0,
             waiting: Vec::new(),

@@ -97,3 +97,32 @@ fn a_command_hears_how_a_run_has_ended_and_its_failure_is_none_of_the_run() {
     let said = space.run_with(&["--until", "captions", "--notify", "exit 3"]).succeeds().stderr;
     assert!(said.contains("note: the notification's command ended with exit status: 3"), "{said}");
 }
+
+#[test]
+fn samples_in_between_leave_the_same_bytes_and_are_there_while_the_training_goes_on() {
+    let (plain, watched) = (TestSpace::small(), TestSpace::small());
+    for space in [&plain, &watched] {
+        space.edit("test.ron", "epochs: 1", "epochs: 3");
+    }
+    plain.run().succeeds();
+    // Ends while the second part is trained.
+    let fault = [("SD3PIPE_FAULT", "kill@state.rename:4")];
+    let run = ["run", "test.ron", "--sample-every", "1"];
+    let killed = watched.command(&run).envs(fault).output().expect("it runs");
+    assert!(!killed.status.success());
+    assert!(watched.path("out/test/samples/epoch-1-prompt-1-seed-1.png").exists());
+    assert!(!watched.path("out/test/samples/epoch-3-prompt-1-seed-1.png").exists());
+    watched.call(&run).succeeds();
+    assert!(watched.files("out") == plain.files("out"));
+    // Nothing was drawn or exported twice, and there is nothing left to do.
+    watched.run().succeeds().says("nothing to do");
+    let executed = watched.call(&["show", "2", "--json"]).succeeds().json();
+    let stages = executed["journal"]["stages"].as_array().expect("stages");
+    let sample = stages.iter().find(|stage| stage["name"] == "sample").expect("the samples");
+    let mut drawn: Vec<&str> =
+        sample["executed"].as_array().expect("labels").iter().filter_map(serde_json::Value::as_str).collect();
+    drawn.retain(|label| *label != "contact sheet");
+    let all = drawn.len();
+    drawn.dedup();
+    assert_eq!(drawn.len(), all, "{drawn:?}");
+}

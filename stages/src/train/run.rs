@@ -47,7 +47,8 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         trainer.frozen = adapter::frozen(weights, &job.adapter, |name| trainer.home(name));
     }
     let mut watch = Watch::new(job.parameters.stop);
-    let last = (0..job.epochs()).rev().find(|epoch| trainer.missing.contains(epoch));
+    let end = (0..job.epochs()).rev().find(|epoch| trainer.missing.contains(epoch));
+    let last = end.filter(|_| !work.continues);
     let mut state = None;
     let mut finished = Finished { actions: Vec::new(), saved: Instant::now() };
     for epoch in 0..job.epochs() {
@@ -56,7 +57,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
                 Some(state) => state,
                 none => {
                     let state = none.insert(trainer.nearest_state(epoch, work)?);
-                    let total = last.map_or(0, |last| (last as u64 + 1) * job.steps_per_epoch());
+                    let total = end.map_or(0, |end| (end as u64 + 1) * job.steps_per_epoch());
                     work.progress.begin("training", total, "steps");
                     work.progress.advance(trainer.done(state), "");
                     state
@@ -71,8 +72,14 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         };
         if ended && epoch + 1 < job.epochs() {
             work.progress.line(&format!("stopped after epoch {}: the held-out loss gets no lower", epoch + 1));
+            state = None;
             break;
         }
+    }
+    if work.continues
+        && let Some(state) = &state
+    {
+        finished.save(job, state, work)?;
     }
     work.progress.end();
     Ok(())
