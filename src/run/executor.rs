@@ -190,6 +190,11 @@ impl Runner<'_> {
                 Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
                 _ => planner.examine(index, results).map_err(plan)?,
             };
+            if let State::Run { job, .. } = &examined.state
+                && let Job::Train(_) = **job
+            {
+                metrics::announce(self.resolved, self.progress);
+            }
             let examined = self.train_in_parts(planner, index, examined, results, &wanted, journal)?;
             let start = Instant::now();
             let key = examined.preimage.key().to_string();

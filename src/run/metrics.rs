@@ -26,9 +26,16 @@ use std::{
 const EVENTS: &str = "events.out.tfevents.sd3pipe";
 const LINES: &str = "metrics.jsonl";
 
-/// The folder of all curves of a pipeline: `tensorboard --logdir` takes it.
-pub fn folder(resolved: &Resolved) -> PathBuf {
+/// The folder of all curves of a pipeline.
+fn folder(resolved: &Resolved) -> PathBuf {
     target::folder(resolved).join("tensorboard")
+}
+
+/// Says where the curves of a training will be.
+pub fn announce(resolved: &Resolved, progress: &dyn Progress) {
+    let folder = folder(resolved);
+    let shown = folder.strip_prefix(&resolved.folder).unwrap_or(&folder);
+    progress.line(&format!("curves: tensorboard --logdir {}", shown.display()));
 }
 
 /// The folder of one training: TensorBoard draws those of a pipeline beside each other.
@@ -99,13 +106,8 @@ impl<'r> Recorder<'r> {
             files.add(&scalars).map_err(fault)?;
             Ok(files)
         });
-        match &files {
-            Ok(_) => {
-                let folder = folder(resolved);
-                let shown = folder.strip_prefix(&resolved.folder).unwrap_or(&folder);
-                progress.line(&format!("curves: tensorboard --logdir {}", shown.display()));
-            }
-            Err(error) => say(progress, error),
+        if let Err(error) = &files {
+            say(progress, error);
         }
         Self { progress, files: Mutex::new(files.ok()) }
     }

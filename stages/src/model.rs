@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 #[serde(deny_unknown_fields)]
 pub struct Model {
     /// The single-file checkpoint: the MMDiT, nearly always the VAE, sometimes the text encoders. Or a diffusers folder, which
-    /// has all of them, and the tokenizers.
+    /// has all of them, and the tokenizers. Here and in the place of every other file of a model may stand its address at Hugging Face,
+    /// `hf://owner/repo/file` or `hf://owner/repo/file@revision`: `run` downloads it once, into the cache that all of its programs share.
     pub checkpoint: PathBuf,
     /// A VAE in a file of its own; the checkpoint's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
