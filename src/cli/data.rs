@@ -201,8 +201,16 @@ fn shown(found: &Found) -> String {
         rows.extend(spread.rows.iter().map(|row| {
             let enlarged = if row.enlarged > 1.005 { format!("up to {:.2} ×", row.enlarged) } else { String::new() };
             let kept = if row.kept < 0.995 { format!("at least {:.0} %", row.kept * 100.0) } else { "all".to_owned() };
-            let (width, height) = row.bucket;
-            vec![format!("{width} × {height}"), text::count(row.images), text::count(row.seen as usize), enlarged, kept]
+            let ((width, height), (across, down)) = (row.bucket, row.resolution);
+            let several = spread.rows.iter().any(|other| other.resolution != row.resolution);
+            let at = if several { format!(" at {across} × {down}") } else { String::new() };
+            vec![
+                format!("{width} × {height}{at}"),
+                text::count(row.images),
+                text::count(row.seen as usize),
+                enlarged,
+                kept,
+            ]
         }));
         out += &format!("\n{}", text::table(&rows));
     }

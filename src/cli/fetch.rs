@@ -28,19 +28,21 @@ impl Fetch {
 impl Target {
     /// The pipeline with everything there that it names by its address.
     pub(super) fn fetch(&self, progress: &dyn Progress) -> Result<Resolved, Failure> {
-        let resolved = self.resolve()?;
-        if resolved.missing().next().is_none() {
-            return Ok(resolved);
-        }
         let mut done = Vec::new();
-        for HubFile { address, .. } in resolved.missing() {
-            if !done.contains(&address) {
-                hub::download(address, progress)?;
-                progress.line(&format!("downloaded {address}"));
-                done.push(address);
-            }
+        let mut resolved = self.resolve()?;
+        // A branch that has moved takes what was there before along: that is linked anew.
+        while let Some(address) =
+            resolved.missing().map(|file| file.address.clone()).find(|address| !done.contains(address))
+        {
+            hub::download(&address, progress)?;
+            progress.line(&format!("downloaded {address}"));
+            done.push(address);
+            resolved = self.resolve()?;
         }
-        self.resolve()
+        match resolved.missing().next() {
+            Some(file) => Err(not_there(file)),
+            None => Ok(resolved),
+        }
     }
 }
 

@@ -84,8 +84,11 @@ pub(super) fn download(address: &Address, progress: &dyn Progress) -> Result<Pat
         std::os::unix::fs::symlink(format!("{up}blobs/{etag}"), &pointer).map_err(at(&pointer))?;
     }
     repo.create_ref(metadata.commit_hash()).map_err(at(&remote.cache.path().join("refs")))?;
-    fs::remove_file(&mark).map_err(at(&mark))?;
-    Ok(pointer)
+    match fs::remove_file(&mark) {
+        // Another run that has checked it too may have been faster.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&mark)(error)),
+        _ => Ok(pointer),
+    }
 }
 
 impl<'a> Remote<'a> {

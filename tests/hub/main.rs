@@ -271,3 +271,17 @@ fn a_file_that_another_revision_has_too_is_not_downloaded_again() {
     .unwrap();
     lab.call_with(&["fetch", "test.ron"], &[("HF_HUB_OFFLINE", "1")]).succeeds();
 }
+
+#[test]
+fn a_branch_that_moves_while_a_file_is_lacking_brings_only_that_file() {
+    let lab = Lab::new();
+    lab.call(&["fetch", "test.ron"]).succeeds();
+    let transfers = lab.server.state().transfers().len();
+    let pointer = lab.cached().join("snapshots").join(COMMIT).join("t5xxl.safetensors");
+    fs::remove_file(fs::canonicalize(&pointer).unwrap()).unwrap();
+    fs::remove_file(&pointer).unwrap();
+    lab.server.state().moved = true;
+    lab.call(&["fetch", "test.ron"]).succeeds().says("hit   hf://lab/tiny/sd3_tiny.safetensors");
+    assert_eq!(lab.server.state().transfers().len(), transfers + 1);
+    lab.call_with(&["fetch", "test.ron"], &[("HF_HUB_OFFLINE", "1")]).succeeds();
+}

@@ -21,6 +21,8 @@ pub struct State {
     pub gated: bool,
     /// So many transfers break off in the middle of what is left.
     pub breaks: usize,
+    /// Whether `main` is another commit by now.
+    pub moved: bool,
     /// Whether other bytes come than were promised.
     pub lies: bool,
     /// Method, path and range of each request.
@@ -106,7 +108,8 @@ impl Server {
             Some((name, state.files.get(name)?))
         });
         let Some((name, bytes)) = file else { return not_found() };
-        let commit = if path.contains("/v2/") { COMMIT.replace('0', "f") } else { COMMIT.to_owned() };
+        let moved = state.moved && path.contains("/main/");
+        let commit = if path.contains("/v2/") || moved { COMMIT.replace('0', "f") } else { COMMIT.to_owned() };
         let head = format!("\r\nx-repo-commit: {commit}");
         if name.ends_with(".safetensors") {
             let sha = digest(bytes);
