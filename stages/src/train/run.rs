@@ -77,6 +77,7 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         }
     }
     if work.continues
+        && !finished.actions.is_empty()
         && let Some(state) = &state
     {
         finished.save(job, state, work)?;
