@@ -8,13 +8,14 @@ mod compose;
 mod definition;
 mod diagnostic;
 mod ineffective;
+mod names;
 mod outline;
 mod source;
 
-pub(crate) use check::{PLAIN_NAME, is_plain_name};
 pub use check::{Resolved, ResolvedStage, Upstream};
 pub use definition::{Pipeline, options};
 pub use diagnostic::{Diagnostic, Diagnostics, suggestion};
+pub(crate) use names::{PLAIN_NAME, is_plain_name};
 pub use source::{Place, Source, Sources};
 
 use std::path::Path;
