@@ -143,20 +143,18 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    for name in pipeline
-        .stages
-        .keys()
-        .filter(|name| !is_plain_name(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
-    {
+    let fields = ["name", "model", "device", "stages"];
+    for name in pipeline.stages.keys().filter(|name| !is_plain_name(name) || fields.contains(&name.as_str())) {
         let message = format!("`{name}` can't name a stage");
         faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
     }
-    for (index, (name, stage)) in pipeline.stages.iter().enumerate() {
+    let kinds = [Kind::Train, Kind::Export, Kind::Sample];
+    for (index, (name, stage)) in
+        pipeline.stages.iter().enumerate().filter(|(_, (_, stage))| kinds.contains(&stage.kind()))
+    {
         let mut earlier = pipeline.stages.iter().take(index).filter(|(_, other)| other.kind() == stage.kind());
         if let Some((other, _)) = earlier.find(|(other, _)| other.to_lowercase() == name.to_lowercase()) {
-            let message = format!(
-                "`{other}` and `{name}` would share a folder where case does not count, as on Windows and macOS"
-            );
+            let message = format!("`{other}` and `{name}` would share a folder on Windows and macOS");
             faults.add(&format!("stages.{name}"), message, "give one of them another name".to_owned());
         }
     }
@@ -165,8 +163,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
 /// What data lies in.
 const FOLDER: &str = "folder";
 
-/// Makes each path absolute, from the folder of the text that it's written in, and looks whether something is there. An address becomes
-/// the file in the cache, if it is there.
+/// Makes each path absolute, from the folder of its text, and looks what is there. An address becomes the file in the cache, if there.
 fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults<'_>) -> Vec<HubFile> {
     let (mut hub, cache) = (Vec::new(), Cache::of_user());
     let mut resolve = |field: String, path: &mut PathBuf, expected: &str, found: fn(&Path) -> bool| {
