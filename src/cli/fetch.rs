@@ -2,7 +2,7 @@
 
 use super::{Failure, Target, print, progress, text};
 use crate::{
-    hub::{self, HubFile},
+    hub::{self, Address, HubFile},
     pipeline::Resolved,
 };
 use clap::Args;
@@ -29,19 +29,17 @@ impl Target {
     /// The pipeline with everything there that it names by its address.
     pub(super) fn fetch(&self, progress: &dyn Progress) -> Result<Resolved, Failure> {
         let mut done = Vec::new();
-        let mut resolved = self.resolve()?;
-        // A branch that has moved takes what was there before along: that is linked anew.
-        while let Some(address) =
-            resolved.missing().map(|file| file.address.clone()).find(|address| !done.contains(address))
-        {
-            hub::download(&address, progress)?;
+        loop {
+            let resolved = self.resolve()?;
+            let missing: Vec<Address> = resolved.missing().map(|file| file.address.clone()).collect();
+            // A branch that has moved takes what was there before along: that is linked anew.
+            let Some(address) = missing.iter().find(|address| !done.contains(*address)) else {
+                let lacking = resolved.missing().next().map(not_there);
+                return lacking.map_or(Ok(resolved), Err);
+            };
+            hub::download(address, progress)?;
             progress.line(&format!("downloaded {address}"));
-            done.push(address);
-            resolved = self.resolve()?;
-        }
-        match resolved.missing().next() {
-            Some(file) => Err(not_there(file)),
-            None => Ok(resolved),
+            done.push(address.clone());
         }
     }
 }

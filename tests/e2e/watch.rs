@@ -120,7 +120,7 @@ fn samples_in_between_leave_the_same_bytes_and_are_there_while_the_training_goes
     let stages = executed["journal"]["stages"].as_array().expect("stages");
     let sample = stages.iter().find(|stage| stage["name"] == "sample").expect("the samples");
     let mut drawn: Vec<&str> =
-        sample["executed"].as_array().expect("labels").iter().filter_map(serde_json::Value::as_str).collect();
+        sample["executed"].as_array().expect("labels").iter().filter_map(Value::as_str).collect();
     drawn.retain(|label| *label != "contact sheet");
     drawn.sort_unstable();
     let all = drawn.len();
