@@ -30,6 +30,9 @@ pub(super) struct Data {
 /// So many names are shown of each kind; --json prints all.
 const MOST_SHOWN: usize = 20;
 
+/// Names of pictures, each with what is wrong with it.
+type Faults = Vec<(String, String)>;
+
 /// All that is told of one captions stage.
 #[derive(Serialize)]
 struct Found {
@@ -39,7 +42,7 @@ struct Found {
     #[serde(skip_serializing_if = "Option::is_none")]
     alike: Option<Vec<Vec<String>>>,
     /// Pictures that can't be decoded, with the reason.
-    broken: Vec<(String, String)>,
+    broken: Faults,
     /// By the stages that encode them.
     buckets: BTreeMap<String, Spread>,
 }
@@ -49,7 +52,7 @@ struct Found {
 struct Spread {
     rows: Vec<Row>,
     /// Pictures that fit into none, with the reason.
-    unfit: Vec<(String, String)>,
+    unfit: Faults,
 }
 
 /// One bucket.
@@ -127,7 +130,7 @@ impl Data {
 }
 
 /// What pictures look like, and those of which that can't be told.
-fn looks<'i>(ids: &[&'i str], paths: &[PathBuf]) -> (Vec<(&'i str, Look)>, Vec<(String, String)>) {
+fn looks<'i>(ids: &[&'i str], paths: &[PathBuf]) -> (Vec<(&'i str, Look)>, Faults) {
     let progress = progress::new();
     progress.begin("comparing pictures", ids.len() as u64, "images");
     let looks = alike::look_at(paths, &|done| progress.advance(done, ""));

@@ -28,7 +28,8 @@ impl Inspect {
             return print(&format!("{:#}\n", to_json(&found)));
         }
         let length = std::fs::metadata(&self.file).map_or(0, |found| found.len());
-        let mut rows = vec![vec!["file".to_owned(), self.file.display().to_string(), text::size(length)]];
+        let head = format!("{}, {}\n", text::one_line(&self.file.display().to_string()), text::size(length));
+        let mut rows = Vec::new();
         let mut row = |cells: &[&str]| rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
         for network in &found.networks {
             let (size, values) = match &network.size {
@@ -62,7 +63,7 @@ impl Inspect {
         if found.notes.len() > MOST_NOTES {
             row(&["", &format!("and {} more notes; --json prints all", found.notes.len() - MOST_NOTES)]);
         }
-        print(&text::table(&rows))
+        print(&(head + &text::table(&rows)))
     }
 }
 

@@ -55,7 +55,7 @@ fn a_run_reports_on_its_data() {
     space.write("photos/long.txt", "many words ".repeat(60) + "水墨画");
     let report = space.run_with(&["--until", "text"]).succeeds().stderr;
     for said in [
-        "images               7",
+        "images             7",
         "(coffee-cup.png, long.png)",
         "over 77 CLIP tokens  1: long.png (431)",
         "unknown to T5        1: long.png",
@@ -99,7 +99,7 @@ fn a_file_says_what_is_in_it() {
         .succeeds()
         .says("holds       MMDiT         custom: 2 blocks of width 64")
         .says("VAE decoder")
-        .says("precision   F32");
+        .says("precision   F16");
     let json = space.call(&["inspect", "model/t5xxl.safetensors", "--json"]).succeeds().json();
     assert_eq!(json["networks"][0]["network"], "T5");
     space.edit("test.ron", "Train(", "Train(method: LoRA(rank: 4), ");

@@ -91,7 +91,7 @@ fn a_command_hears_how_a_run_has_ended_and_its_failure_is_none_of_the_run() {
     space.write("photos/fig.txt", "a fig, edited");
     let fault = [("SD3PIPE_NOTIFY", command), ("SD3PIPE_FAULT", "ENOSPC@object.write:1")];
     let failed = space.command(&["run", "test.ron"]).envs(fault).output().expect("it runs");
-    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(failed.status.code(), Some(3));
     let heard = String::from_utf8(space.read("heard")).expect("a text");
     assert!(heard.starts_with("test #2: failed, ") && heard.len() > 20, "{heard}");
     let said = space.run_with(&["--until", "captions", "--notify", "exit 3"]).succeeds().stderr;
