@@ -2,7 +2,7 @@
 
 use super::{Examined, PlanError, Planner, StageResult, State, target};
 use sd3pipe_cache::{Digest, Output};
-use sd3pipe_stages::job::Job;
+use sd3pipe_stages::{job::Job, train::TrainJob};
 use serde::Serialize;
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -166,6 +166,9 @@ impl Planner<'_> {
                         cost.replaced += older.unwrap_or_default();
                     }
                 }
+                if let Job::Train(train) = &**job {
+                    cost.out += curves(train);
+                }
                 (cost.passing, cost.actions) = (forecast.passing, missing.len());
                 cost.memory = job.peak_memory()?;
                 results[index] = Some(result);
@@ -186,6 +189,16 @@ impl Planner<'_> {
         let missing: Vec<usize> = (0..known.len()).filter(|index| known[*index].is_none()).collect();
         Ok(texts.forecast(&missing, &[])?.outputs.concat())
     }
+}
+
+/// Bytes that a point of a training's curves takes in `out/` at most, as an event and as a line of JSON.
+const POINT: u64 = 200;
+
+/// Bytes of a training's curves at most.
+fn curves(job: &TrainJob) -> u64 {
+    let losses = job.parameters.validation.as_ref().map_or(0, |validation| 2 + validation.timesteps.len());
+    let sets = 1 + usize::from(job.parameters.average.is_some());
+    (3 * job.total_steps() + (job.validated.len() * sets * losses) as u64) * POINT
 }
 
 /// A number of bytes as people read it: `66 GiB`, `9.8 GiB`, `512 B`.

@@ -25,19 +25,19 @@ const UNTIL_EXPORT: [&str; 2] = ["--until", "export"];
 
 type Checkpoints = BTreeMap<String, BTreeMap<String, Vec<u8>>>;
 
-/// Every tensor of every file in `out/`. The files say too which data they come from.
+/// Every tensor of every checkpoint. The files say too which data they come from.
 fn checkpoints(space: &TestSpace) -> Checkpoints {
     let tensors = |bytes: &[u8]| -> BTreeMap<String, Vec<u8>> {
         let file = SafeTensors::deserialize(bytes).unwrap();
         file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
     };
-    let files = space.files("out");
+    let files = space.files("out/test/checkpoints");
     files.iter().map(|(path, bytes)| (path.display().to_string(), tensors(bytes))).collect()
 }
 
 fn names(space: &TestSpace) -> Vec<String> {
     let name = |path: &std::path::Path| path.file_stem().unwrap().to_string_lossy().into_owned();
-    space.files("out").keys().map(|path| name(path).replace("test-epoch-000", "")).collect()
+    space.files("out/test/checkpoints").keys().map(|path| name(path).replace("test-epoch-000", "")).collect()
 }
 
 /// What the validations of the last run's training found.
