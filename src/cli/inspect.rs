@@ -29,7 +29,7 @@ impl Inspect {
         }
         let length = std::fs::metadata(&self.file).map_or(0, |found| found.len());
         let head = format!("{}, {}\n", text::one_line(&self.file.display().to_string()), text::size(length));
-        let mut rows = Vec::new();
+        let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |cells: &[&str]| rows.push(cells.iter().map(|cell| (*cell).to_owned()).collect());
         for network in &found.networks {
             let (size, values) = match &network.size {
