@@ -226,9 +226,7 @@ fn other_bytes_than_were_promised_are_refused_and_removed() {
     assert_eq!(
         fs::read_dir(lab.cached().join("blobs"))
             .unwrap()
-            .filter(|entry| {
-                !entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "lock")
-            })
+            .filter(|entry| { entry.as_ref().unwrap().path().extension().is_none_or(|extension| extension != "lock") })
             .count(),
         0
     );
