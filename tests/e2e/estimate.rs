@@ -53,7 +53,9 @@ fn a_plan_foretells_the_bytes_of_a_first_run_and_of_edits() {
     space.run_with(&UNTIL_EXPORT).succeeds();
     let after = written(&space);
     assert!((after[0] - before[0]..=(after[0] - before[0]) * 101 / 100).contains(&store));
-    assert_eq!((after[1], out), (before[1], after[1]), "three checkpoints are written over three of the same size");
+    // But for the letters of the curves' numbers, of which the plan knows a bound.
+    assert!(after[1].abs_diff(before[1]) < 1000, "three checkpoints are written over three of the same size");
+    assert!((after[1]..=after[1] * 101 / 100).contains(&out));
     assert_eq!(planned(&space, &UNTIL_EXPORT), [0, 0]);
 }
 

@@ -31,7 +31,8 @@ fn checkpoints(space: &TestSpace) -> Checkpoints {
         let file = SafeTensors::deserialize(bytes).unwrap();
         file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect()
     };
-    let files = space.files("out/test/checkpoints");
+    let mut files = space.files("out");
+    files.retain(|path, _| path.extension().is_some_and(|extension| extension == "safetensors"));
     files.iter().map(|(path, bytes)| (path.display().to_string(), tensors(bytes))).collect()
 }
 

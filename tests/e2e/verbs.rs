@@ -55,7 +55,7 @@ fn a_run_reports_on_its_data() {
     space.write("photos/long.txt", "many words ".repeat(60) + "水墨画");
     let report = space.run_with(&["--until", "text"]).succeeds().stderr;
     for said in [
-        "images             7",
+        "images               7",
         "(coffee-cup.png, long.png)",
         "over 77 CLIP tokens  1: long.png (431)",
         "unknown to T5        1: long.png",
@@ -132,7 +132,7 @@ fn data_is_reported_on_without_a_model_and_nothing_is_written() {
     space
         .call(&["data", "test.ron"])
         .succeeds()
-        .says("images               7")
+        .says("images             7")
         .says("look alike: 1\n  coffee-cup.png, cup-again.jpg")
         .says("latents   images   an epoch")
         .says("at least");
