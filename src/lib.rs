@@ -4,6 +4,7 @@
 //! [`cli`] talks to the terminal.
 
 pub mod cli;
+pub mod import;
 pub mod pipeline;
 pub mod plan;
 pub mod run;

@@ -4,6 +4,7 @@ pub mod diagnostics;
 mod failure;
 mod gc;
 mod graph;
+mod import;
 mod init;
 mod pin;
 mod plan;
@@ -47,6 +48,8 @@ struct CommandLine {
 enum Verb {
     /// Writes a commented pipeline for a folder of images.
     Init(init::Init),
+    /// Writes the pipeline of a training of sd-scripts.
+    Import(import::Import),
     /// Says what a run would do, and why. Loads no model and writes nothing.
     Plan(plan::Plan),
     /// Runs what changed and reuses the rest.
@@ -162,6 +165,7 @@ pub fn main() -> ExitCode {
     }));
     let outcome = match CommandLine::parse().verb {
         Verb::Init(verb) => verb.run(),
+        Verb::Import(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
