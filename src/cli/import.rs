@@ -44,7 +44,8 @@ pub(super) struct Import {
 
 impl Import {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let here = env::current_dir().map_err(|error| Failure::Usage(format!("there is no current folder: {error}")))?;
+        let here =
+            env::current_dir().map_err(|error| Failure::Usage(format!("there is no current folder: {error}")))?;
         let folder = here.join(self.folder.as_deref().unwrap_or(Path::new("")));
         let (words, folder) = match &self.script {
             None => (self.command, folder),
@@ -106,7 +107,9 @@ fn date(text: &str) -> Result<String, String> {
     let pieces: Vec<&str> = text.split('-').collect();
     let digits = |piece: &&str, count| piece.len() == count && piece.bytes().all(|byte| byte.is_ascii_digit());
     let is_date = match pieces.as_slice() {
-        [year, rest @ ..] => digits(year, 4) && (1..=2).contains(&rest.len()) && rest.iter().all(|piece| digits(piece, 2)),
+        [year, rest @ ..] => {
+            digits(year, 4) && (1..=2).contains(&rest.len()) && rest.iter().all(|piece| digits(piece, 2))
+        }
         [] => false,
     };
     if is_date { Ok(text.to_owned()) } else { Err("a month as 2024-07, or a day as 2024-07-12".to_owned()) }

@@ -48,10 +48,8 @@ pub fn read(reader: &mut Reader<'_>, rate: f64) -> (Bracket, Vec<Bracket>) {
     }
     let (targets, ranks, all) = targets(reader, &mut arguments, rank);
     if !all {
-        lora.field("targets", &format!("[{}]", targets.join(", "))).from(reader.all_written(&[
-            "network_train_unet_only",
-            "network_train_text_encoder_only",
-        ]));
+        lora.field("targets", &format!("[{}]", targets.join(", ")))
+            .from(reader.all_written(&["network_train_unet_only", "network_train_text_encoder_only"]));
     }
     if !ranks.is_empty() {
         let list: Vec<String> = ranks.iter().map(|(kind, rank)| format!("{kind}: {rank}")).collect();
@@ -81,7 +79,8 @@ pub fn read(reader: &mut Reader<'_>, rate: f64) -> (Bracket, Vec<Bracket>) {
         ("module_dropout", "--network_dropout"),
         ("train_t5xxl", "leave it out: T5 stays as it is here"),
     ] {
-        let given = arguments.take(name).filter(|value| value != "False" && value != "None" && value.parse() != Ok(0.0));
+        let given =
+            arguments.take(name).filter(|value| value != "False" && value != "None" && value.parse() != Ok(0.0));
         if let Some(value) = given {
             reader.refuse(format!("--network_args {name}={value}: there is no such thing here"), instead);
         }
@@ -165,7 +164,8 @@ fn targets(
         }
     }
     if let Some(text) = arguments.take("emb_dims") {
-        let dims: Vec<Option<u32>> = text.trim_matches(['[', ']']).split(',').map(|dim| dim.trim().parse().ok()).collect();
+        let dims: Vec<Option<u32>> =
+            text.trim_matches(['[', ']']).split(',').map(|dim| dim.trim().parse().ok()).collect();
         let same = |dims: &[Option<u32>]| dims.iter().all(|dim| *dim == dims[0]).then(|| dims[0]).flatten();
         // Of context, t, x and y; then of the final modulation and the final layer.
         let of_kinds = (dims.len() == 6).then(|| Some((same(&dims[..4])?, same(&dims[4..])?))).flatten();
@@ -180,7 +180,9 @@ fn targets(
                 }
             }
             None => reader.refuse(
-                format!("--network_args emb_dims={text}: the four embedders have one rank here, and the two last layers one"),
+                format!(
+                    "--network_args emb_dims={text}: the four embedders have one rank here, and the two last layers one"
+                ),
                 "[4,4,4,4,4,4], say",
             ),
         }
@@ -203,7 +205,10 @@ fn rates(reader: &mut Reader<'_>) -> [Option<f64>; 2] {
     let words = reader.list("text_encoder_lr").unwrap_or_default();
     let rates: Vec<Option<f64>> = words.iter().map(|word| word.parse().ok()).collect();
     if rates.contains(&None) {
-        reader.refuse(format!("{} is not a list of rates", reader.written("text_encoder_lr")), "one, or one for each encoder");
+        reader.refuse(
+            format!("{} is not a list of rates", reader.written("text_encoder_lr")),
+            "one, or one for each encoder",
+        );
     }
     let first = rates.first().copied().flatten();
     [first, rates.get(1).copied().flatten().or(first)]

@@ -111,7 +111,8 @@ fn command_line(
     let mut words = words.iter().peekable();
     while let Some(word) = words.next() {
         let Some(written) = word.strip_prefix("--") else {
-            refusals.push(Refusal::new(format!("`{word}` belongs to no option"), "quote values that have spaces in them"));
+            refusals
+                .push(Refusal::new(format!("`{word}` belongs to no option"), "quote values that have spaces in them"));
             continue;
         };
         let (name, value) = match written.split_once('=') {
@@ -295,7 +296,8 @@ mod tests {
 
     #[test]
     fn all_that_is_no_option_is_told_at_once() {
-        let found = arguments("python sd3_train.py --learning_rat 1 --network_dim 4 --seed --full_bf16=1 x --max 3").unwrap_err();
+        let found = arguments("python sd3_train.py --learning_rat 1 --network_dim 4 --seed --full_bf16=1 x --max 3")
+            .unwrap_err();
         let expected = [
             "sd-scripts has no option --learning_rat for SD3\n    did you mean --learning_rate?",
             "--network_dim is an option of sd3_train_network.py alone\n    leave it out",
@@ -316,7 +318,10 @@ mod tests {
         let read = read(&words, folder.path().to_owned()).unwrap();
         let names: Vec<&str> = read.given.keys().copied().collect();
         assert_eq!(names, ["config_file", "full_bf16", "learning_rate", "optimizer_args", "seed"]);
-        assert_eq!((&read.given["seed"], &read.given["learning_rate"]), (&vec!["7".to_owned()], &vec!["0.0001".to_owned()]));
+        assert_eq!(
+            (&read.given["seed"], &read.given["learning_rate"]),
+            (&vec!["7".to_owned()], &vec!["0.0001".to_owned()])
+        );
         assert_eq!(read.unknown, [("learning_rat".to_owned(), Some("did you mean --learning_rate?".to_owned()))]);
     }
 

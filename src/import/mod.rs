@@ -6,6 +6,7 @@
 mod adapter;
 pub mod arguments;
 mod data;
+mod folders;
 mod objective;
 mod optimizer;
 pub mod options;
@@ -13,9 +14,11 @@ mod pictures;
 mod reader;
 mod samples;
 mod schedule;
+mod scope;
 pub mod shell;
 mod text;
 mod training;
+mod words;
 
 use arguments::Arguments;
 use options::Trainer;
@@ -52,7 +55,7 @@ impl fmt::Display for Refusal {
 pub struct Circumstances {
     /// The folder that the pipeline's paths start from.
     pub target: PathBuf,
-    /// What it is called; `--output_name` unless given.
+    /// What it is called where there is no `--output_name`.
     pub name: Option<String>,
     /// GPUs that it ran on, one process each, where the launcher is not told.
     pub processes: Option<u32>,
@@ -97,6 +100,7 @@ pub fn pipeline(arguments: &Arguments, circumstances: &Circumstances) -> Result<
         stages
     });
     let name = name(&mut reader);
+    reader.instead("config_file", "what it says is among the above");
     let left_out = reader.leave();
     let Some(stages) = stages.filter(|_| reader.refusals.is_empty()) else { return Err(reader.refusals) };
     let mut pipeline = Bracket::new("Pipeline");
@@ -136,9 +140,16 @@ fn check(text: &str) -> Result<(), Vec<Refusal>> {
 fn name(reader: &mut Reader<'_>) -> String {
     let said = reader.circumstances.name.clone();
     let written = reader.text("output_name");
-    let chosen = said.or(written).unwrap_or_else(|| "imported".to_owned());
-    let plain: String = chosen.chars().map(|c| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
-    plain.chars().scan(0, |length, c| { *length += c.len_utf8(); (*length <= 100).then_some(c) }).collect()
+    let chosen = written.or(said).unwrap_or_else(|| "imported".to_owned());
+    let plain: String =
+        chosen.chars().map(|c| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '-' }).collect();
+    plain
+        .chars()
+        .scan(0, |length, c| {
+            *length += c.len_utf8();
+            (*length <= 100).then_some(c)
+        })
+        .collect()
 }
 
 fn model(reader: &mut Reader<'_>) -> Bracket {

@@ -12,7 +12,11 @@ const UNIFORM_SINCE: &str = "2024-11-07";
 pub fn write(reader: &mut Reader<'_>, train: &mut Bracket, batch: u32) {
     let old = reader.before(UNIFORM_SINCE);
     let default = if old { "logit_normal" } else { "uniform" };
-    let since = if old { "what it was before November 2024" } else { "sd-scripts' default since November 2024; SD3's own is LogitNormal()" };
+    let since = if old {
+        "what it was before November 2024"
+    } else {
+        "sd-scripts' default since November 2024; SD3's own is LogitNormal()"
+    };
     let scheme = reader.text("weighting_scheme");
     let source = if scheme.is_some() { reader.written("weighting_scheme") } else { since.to_owned() };
     let scheme = scheme.unwrap_or_else(|| default.to_owned());
@@ -30,7 +34,9 @@ pub fn write(reader: &mut Reader<'_>, train: &mut Bracket, batch: u32) {
             let text = format!("LogitNormal(mean: {}, standard_deviation: {})", number(signed), number(deviation));
             let added = train.field("density", &text).from(source.trim());
             if turned {
-                added.note("Before November 2024 a positive mean drew cleaner levels; here, as since then, noisier ones.");
+                added.note(
+                    "Before November 2024 a positive mean drew cleaner levels; here, as since then, noisier ones.",
+                );
             }
         }
         "mode" => {
@@ -64,7 +70,9 @@ pub fn write(reader: &mut Reader<'_>, train: &mut Bracket, batch: u32) {
     match (scheme.as_str(), &loss) {
         ("sigma_sqrt", None) => {
             let added = train.field("target", &"Velocity").from("--weighting_scheme sigma_sqrt");
-            let added = added.note("It takes back just the weight that comparing clean pictures brings, so that velocities count alike.");
+            let added = added.note(
+                "It takes back just the weight that comparing clean pictures brings, so that velocities count alike.",
+            );
             if averages {
                 added.note(averaged);
             }

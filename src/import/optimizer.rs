@@ -37,7 +37,8 @@ const NAMES: [(&str, &str, &str); 10] = [
     ("prodigy", "Prodigy", ""),
     ("adamwschedulefree", "AdamWScheduleFree", ""),
 ];
-const PAGED: &str = "There states went to the host's memory where the GPU's was full; here `block_swap` keeps them there.";
+const PAGED: &str =
+    "There states went to the host's memory where the GPU's was full; here `block_swap` keeps them there.";
 
 /// Modules of which people name the classes in full.
 const MODULES: [&str; 7] = [
@@ -146,10 +147,13 @@ pub fn read(reader: &mut Reader<'_>) -> Chosen {
             match value {
                 Literal::Nothing | Literal::Switch(false) => {}
                 _ if TUNING.contains(&key) => {
-                    reader.remark(format!("--optimizer_args {argument}: it changes how fast a step is, or where states lie."));
+                    reader.remark(format!(
+                        "--optimizer_args {argument}: it changes how fast a step is, or where states lie."
+                    ));
                 }
                 _ => {
-                    let hint = suggestion(key, known.iter().map(|(name, _)| *name)).unwrap_or_else(|| "leave it out".to_owned());
+                    let hint = suggestion(key, known.iter().map(|(name, _)| *name))
+                        .unwrap_or_else(|| "leave it out".to_owned());
                     reader.refuse(format!("--optimizer_args {argument}: {ours} has no such setting here"), hint);
                 }
             }
@@ -162,7 +166,10 @@ pub fn read(reader: &mut Reader<'_>) -> Chosen {
                 fields.extend(names.iter().zip(values).map(|(name, value)| (*name, number(value))));
             }
             Literal::Numbers(_) => {
-                reader.refuse(format!("--optimizer_args {argument}: it has {} values", names.len()), "separate them by commas");
+                reader.refuse(
+                    format!("--optimizer_args {argument}: it has {} values", names.len()),
+                    "separate them by commas",
+                );
             }
         }
     }

@@ -131,7 +131,12 @@ pub const OPTIONS: &[SdOption] = &[
     of("clip_l_dropout_rate", Both, One, Field("train.encoder_dropout.clip_l")),
     of("clip_skip", Both, One, Ineffective),
     of("color_aug", Both, Nothing, Refused(AUGMENTED, "leave it out")),
-    of("conditioning_data_dir", Both, One, NoEffect("the command line's is never read; masks come by --dataset_config")),
+    of(
+        "conditioning_data_dir",
+        Both,
+        One,
+        NoEffect("the command line's is never read; masks come by --dataset_config"),
+    ),
     of("config_file", Both, One, Field("the options that are in it")),
     of("console_log_file", Both, One, CONSOLE),
     of("console_log_level", Both, One, CONSOLE),
@@ -242,7 +247,12 @@ pub const OPTIONS: &[SdOption] = &[
     of("no_metadata", Lora, Nothing, METADATA),
     of("noise_offset", Both, One, Ineffective),
     of("noise_offset_random_strength", Both, Nothing, Ineffective),
-    of("num_last_block_to_freeze", Full, One, Refused(LAST_BLOCKS, "freeze: [\"joint_blocks.20-23.*\"] in the pipeline")),
+    of(
+        "num_last_block_to_freeze",
+        Full,
+        One,
+        Refused(LAST_BLOCKS, "freeze: [\"joint_blocks.20-23.*\"] in the pipeline"),
+    ),
     of("offload_optimizer_device", Both, One, ZERO),
     of("offload_optimizer_nvme_path", Both, One, ZERO),
     of("offload_param_device", Both, One, ZERO),
@@ -274,7 +284,12 @@ pub const OPTIONS: &[SdOption] = &[
     of("save_last_n_epochs_state", Both, One, STATE),
     of("save_last_n_steps", Both, One, Aside("checkpoints are of whole epochs, and `gc` removes what no run needs")),
     of("save_last_n_steps_state", Both, One, STATE),
-    of("save_model_as", Both, One, Aside("files are safetensors; Export(layout: Diffusers) makes a folder of a full training")),
+    of(
+        "save_model_as",
+        Both,
+        One,
+        Aside("files are safetensors; Export(layout: Diffusers) makes a folder of a full training"),
+    ),
     of("save_n_epoch_ratio", Both, One, Field("export.epochs")),
     of("save_precision", Both, One, Field("export.precision")),
     of("save_state", Both, Nothing, STATE),
@@ -282,13 +297,23 @@ pub const OPTIONS: &[SdOption] = &[
     of("save_state_to_huggingface", Both, Nothing, UPLOAD),
     of("save_t5xxl", Both, Nothing, Ineffective),
     of("scale_v_pred_loss_like_noise_pred", Both, Nothing, Ineffective),
-    of("scale_weight_norms", Lora, One, Refused("an adapter's norms are not held down", "a lower rate or --network_dropout")),
+    of(
+        "scale_weight_norms",
+        Lora,
+        One,
+        Refused("an adapter's norms are not held down", "a lower rate or --network_dropout"),
+    ),
     of("sdpa", Both, Nothing, Ineffective),
     of("secondary_separator", Both, One, Field("captions.shuffle.secondary_separator")),
     of("seed", Both, One, Field("train.seed")),
     of("shuffle_caption", Both, Nothing, Field(VARIANTS)),
     of("skip_cache_check", Both, Nothing, Aside("what is kept is looked up by its content, which needs no such check")),
-    of("skip_latents_validity_check", Full, Nothing, Aside("what is kept is looked up by its content, which needs no such check")),
+    of(
+        "skip_latents_validity_check",
+        Full,
+        Nothing,
+        Aside("what is kept is looked up by its content, which needs no such check"),
+    ),
     of("skip_until_initial_step", Lora, Nothing, Refused(RESUME, FROM_CHECKPOINT)),
     of("t5_dropout_rate", Both, One, Field("train.encoder_dropout.t5")),
     of("t5xxl", Both, One, Field("model.t5xxl")),
@@ -319,7 +344,12 @@ pub const OPTIONS: &[SdOption] = &[
     of("vae_batch_size", Both, One, Field("latents.batch")),
     of("validate_every_n_epochs", Lora, One, Field("train.validation.every")),
     of("validate_every_n_steps", Lora, One, Aside("validations come after whole epochs")),
-    of("validation_seed", Lora, One, Aside("what is held out follows from the pictures' bytes, and changes with no seed")),
+    of(
+        "validation_seed",
+        Lora,
+        One,
+        Aside("what is held out follows from the pictures' bytes, and changes with no seed"),
+    ),
     of("validation_split", Lora, One, Field("train.validation.share")),
     of("wandb_api_key", Both, One, LOGS),
     of("wandb_run_name", Both, One, LOGS),
@@ -332,18 +362,24 @@ pub const OPTIONS: &[SdOption] = &[
     of("zero_terminal_snr", Both, Nothing, Ineffective),
 ];
 
-const ATTENTION_MASK: &str = "SD3 was made without attention masks, and is used without; there it acted on cached texts alone";
+const ATTENTION_MASK: &str =
+    "SD3 was made without attention masks, and is used without; there it acted on cached texts alone";
 const BASE_WEIGHTS: &str = "a LoRA is trained beside the model as its file is";
-const MERGE: &str = "merge the other LoRA into a checkpoint first (its own pipeline with Export(lora: Merged(1.0))), and name that";
+const MERGE: &str =
+    "merge the other LoRA into a checkpoint first (its own pipeline with Export(lora: Merged(1.0))), and name that";
 const EVERY_N_EPOCHS: &str = "captions are left out by a share of the steps and not by epochs";
 const AUGMENTED: &str = "pictures are encoded once, as they are";
 const DIM_FROM_WEIGHTS: &str = "ranks are said in the pipeline, so that it means the same without the file";
 const POSITIONS: &str = "positions are read from the model's own table, as programs that draw with it do";
-const FP8: &str = "the weights beside an adapter stay in 16 bits; where memory lacks, `block_swap` keeps some in the host's";
+const FP8: &str =
+    "the weights beside an adapter stay in 16 bits; where memory lacks, `block_swap` keeps some in the host's";
 const METADATA_FILE: &str = "captions are read from a file beside each picture";
-const CAPTION_FILES: &str = "write each caption to a .txt beside its picture, and name the folder with --train_data_dir";
+const CAPTION_FILES: &str =
+    "write each caption to a .txt beside its picture, and name the folder with --train_data_dir";
 const RESUME: &str = "accelerate's saved states are of PyTorch's own objects";
-const FROM_CHECKPOINT: &str = "start from the last checkpoint: as --pretrained_model_name_or_path, or a LoRA as --network_weights";
-const NAMED_SCHEDULES: &str = "one of --lr_scheduler's names with its own options, such as cosine or warmup_stable_decay";
+const FROM_CHECKPOINT: &str =
+    "start from the last checkpoint: as --pretrained_model_name_or_path, or a LoRA as --network_weights";
+const NAMED_SCHEDULES: &str =
+    "one of --lr_scheduler's names with its own options, such as cosine or warmup_stable_decay";
 const LAST_BLOCKS: &str = "it freezes so many tensors and not blocks";
 const TOKEN_WARMUP: &str = "texts are made before the training, and can't grow with its steps";

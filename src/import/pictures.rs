@@ -1,8 +1,9 @@
 //! The sizes of a training: resolution and buckets, as the stage that encodes images.
 
 use super::{
-    data::{Data, Said, Scope},
+    data::Data,
     reader::Reader,
+    scope::{Said, Scope},
     text::{Bracket, Value},
 };
 
@@ -31,7 +32,11 @@ impl Sizes {
             [Some(side)] => (*side, *side),
             [Some(width), Some(height)] => (*width, *height),
             _ => {
-                let message = if said.value.is_empty() { "--resolution is missing".to_owned() } else { format!("{} is no size", said.source) };
+                let message = if said.value.is_empty() {
+                    "--resolution is missing".to_owned()
+                } else {
+                    format!("{} is no size", said.source)
+                };
                 reader.refuse(message, "--resolution 1024 or --resolution 1152,896");
                 (1024, 1024)
             }

@@ -145,9 +145,8 @@ impl<'r> Reader<'r> {
         let mut reasons: IndexMap<String, Vec<String>> = IndexMap::new();
         for option in OPTIONS.iter().filter(|option| self.arguments.given.contains_key(option.name)) {
             let beside = self.without_effect.iter().find(|(name, _)| *name == option.name).map(|(_, why)| why.clone());
-            let unused = || {
-                (!self.used.contains(option.name)).then(|| "had no effect beside the other options".to_owned())
-            };
+            let unused =
+                || (!self.used.contains(option.name)).then(|| "had no effect beside the other options".to_owned());
             if let Some(why) = beside.or_else(|| option.left_out()).or_else(unused) {
                 // A token is nobody's business.
                 let secret = ["wandb_api_key", "huggingface_token"].contains(&option.name);

@@ -30,7 +30,10 @@ pub fn stages(reader: &mut Reader<'_>) -> Vec<(String, Bracket)> {
     let prompts = match read(reader, &file) {
         Ok(prompts) => prompts,
         Err(message) => {
-            reader.refuse(message, "import where the file is (--folder says where paths start from), or leave --sample_prompts out");
+            reader.refuse(
+                message,
+                "import where the file is (--folder says where paths start from), or leave --sample_prompts out",
+            );
             return Vec::new();
         }
     };
@@ -52,9 +55,13 @@ pub fn stages(reader: &mut Reader<'_>) -> Vec<(String, Bracket)> {
             stage.field("negative", &quoted(&drawing.negative)).from("--n");
         }
         stage.field("seeds", &format!("[{}]", drawing.seed)).from("--d; 1 where there is none");
-        stage.field("size", &format!("({}, {})", drawing.size.0, drawing.size.1)).from("--w and --h; sd-scripts' default is 512");
+        stage
+            .field("size", &format!("({}, {})", drawing.size.0, drawing.size.1))
+            .from("--w and --h; sd-scripts' default is 512");
         stage.field("steps", &drawing.steps).from("--s; sd-scripts' default is 30");
-        stage.field("cfg", &number(drawing.cfg)).from("--l; sd-scripts' default is 7.5, and fine-tuned SD3 does best at 4 to 5");
+        stage
+            .field("cfg", &number(drawing.cfg))
+            .from("--l; sd-scripts' default is 7.5, and fine-tuned SD3 does best at 4 to 5");
         stage.field("t5_tokens", &tokens);
         if precision == "F32" {
             stage.field("precision", &"F32").from("without --mixed_precision");
@@ -82,7 +89,10 @@ fn read(reader: &Reader<'_>, file: &str) -> Result<Vec<(String, Drawing)>, Strin
     } else {
         let text = fs::read_to_string(&path)
             .map_err(|error| format!("--sample_prompts: cannot read {}: {error}", path.display()))?;
-        text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(|line| of_line(line.trim())).collect()
+        text.lines()
+            .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+            .map(|line| of_line(line.trim()))
+            .collect()
     };
     if list.is_empty() {
         return Err(format!("--sample_prompts: there is no prompt in {}", path.display()));

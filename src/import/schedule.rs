@@ -78,12 +78,14 @@ pub fn write(reader: &mut Reader<'_>, train: &mut Bracket, optimizer: &Chosen, l
         "cosine_with_min_lr" | "warmup_stable_decay" => {
             if cycles != 1 {
                 let written = reader.written("lr_scheduler_num_cycles");
-                reader.refuse(format!("{written}: {name} falls once here"), "1, or --lr_scheduler cosine_with_restarts");
+                reader
+                    .refuse(format!("{written}: {name} falls once here"), "1, or --lr_scheduler cosine_with_restarts");
             }
             match name.as_str() {
                 "cosine_with_min_lr" => {
                     if ratio.is_none() {
-                        reader.refuse("--lr_scheduler cosine_with_min_lr needs --lr_scheduler_min_lr_ratio", "0.1, say");
+                        reader
+                            .refuse("--lr_scheduler cosine_with_min_lr needs --lr_scheduler_min_lr_ratio", "0.1, say");
                     }
                     fields.extend(of_ratio);
                     "Cosine"
@@ -131,7 +133,9 @@ fn span(reader: &mut Reader<'_>, name: &'static str, length: Length, notes: &mut
 fn of_updates(steps: u64, length: Length, notes: &mut Vec<String>) -> u64 {
     let processes = u64::from(length.processes);
     if processes > 1 {
-        let note = format!("On {processes} GPUs sd-scripts' schedule goes {processes} steps at each update, so that {steps} of them are fewer.");
+        let note = format!(
+            "On {processes} GPUs sd-scripts' schedule goes {processes} steps at each update, so that {steps} of them are fewer."
+        );
         if !notes.contains(&note) {
             notes.push(note);
         }

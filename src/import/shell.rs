@@ -67,9 +67,7 @@ impl Reader<'_> {
             };
             let begun = word.quoted || !word.text.is_empty();
             match next {
-                '#' if !begun => {
-                    while self.characters.next_if(|c| *c != '\n').is_some() {}
-                }
+                '#' if !begun => while self.characters.next_if(|c| *c != '\n').is_some() {},
                 next if next.is_whitespace() && (next != '\n' || self.array.is_some()) => {
                     self.next();
                     if begun {
@@ -319,8 +317,19 @@ mod tests {
             RATE=2e-4
         "#;
         let expected = [
-            "run", "/models/my model.safetensors", "--a", "1", "--a 1", "x1e-4y", "--rate", "1e-4", "--model",
-            "/models/my model.safetensors", "--seed", "1", "7",
+            "run",
+            "/models/my model.safetensors",
+            "--a",
+            "1",
+            "--a 1",
+            "x1e-4y",
+            "--rate",
+            "1e-4",
+            "--model",
+            "/models/my model.safetensors",
+            "--seed",
+            "1",
+            "7",
         ];
         assert_eq!(read(script), [expected]);
     }

@@ -217,7 +217,10 @@ Captions(
     #[test]
     fn comments_are_broken_at_words() {
         let text = comment(&"word ".repeat(60), 2);
-        assert!(text.lines().count() == 3 && text.lines().all(|line| line.len() <= WIDTH && line.starts_with("        // ")));
+        assert!(
+            text.lines().count() == 3
+                && text.lines().all(|line| line.len() <= WIDTH && line.starts_with("        // "))
+        );
     }
 
     #[test]

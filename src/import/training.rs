@@ -1,8 +1,12 @@
 //! The stages that train and export.
 
 use super::{
-    adapter, data::Data, objective,
-    optimizer, options::Trainer, reader::Reader, schedule,
+    adapter,
+    data::Data,
+    objective, optimizer,
+    options::Trainer,
+    reader::Reader,
+    schedule,
     text::{Bracket, number},
 };
 
@@ -22,7 +26,10 @@ pub fn precision(reader: &mut Reader<'_>) -> &'static str {
         Some("bf16" | "fp16") => "Bf16",
         Some("no") | None => "F32",
         Some(_) => {
-            reader.refuse(format!("{}: there is no such precision", reader.written("mixed_precision")), "bf16, fp16 or no");
+            reader.refuse(
+                format!("{}: there is no such precision", reader.written("mixed_precision")),
+                "bf16, fp16 or no",
+            );
             "F32"
         }
     }
@@ -35,9 +42,9 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
     let processes = reader.arguments.processes.or(reader.circumstances.processes).unwrap_or(1).max(1);
     let accumulate = reader.number::<u32>("gradient_accumulation_steps").unwrap_or(1).max(1);
     let batch = data.batch.value.max(1);
-    let steps = data.samples.map(|samples| {
-        samples.div_ceil(batch.into()).div_ceil(processes.into()).div_ceil(accumulate.into()).max(1)
-    });
+    let steps = data
+        .samples
+        .map(|samples| samples.div_ceil(batch.into()).div_ceil(processes.into()).div_ceil(accumulate.into()).max(1));
     let optimizer = optimizer::read(reader);
     let rate = optimizer.rate.clone().unwrap_or_else(|| {
         let name = if lora && reader.text("unet_lr").is_some() { "unet_lr" } else { "learning_rate" };
@@ -102,7 +109,8 @@ fn epochs(reader: &mut Reader<'_>, train: &mut Bracket, steps: Option<u64>) -> u
     let all = reader.number::<u64>("max_train_steps").unwrap_or(1600);
     let source = reader.source("max_train_steps");
     let Some(steps) = steps else {
-        let message = format!("{source}: how many epochs {all} steps are can't be told, as the pictures can't be counted");
+        let message =
+            format!("{source}: how many epochs {all} steps are can't be told, as the pictures can't be counted");
         reader.refuse(message, "import where the folders of pictures are (--folder says where paths start from), or add --max_train_epochs");
         return 1;
     };
@@ -110,7 +118,10 @@ fn epochs(reader: &mut Reader<'_>, train: &mut Bracket, steps: Option<u64>) -> u
     let trained = u64::from(epochs) * steps;
     let note = match trained == all {
         true => format!("{all} steps of {steps} an epoch."),
-        false => format!("{all} steps are {:.2} epochs of about {steps} steps; a training here ends with an epoch: {trained} steps.", all as f64 / steps as f64),
+        false => format!(
+            "{all} steps are {:.2} epochs of about {steps} steps; a training here ends with an epoch: {trained} steps.",
+            all as f64 / steps as f64
+        ),
     };
     train.field("epochs", &epochs).from(source).note(note);
     epochs
@@ -147,14 +158,16 @@ fn types(reader: &mut Reader<'_>, train: &mut Bracket, lora: bool) {
 }
 
 fn dropout(reader: &mut Reader<'_>, train: &mut Bracket, data: &Data) {
-    if data.dropout.value > 0.0 {
-        let added = train.field("caption_dropout", &number(data.dropout.value)).from(&*data.dropout.source);
+    if data.dropout().value > 0.0 {
+        let added = train.field("caption_dropout", &number(data.dropout().value)).from(&*data.dropout().source);
         if data.cached {
             added.note("sd-scripts refuses this beside cached texts; here the encoding of the empty prompt takes the caption's place.");
         }
     }
     let mut encoders = Bracket::new("");
-    for (field, name) in [("clip_l", "clip_l_dropout_rate"), ("clip_g", "clip_g_dropout_rate"), ("t5", "t5_dropout_rate")] {
+    for (field, name) in
+        [("clip_l", "clip_l_dropout_rate"), ("clip_g", "clip_g_dropout_rate"), ("t5", "t5_dropout_rate")]
+    {
         if let Some(rate) = reader.number::<f64>(name).filter(|rate| *rate > 0.0) {
             encoders.field(field, &number(rate)).from(reader.written(name));
         }
@@ -168,14 +181,19 @@ fn validation(reader: &mut Reader<'_>, train: &mut Bracket, data: &Data, lora: b
     let every = reader.number::<u32>("validate_every_n_epochs");
     let Some(share) = data.validation.as_ref() else { return };
     if !lora {
-        return reader.remark(format!("{}: had no effect: sd3_train.py validates nothing. Here: validation: (share: {}).", share.source, share.value));
+        return reader.remark(format!(
+            "{}: had no effect: sd3_train.py validates nothing. Here: validation: (share: {}).",
+            share.source, share.value
+        ));
     }
     let mut validation = Bracket::new("");
     validation.field("share", &number(share.value)).from(&*share.source);
     if let Some(every) = every.filter(|every| *every > 0) {
         validation.field("every", &every).from(reader.written("validate_every_n_epochs"));
     }
-    train.field("validation", validation).note("Each picture's bytes decide whether it is held out: none changes sides when others come or go.");
+    train
+        .field("validation", validation)
+        .note("Each picture's bytes decide whether it is held out: none changes sides when others come or go.");
 }
 
 /// What saves memory.
@@ -227,7 +245,10 @@ pub fn export(reader: &mut Reader<'_>, length: Length) -> Bracket {
         Some("bf16") => ("Bf16", reader.written("save_precision")),
         Some("float") => ("F32", reader.written("save_precision")),
         Some(_) => {
-            reader.refuse(format!("{}: there is no such precision", reader.written("save_precision")), "float, fp16 or bf16");
+            reader.refuse(
+                format!("{}: there is no such precision", reader.written("save_precision")),
+                "float, fp16 or bf16",
+            );
             ("F16", String::new())
         }
         None if reader.switch("full_bf16") => ("Bf16", "without --save_precision that of --full_bf16".to_owned()),
@@ -236,7 +257,9 @@ pub fn export(reader: &mut Reader<'_>, length: Length) -> Bracket {
     };
     export.field("precision", &precision).from(source);
     if lora {
-        export.field("lora", &"Kohya").from("a file as sd-scripts writes it; `Both` adds one for diffusers, which can't read these");
+        export
+            .field("lora", &"Kohya")
+            .from("a file as sd-scripts writes it; `Both` adds one for diffusers, which can't read these");
     }
     export
 }
@@ -256,7 +279,10 @@ fn every(reader: &mut Reader<'_>, length: Length) -> (u32, String) {
     match reader.number::<u64>("save_every_n_steps").filter(|count| *count > 0) {
         Some(count) => {
             let epochs = length.steps.map_or(1, |steps| ((count + steps / 2) / steps).max(1) as u32);
-            (epochs.min(length.epochs), format!("{}: checkpoints are of whole epochs", reader.written("save_every_n_steps")))
+            (
+                epochs.min(length.epochs),
+                format!("{}: checkpoints are of whole epochs", reader.written("save_every_n_steps")),
+            )
         }
         None => (0, "without --save_every_n_epochs".to_owned()),
     }

@@ -1,6 +1,6 @@
 """Writes the options of sd-scripts' two SD3 trainers, one a line: which trainer has it, its name, how many values it takes, its default.
 
-    python tools/sd_scripts/options.py SD_SCRIPTS_REPOSITORY > src/import/options.txt
+    python tools/sd_scripts/options.py SD_SCRIPTS_REPOSITORY > tests/import/options.txt
 
 A git folder will do. The functions that declare the options are run alone, with argparse, from the sources of the newest commit: nothing of
 sd-scripts need be installed, and nothing else of it is run.
