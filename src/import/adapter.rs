@@ -221,7 +221,8 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
     let of_unet = arguments.number::<f64>(reader, "loraplus_unet_lr_ratio").or(ratio);
     let of_clips = arguments.number::<f64>(reader, "loraplus_text_encoder_lr_ratio").or(ratio);
     // Without a rate of their own encoders have that of --learning_rate, not of --unet_lr.
-    let own = reader.number::<f64>("learning_rate").unwrap_or(2e-6);
+    let of_others = CLIPS.iter().any(|(_, kinds)| targets.contains(kinds[0]));
+    let own = of_others.then(|| reader.number::<f64>("learning_rate")).flatten().unwrap_or(2e-6);
     let mut groups = Vec::new();
     let mut add = |pattern: &str, factor: f64, note: &str| {
         let mut group = Bracket::new("");
@@ -235,11 +236,12 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
         groups.push(group);
     };
     let rates = if reader.switch("network_train_unet_only") { [None, None] } else { rates(reader) };
-    for ((pattern, kinds), said) in CLIPS.iter().zip(rates) {
-        if !targets.contains(kinds[0]) {
-            continue;
-        }
-        let factor = said.unwrap_or(own) / rate;
+    let factor = |((_, kinds), said): (&(&str, [&str; 2]), Option<f64>)| {
+        targets.contains(kinds[0]).then(|| said.unwrap_or(own) / rate)
+    };
+    let factors: Vec<Option<f64>> = CLIPS.iter().zip(rates).map(factor).collect();
+    for ((pattern, _), factor) in CLIPS.iter().zip(&factors) {
+        let Some(factor) = *factor else { continue };
         if let Some(ratio) = of_clips {
             add(&format!("{pattern}.lora_up.weight"), factor * ratio, "LoRA+");
         }
@@ -248,10 +250,10 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
         }
     }
     if let Some(ratio) = of_unet {
-        // Those of the CLIPs go by the groups before this one, if any.
-        if of_clips.is_none() && CLIPS.iter().any(|(_, kinds)| targets.contains(kinds[0])) {
-            let rest = CLIPS.iter().filter(|(_, kinds)| targets.contains(kinds[0]));
-            rest.for_each(|(pattern, _)| add(pattern, 1.0, "LoRA+ is of the MMDiT alone"));
+        // A tensor goes by the first group that it is in: adapters of the CLIPs by these.
+        for (pattern, _) in CLIPS.iter().zip(&factors).filter(|(_, factor)| **factor == Some(1.0)).map(|(clip, _)| clip)
+        {
+            add(pattern, 1.0, "LoRA+ is of the MMDiT alone");
         }
         add("*.lora_up.weight", ratio, "LoRA+");
     }

@@ -4,6 +4,7 @@ use super::{
     Refusal,
     options::{OPTIONS, SdOption, Takes, Trainer, option},
     shell::Command,
+    text::number,
 };
 use crate::pipeline::suggestion;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub struct Arguments {
     pub trainer: Trainer,
     /// The processes that it is said to run on, each with a GPU of its own.
     pub processes: Option<u32>,
+    /// The precision that the launcher is told, which the programs don't go by.
+    pub launched_in: Option<String>,
     /// The folder that its paths start from.
     pub folder: PathBuf,
     /// The options with what is written behind them.
@@ -85,8 +88,9 @@ pub fn read(words: &[String], folder: PathBuf) -> Result<Arguments, Vec<Refusal>
     };
     let mut refusals = Vec::new();
     let given = command_line(&words[place + 1..], trainer, &mut refusals);
-    let processes = processes(&words[..place], &folder);
-    let mut arguments = Arguments { trainer, processes, folder, given, unknown: Vec::new() };
+    let launcher = &words[..place];
+    let (processes, launched_in) = (processes(launcher, &folder), told(launcher, &["mixed_precision"]));
+    let mut arguments = Arguments { trainer, processes, launched_in, folder, given, unknown: Vec::new() };
     if let Some(file) = arguments.given.get("config_file").and_then(|words| words.first()).cloned()
         && let Err(refusal) = arguments.read_config(&file)
     {
@@ -174,18 +178,19 @@ fn nearest(name: &str, trainer: Trainer) -> Option<String> {
         .map(|hint| hint.replace('`', "").replace("mean ", "mean --"))
 }
 
+/// What a launcher is told by an option of one of these names, with dashes or underscores.
+fn told(launcher: &[String], names: &[&str]) -> Option<String> {
+    launcher.iter().enumerate().rev().find_map(|(place, word)| {
+        let (name, value) =
+            word.strip_prefix("--")?.split_once('=').map_or((&word[2..], None), |(name, value)| (name, Some(value)));
+        let known = names.contains(&name.replace('-', "_").as_str());
+        known.then(|| value.map(str::to_owned).or_else(|| launcher.get(place + 1).cloned())).flatten()
+    })
+}
+
 /// The processes that a launcher starts, as far as its words or its own file of settings say it.
 fn processes(launcher: &[String], folder: &Path) -> Option<u32> {
-    let value = |names: &[&str]| {
-        launcher.iter().enumerate().rev().find_map(|(place, word)| {
-            let name = word.trim_start_matches('-').replace('-', "_");
-            match name.split_once('=') {
-                Some((name, value)) if names.contains(&name) => Some(value.to_owned()),
-                None if word.starts_with("--") && names.contains(&name.as_str()) => launcher.get(place + 1).cloned(),
-                _ => None,
-            }
-        })
-    };
+    let value = |names: &[&str]| told(launcher, names);
     if let Some(count) = value(&["num_processes", "nproc_per_node", "num_gpus"]) {
         return count.parse().ok();
     }
@@ -245,6 +250,7 @@ pub fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(","),
+        Value::Number(value) if value.is_f64() => number(value.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }
 }
@@ -320,7 +326,7 @@ mod tests {
         assert_eq!(names, ["config_file", "full_bf16", "learning_rate", "optimizer_args", "seed"]);
         assert_eq!(
             (&read.given["seed"], &read.given["learning_rate"]),
-            (&vec!["7".to_owned()], &vec!["0.0001".to_owned()])
+            (&vec!["7".to_owned()], &vec!["1e-4".to_owned()])
         );
         assert_eq!(read.unknown, [("learning_rat".to_owned(), Some("did you mean --learning_rate?".to_owned()))]);
     }

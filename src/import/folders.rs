@@ -60,7 +60,7 @@ impl Folder {
                     reader.refuse(format!("{}: masks are used with --masked_loss alone", folder.source), "add it");
                 }
                 let value = format!("Folder({})", reader.path(&folder.value));
-                Some(Said { value, source: folder.source })
+                Some(Said { value, source: format!("{} with --masked_loss", folder.source) })
             }
             (_, true) => Some(Said { value: "Alpha".to_owned(), source: alpha.source }),
             _ => None,

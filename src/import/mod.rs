@@ -101,6 +101,13 @@ pub fn pipeline(arguments: &Arguments, circumstances: &Circumstances) -> Result<
     });
     let name = name(&mut reader);
     reader.instead("config_file", "what it says is among the above");
+    if let Some(precision) = &arguments.launched_in
+        && !arguments.given.contains_key("mixed_precision")
+    {
+        let why = "had no effect: sd-scripts goes by its own --mixed_precision, which is `no` unless given";
+        reader.notes.push(format!("accelerate's --mixed_precision {precision} {why}"));
+        reader.remark(format!("accelerate's --mixed_precision {precision} {why}."));
+    }
     let left_out = reader.leave();
     let Some(stages) = stages.filter(|_| reader.refusals.is_empty()) else { return Err(reader.refusals) };
     let mut pipeline = Bracket::new("Pipeline");

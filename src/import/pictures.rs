@@ -53,6 +53,10 @@ impl Sizes {
             for name in ["bucket_reso_steps", "min_bucket_reso", "max_bucket_reso", "bucket_no_upscale"] {
                 reader.no_effect(name, "there is no --enable_bucket");
             }
+        } else if buckets.no_upscale.value {
+            for name in ["min_bucket_reso", "max_bucket_reso"] {
+                reader.no_effect(name, "--bucket_no_upscale leaves pictures at their sizes");
+            }
         }
         let resolution = Said { value, source: said.source };
         Self { resolution, further: Vec::new(), buckets: enabled.value.then_some(buckets) }
@@ -106,6 +110,14 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> Bracket {
         }
         Some(buckets) => {
             let several = sizes.count() > 1;
+            if several {
+                for said in [&buckets.min, &buckets.max].into_iter().flatten() {
+                    reader.remark(format!(
+                        "{}: left out: each of the sizes has its own shortest and longest side here.",
+                        said.source
+                    ));
+                }
+            }
             let bracket = buckets.bracket(sizes.resolution.value, several);
             stage.field("buckets", bracket).from(&*buckets.enabled);
         }

@@ -48,6 +48,8 @@ struct Reader<'r> {
 struct Word {
     text: String,
     quoted: bool,
+    /// An array without words stands in its quotes, which then make no word of nothing.
+    vanishes: bool,
 }
 
 impl Reader<'_> {
@@ -181,6 +183,7 @@ impl Reader<'_> {
             Some('@' | '*') => {
                 // What the script itself is given: nothing.
                 self.next();
+                word.vanishes = true;
                 return;
             }
             _ => return word.text.push(first),
@@ -200,6 +203,7 @@ impl Reader<'_> {
             true => vec![values.into_iter().next().unwrap_or_default()],
             false => values.into_iter().take(1).flat_map(|value| words(&value)).collect(),
         };
+        word.vanishes |= whole.is_some() && pieces.is_empty();
         for (index, piece) in pieces.into_iter().enumerate() {
             if index > 0 {
                 let before = std::mem::take(word);
@@ -230,7 +234,7 @@ impl Reader<'_> {
     }
 
     fn end_word(&mut self, word: Word) {
-        if word.quoted || !word.text.is_empty() {
+        if !word.text.is_empty() || (word.quoted && !word.vanishes) {
             self.command.words.push(word.text);
         }
     }

@@ -53,7 +53,7 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
     let groups = match lora {
         true => {
             let (method, groups) = adapter::read(reader, rate.0);
-            let module = reader.written("network_module");
+            let module = reader.all_written(&["network_module", "network_train_unet_only"]);
             train.field("method", method).from(module);
             groups
         }

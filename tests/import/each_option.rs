@@ -148,6 +148,36 @@ fn an_option_that_becomes_a_field_changes_the_pipeline_and_is_its_comment() {
     }
 }
 
+/// One may hide another, which must be told then.
+#[test]
+fn of_many_options_together_each_is_told() {
+    let place = place();
+    // These are refused, or change what is asked for by all others.
+    let apart =
+        ["dataset_config", "dataset_repeats", "masked_loss", "network_module", "optimizer_type", "use_lion_optimizer"];
+    for (trainer, base) in [(Trainer::Full, FULL), (Trainer::Lora, LORA)] {
+        let together =
+            FIELDS.iter().filter(|(name, ..)| !apart.contains(name) && trainer.has(option(name).expect("listed")));
+        let options: String = together.clone().map(|(name, value, _)| format!(" --{name} {value}")).collect();
+        for more in [
+            "",
+            "--enable_bucket --network_train_unet_only",
+            "--weighting_scheme sigma_sqrt --lr_scheduler polynomial --loss_type l2",
+        ] {
+            let more =
+                if trainer == Trainer::Full { more.replace("--network_train_unet_only", "") } else { more.to_owned() };
+            let (with, text) = outcome(&place, &format!("{base} {options} {more}"));
+            assert!(with.is_ok(), "{text}");
+            for (name, ..) in together.clone() {
+                let told = text.match_indices(&format!("--{name}")).any(|(start, found)| {
+                    !text[start + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                });
+                assert!(told, "--{name} is not told:\n{text}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_option_without_a_field_is_told_or_refused() {
     let place = place();

@@ -136,7 +136,7 @@ fn a_file_of_settings_and_samples_are_read() {
     for said in [
         "--noise_offset 0.1: had no effect",
         "learning_rates in the --config_file: had no effect",
-        "did you mean --learning_rate?",
+        "for SD3; did you mean",
     ] {
         assert!(text.contains(said), "{said}:\n{text}");
     }
