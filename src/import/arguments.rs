@@ -20,8 +20,8 @@ pub struct Arguments {
     pub trainer: Trainer,
     /// The processes that it is said to run on, each with a GPU of its own.
     pub processes: Option<u32>,
-    /// The precision that the launcher is told, which the programs don't go by.
-    pub launched_in: Option<String>,
+    /// The words in front of the program.
+    pub launcher: Vec<String>,
     /// The folder that its paths start from.
     pub folder: PathBuf,
     /// The options with what is written behind them.
@@ -88,9 +88,9 @@ pub fn read(words: &[String], folder: PathBuf) -> Result<Arguments, Vec<Refusal>
     };
     let mut refusals = Vec::new();
     let given = command_line(&words[place + 1..], trainer, &mut refusals);
-    let launcher = &words[..place];
-    let (processes, launched_in) = (processes(launcher, &folder), told(launcher, &["mixed_precision"]));
-    let mut arguments = Arguments { trainer, processes, launched_in, folder, given, unknown: Vec::new() };
+    let launcher = words[..place].to_vec();
+    let processes = processes(&launcher, &folder);
+    let mut arguments = Arguments { trainer, processes, launcher, folder, given, unknown: Vec::new() };
     if let Some(file) = arguments.given.get("config_file").and_then(|words| words.first()).cloned()
         && let Err(refusal) = arguments.read_config(&file)
     {
@@ -179,7 +179,7 @@ fn nearest(name: &str, trainer: Trainer) -> Option<String> {
 }
 
 /// What a launcher is told by an option of one of these names, with dashes or underscores.
-fn told(launcher: &[String], names: &[&str]) -> Option<String> {
+pub fn told(launcher: &[String], names: &[&str]) -> Option<String> {
     launcher.iter().enumerate().rev().find_map(|(place, word)| {
         let (name, value) =
             word.strip_prefix("--")?.split_once('=').map_or((&word[2..], None), |(name, value)| (name, Some(value)));

@@ -69,11 +69,7 @@ impl Folder {
         let regularisation = scope.flag(reader, "is_reg").value;
         let folder = reader.arguments.folder.join(&path);
         let count = pictures(&folder).map(|count| (count, count * u64::from(repeats.value)));
-        if folders_in(&folder).is_some_and(|inner| !inner.is_empty()) {
-            reader.notes.push(format!(
-                "pictures in folders inside of {path} are trained on here too; sd-scripts passes them over"
-            ));
-        }
+        tell_inner(reader, &path, &folder);
         Self {
             path,
             named: false,
@@ -158,9 +154,12 @@ pub fn by_name(reader: &mut Reader<'_>, scope: &Scope<'_>, path: &str, regularis
         })
         .collect();
     // All that lies in it is trained on here, so that it can only be named as a whole if there is nothing else.
-    if !regularisation && named.len() == inner.len() && pictures(&base) == Some(0) {
+    let alike = |name: &String, repeats: u32| name.contains('_') && repeats <= 1000;
+    let as_here = named.len() == inner.len() && named.iter().all(|(name, (repeats, _))| alike(name, *repeats));
+    if !regularisation && as_here && pictures(&base) == Some(0) {
         let mut folder = whole(reader);
         reader.notes.truncate(notes);
+        named.iter().for_each(|(name, _)| tell_inner(reader, &format!("{path}/{name}"), &base.join(name)));
         folder.count = counts.into_iter().reduce(|one, other| (one.0 + other.0, one.1 + other.1));
         let names: Vec<String> = named.iter().map(|(name, _)| format!("`{name}`")).collect();
         folder.repeats.source = format!("--train_data_dir; the names of {} say repeats and class", names.join(", "));
@@ -174,6 +173,14 @@ pub fn by_name(reader: &mut Reader<'_>, scope: &Scope<'_>, path: &str, regularis
         folder
     };
     named.into_iter().zip(counts).map(folder).collect()
+}
+
+/// Tells of folders inside of one, into which sd-scripts does not look.
+fn tell_inner(reader: &mut Reader<'_>, path: &str, folder: &Path) {
+    if folders_in(folder).is_some_and(|inner| !inner.is_empty()) {
+        let note = "are trained on here too; sd-scripts passes them over";
+        reader.notes.push(format!("pictures in folders inside of {path} {note}"));
+    }
 }
 
 /// How many pictures lie right in a folder, if it can be read.

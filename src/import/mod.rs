@@ -101,13 +101,7 @@ pub fn pipeline(arguments: &Arguments, circumstances: &Circumstances) -> Result<
     });
     let name = name(&mut reader);
     reader.instead("config_file", "what it says is among the above");
-    if let Some(precision) = &arguments.launched_in
-        && !arguments.given.contains_key("mixed_precision")
-    {
-        let why = "had no effect: sd-scripts goes by its own --mixed_precision, which is `no` unless given";
-        reader.notes.push(format!("accelerate's --mixed_precision {precision} {why}"));
-        reader.remark(format!("accelerate's --mixed_precision {precision} {why}."));
-    }
+    launcher(&mut reader);
     let left_out = reader.leave();
     let Some(stages) = stages.filter(|_| reader.refusals.is_empty()) else { return Err(reader.refusals) };
     let mut pipeline = Bracket::new("Pipeline");
@@ -127,6 +121,23 @@ pub fn pipeline(arguments: &Arguments, circumstances: &Circumstances) -> Result<
     }
     check(&text)?;
     Ok(Imported { text, notes: reader.notes })
+}
+
+/// What the words in front of the program did not do, or leave open.
+fn launcher(reader: &mut Reader<'_>) {
+    let words = &reader.arguments.launcher;
+    if let Some(precision) = arguments::told(words, &["mixed_precision"])
+        && !reader.arguments.given.contains_key("mixed_precision")
+    {
+        let why = "had no effect: sd-scripts goes by its own --mixed_precision, which is `no` unless given";
+        reader.notes.push(format!("accelerate's --mixed_precision {precision} {why}"));
+        reader.remark(format!("accelerate's --mixed_precision {precision} {why}."));
+    }
+    let accelerates = words.iter().any(|word| word.ends_with("accelerate"));
+    if accelerates && reader.arguments.processes.or(reader.circumstances.processes).is_none() {
+        let note = "on how many GPUs it ran is said in accelerate's own settings: one is taken unless --processes says how many";
+        reader.notes.push(note.to_owned());
+    }
 }
 
 /// That the pipeline's own rules, without a look at any file, have nothing against it.

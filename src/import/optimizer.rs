@@ -5,6 +5,7 @@ use super::{
     text::{Bracket, number},
 };
 use crate::pipeline::suggestion;
+use indexmap::IndexMap;
 
 /// What turns gradients into updates.
 pub struct Chosen {
@@ -25,7 +26,8 @@ enum Literal {
 }
 
 /// An optimizer of sd-scripts, in lower case; ours; and what else there is to say.
-const NAMES: [(&str, &str, &str); 10] = [
+const NAMES: [(&str, &str, &str); 11] = [
+    ("adafactor", "Adafactor", ""),
     ("adamw", "AdamW", ""),
     ("adamw8bit", "AdamW8bit", ""),
     ("pagedadamw", "AdamW", PAGED),
@@ -113,9 +115,9 @@ pub fn read(reader: &mut Reader<'_>) -> Chosen {
     let given = reader.list("optimizer_args").unwrap_or_default();
     let source = [source, reader.written("optimizer_args")].join(" ").trim().to_owned();
     let bare = MODULES.iter().find_map(|module| name.strip_prefix(module)).unwrap_or(&name).to_lowercase();
-    let known = NAMES.iter().find(|(known, ..)| *known == bare).map(|(_, ours, note)| (*ours, *note));
+    let known = NAMES.iter().find(|(known, ..)| *known == bare);
     let mut chosen = Chosen { bracket: Bracket::new(""), source, notes: Vec::new(), rate: None, schedule: None };
-    let Some((ours, note)) = known.or((bare == "adafactor").then_some(("Adafactor", ""))) else {
+    let Some(&(_, ours, note)) = known else {
         let instead = match bare.starts_with("dadapt") {
             true => "--optimizer_type Prodigy --learning_rate 1, which finds its rate too",
             false => "AdamW, AdamW8bit, Adafactor, Lion, Prodigy or AdamWScheduleFree",
@@ -125,74 +127,26 @@ pub fn read(reader: &mut Reader<'_>) -> Chosen {
     };
     chosen.bracket = Bracket::new(ours);
     chosen.notes.extend(Some(note).filter(|note| !note.is_empty()));
-    let known = arguments(ours);
-    let mut fields: Vec<(&str, String)> = Vec::new();
-    let (mut relative, mut warmup_init, mut warmup) = (true, false, 0.0);
-    for argument in &given {
-        let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
-        let Some(value) = literal(value) else {
-            reader.refuse(format!("--optimizer_args {argument}: that is no value"), "a number, True or False");
-            continue;
-        };
-        match (key, &value) {
-            ("relative_step", Literal::Switch(on)) => relative = *on,
-            ("warmup_init", Literal::Switch(on)) => warmup_init = *on,
-            ("warmup_steps", Literal::Numbers(steps)) if ours == "AdamWScheduleFree" => {
-                warmup = steps.first().copied().unwrap_or_default();
-                continue;
-            }
-            _ => {}
-        }
-        let Some((_, names)) = known.iter().find(|(name, _)| *name == key) else {
-            match value {
-                Literal::Nothing | Literal::Switch(false) => {}
-                _ if TUNING.contains(&key) => {
-                    reader.remark(format!(
-                        "--optimizer_args {argument}: it changes how fast a step is, or where states lie."
-                    ));
-                }
-                _ => {
-                    let hint = suggestion(key, known.iter().map(|(name, _)| *name))
-                        .unwrap_or_else(|| "leave it out".to_owned());
-                    reader.refuse(format!("--optimizer_args {argument}: {ours} has no such setting here"), hint);
-                }
-            }
-            continue;
-        };
-        match value {
-            Literal::Nothing => {}
-            Literal::Switch(on) => fields.push((names[0], on.to_string())),
-            Literal::Numbers(values) if values.len() == names.len() => {
-                fields.extend(names.iter().zip(values).map(|(name, value)| (*name, number(value))));
-            }
-            Literal::Numbers(_) => {
-                reader.refuse(
-                    format!("--optimizer_args {argument}: it has {} values", names.len()),
-                    "separate them by commas",
-                );
-            }
-        }
-    }
-    let mut default = |name: &'static str, value: &str| {
-        if fields.iter().all(|(known, _)| *known != name) {
-            fields.push((name, value.to_owned()));
-        }
-    };
+    let mut fields = IndexMap::new();
     match ours {
-        "AdamW" | "AdamW8bit" => default("weight_decay", "0.01"),
-        "Adafactor" => {
-            default("scale_parameter", "true");
-            default("relative_step", "true");
-        }
+        "AdamW" | "AdamW8bit" => drop(fields.insert("weight_decay", "0.01".to_owned())),
+        "Adafactor" => fields.extend(["scale_parameter", "relative_step"].map(|name| (name, "true".to_owned()))),
         _ => {}
     }
-    if ours == "Adafactor" && (relative || warmup_init) {
-        if let Some(field) = fields.iter_mut().find(|(name, _)| *name == "relative_step") {
-            field.1 = "true".to_owned();
+    let mut warmup = 0.0;
+    for argument in &given {
+        match argument.strip_prefix("warmup_steps=").and_then(|steps| steps.parse().ok()) {
+            Some(steps) if ours == "AdamWScheduleFree" => warmup = steps,
+            _ => set(reader, ours, argument, &mut fields),
         }
+    }
+    let on = |name: &str| fields.get(name).is_some_and(|value| value == "true");
+    if ours == "Adafactor" && (on("relative_step") || on("warmup_init")) {
+        fields.insert("relative_step", "true".to_owned());
         let why = "Adafactor with relative_step finds the size of its steps".to_owned();
-        reader.no_effect("learning_rate", &why);
-        reader.no_effect("unet_lr", &why);
+        for name in ["learning_rate", "unet_lr", "text_encoder_lr"] {
+            reader.no_effect(name, &why);
+        }
         chosen.rate = Some((1.0, why.clone()));
         chosen.schedule = Some(("Constant()".to_owned(), why));
     }
@@ -207,9 +161,39 @@ pub fn read(reader: &mut Reader<'_>) -> Chosen {
     chosen
 }
 
+/// Takes an argument of an optimizer into its fields.
+fn set(reader: &mut Reader<'_>, ours: &str, argument: &str, fields: &mut IndexMap<&'static str, String>) {
+    let known = arguments(ours);
+    let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
+    let Some(value) = literal(value) else {
+        return reader.refuse(format!("--optimizer_args {argument}: that is no value"), "a number, True or False");
+    };
+    let names = known.iter().find(|(name, _)| *name == key).map(|(_, names)| *names);
+    match (names, value) {
+        (_, Literal::Nothing) | (None, Literal::Switch(false)) => {}
+        (Some(names), Literal::Switch(on)) => drop(fields.insert(names[0], on.to_string())),
+        (Some(names), Literal::Numbers(values)) if values.len() == names.len() => {
+            fields.extend(names.iter().zip(values).map(|(name, value)| (*name, number(value))));
+        }
+        (Some(names), Literal::Numbers(_)) => {
+            let message = format!("--optimizer_args {argument}: it has {} values", names.len());
+            reader.refuse(message, "separate them by commas");
+        }
+        (None, _) if TUNING.contains(&key) => {
+            let why = "it changes how fast a step is, or where states lie";
+            reader.remark(format!("--optimizer_args {argument}: {why}."));
+        }
+        (None, _) => {
+            let hint = suggestion(key, known.iter().map(|(name, _)| *name));
+            let message = format!("--optimizer_args {argument}: {ours} has no such setting here");
+            reader.refuse(message, hint.unwrap_or_else(|| "leave it out".to_owned()));
+        }
+    }
+}
+
 impl Chosen {
     /// Writes the field.
-    pub fn write(&self, _reader: &mut Reader<'_>, train: &mut Bracket) {
+    pub fn write(&self, train: &mut Bracket) {
         let mut added = train.field("optimizer", self.bracket.clone()).from(&*self.source);
         for note in &self.notes {
             added = added.note(*note);

@@ -133,10 +133,10 @@ impl<'r> Reader<'r> {
     pub fn path(&self, path: &str) -> String {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let (from, to) = (absolute(&self.arguments.folder), absolute(&self.circumstances.target));
-        let moved = match from == to {
-            true => return quoted(path),
-            false => from.join(path),
-        };
+        if from == to && Path::new(path).is_relative() {
+            return quoted(path);
+        }
+        let moved = from.join(path);
         quoted(&moved.strip_prefix(&to).unwrap_or(&moved).to_string_lossy())
     }
 

@@ -142,6 +142,9 @@ impl Reader<'_> {
                 }
             }
             '$' | '`' => self.expand(first, word, false),
+            '~' if word.text.is_empty() && !word.quoted && self.characters.peek() == Some(&'/') => {
+                word.text += &(self.environment)("HOME").unwrap_or_else(|| "~".to_owned());
+            }
             first => word.text.push(first),
         }
     }
@@ -340,11 +343,11 @@ mod tests {
 
     #[test]
     fn what_only_a_shell_can_know_is_told_for_the_command_that_needs_it() {
-        let script = "A=$(date (now))\nfirst `x y` && second $A\nthird $NONE \"${HOME}\"\nfourth";
+        let script = "A=$(date (now))\nfirst `x y` && second $A\nthird $NONE \"${HOME}\" ~/x a~/x\nfourth";
         let found = commands(script, &|name| (name == "HOME").then(|| "/home".to_owned()));
         let unclear: Vec<Vec<String>> = found.iter().map(|command| command.unclear.clone()).collect();
         assert_eq!(unclear, [vec!["`x y`"], vec!["$(date (now))"], vec!["$NONE"], vec![]]);
-        assert_eq!(found[2].words, ["third", "$NONE", "/home"]);
+        assert_eq!(found[2].words, ["third", "$NONE", "/home", "/home/x", "a~/x"]);
         assert_eq!(found.iter().map(|command| command.line).collect::<Vec<_>>(), [2, 2, 3, 4]);
     }
 

@@ -124,7 +124,7 @@ impl Field {
 impl Added<'_> {
     /// Which options it came from, as they were written.
     pub fn from(self, source: impl Into<String>) -> Self {
-        self.0.source = source.into();
+        self.0.source = source.into().replace(['\n', '\r'], " ");
         self
     }
 

@@ -60,16 +60,18 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
         false => Vec::new(),
     };
     let length = Length { epochs: epochs(reader, &mut train, steps), steps, processes };
-    let shape = "as many pictures a step";
     train.field("batch", &batch).from(&*data.batch.source);
-    if accumulate * processes > 1 {
+    let accumulated = accumulate.saturating_mul(processes);
+    if accumulated > 1 {
         let written = reader.written("gradient_accumulation_steps");
         let source = match (accumulate, processes) {
             (_, 1) => written,
-            (1, _) => format!("on {processes} GPUs: the same mean over {} pictures a step", batch * processes),
-            _ => format!("{written} on {processes} GPUs: {shape}"),
+            _ => {
+                let pictures = accumulated.saturating_mul(batch);
+                format!("{written} on {processes} GPUs: the same mean over {pictures} pictures a step")
+            }
         };
-        train.field("accumulate", &(accumulate * processes)).from(source);
+        train.field("accumulate", &accumulated).from(source.trim_start());
     }
     match reader.number::<u64>("seed") {
         Some(seed) => drop(train.field("seed", &seed).from(reader.written("seed"))),
@@ -77,7 +79,7 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
     }
     train.field("learning_rate", &number(rate.0)).from(rate.1);
     schedule::write(reader, &mut train, &optimizer, length, rate.0);
-    optimizer.write(reader, &mut train);
+    optimizer.write(&mut train);
     if !groups.is_empty() {
         let source = reader.all_written(&["text_encoder_lr"]);
         train.field("groups", groups).from(source).note("Each rate is a factor of `learning_rate`.");
@@ -95,7 +97,7 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
     validation(reader, &mut train, data, lora);
     let norm = reader.number::<f64>("max_grad_norm").unwrap_or(1.0);
     train.field("max_gradient_norm", &number(norm)).from(reader.source("max_grad_norm"));
-    memory(reader, &mut train, accumulate * processes);
+    memory(reader, &mut train, accumulated);
     (train, length)
 }
 
@@ -114,8 +116,8 @@ fn epochs(reader: &mut Reader<'_>, train: &mut Bracket, steps: Option<u64>) -> u
         reader.refuse(message, "import where the folders of pictures are (--folder says where paths start from), or add --max_train_epochs");
         return 1;
     };
-    let epochs = u32::try_from((all + steps / 2) / steps).unwrap_or(u32::MAX).max(1);
-    let trained = u64::from(epochs) * steps;
+    let epochs = u32::try_from(all.saturating_add(steps / 2) / steps).unwrap_or(u32::MAX).max(1);
+    let trained = u64::from(epochs).saturating_mul(steps);
     let note = match trained == all {
         true => format!("{all} steps of {steps} an epoch."),
         false => format!(
@@ -278,7 +280,7 @@ fn every(reader: &mut Reader<'_>, length: Length) -> (u32, String) {
     }
     match reader.number::<u64>("save_every_n_steps").filter(|count| *count > 0) {
         Some(count) => {
-            let epochs = length.steps.map_or(1, |steps| ((count + steps / 2) / steps).max(1) as u32);
+            let epochs = length.steps.map_or(1, |steps| (count.saturating_add(steps / 2) / steps).max(1) as u32);
             (
                 epochs.min(length.epochs),
                 format!("{}: checkpoints are of whole epochs", reader.written("save_every_n_steps")),

@@ -312,6 +312,21 @@ fn keys_of_datasets_that_mean_nothing_are_refused_with_the_nearest() {
     }
 }
 
+/// A line of a comment that a value breaks would be read as part of the pipeline.
+#[test]
+fn values_can_be_any_text() {
+    let place = Place::new();
+    let odd = "a\"b\\\n),//*/ c";
+    let command = format!("python sd3_train.py {MODEL} --train_data_dir photos --resolution 512 --max_train_epochs 2");
+    let ours = place.pipeline(&format!("{command} --caption_prefix '{odd}' --output_name '{odd}' --wandb_run_name '{odd}' --shuffle_caption --keep_tokens_separator '{odd}'"));
+    let captions = parameters!(&ours, "captions", Captions);
+    assert_eq!(
+        (captions.prefix.as_str(), ours.pipeline.name.as_str()),
+        (odd, format!("a-b{}c", "-".repeat(odd.len() - 4)).as_str())
+    );
+    assert_eq!(captions.shuffle.as_ref().unwrap().keep_tokens_separator, odd);
+}
+
 /// What lies beside the folders that sd-scripts looks into is not trained on there.
 #[test]
 fn folders_are_named_one_by_one_where_others_lie_beside_them() {

@@ -44,6 +44,20 @@ fn a_file_is_written_once_and_its_paths_lead_where_they_did() {
 }
 
 #[test]
+fn what_the_launcher_leaves_open_is_told() {
+    let place = Place::new();
+    let launcher = "accelerate launch --mixed_precision=bf16";
+    let training = TRAINING.replace("python", launcher);
+    let words: Vec<&str> = ["--"].into_iter().chain(training.split_whitespace()).collect();
+    let (code, text, notes) = import(&place, &words);
+    assert_eq!(code, Some(0), "{notes}");
+    assert!(notes.contains("--processes") && notes.contains("--mixed_precision bf16 had no effect"), "{notes}");
+    assert!(text.contains("precision: F32"), "{text}");
+    let (_, _, notes) = import(&place, &[&["--processes", "4"], &words[..]].concat());
+    assert!(!notes.contains("--processes"), "{notes}");
+}
+
+#[test]
 fn what_is_missing_is_told_after_writing() {
     let place = Place::new();
     let mut arguments = behind(&["-o", "mine.ron"]);
