@@ -29,6 +29,4 @@ fn a_training_of_sd_scripts_becomes_a_pipeline_that_runs() {
     // Four samples in twos are two steps an epoch.
     assert_eq!(space.files("out/tiny/lora").len(), 3);
     assert!(space.path("out/tiny/contact-sheet.png").exists());
-    space.edit("tiny.ron", "missing: ClassName", "missing: Error");
-    space.call(&run).succeeds();
 }

@@ -153,8 +153,16 @@ fn an_option_that_becomes_a_field_changes_the_pipeline_and_is_its_comment() {
 fn of_many_options_together_each_is_told() {
     let place = place();
     // These are refused, or change what is asked for by all others.
-    let apart =
-        ["dataset_config", "dataset_repeats", "masked_loss", "network_module", "optimizer_type", "use_lion_optimizer"];
+    let apart = [
+        "dataset_config",
+        "dataset_repeats",
+        "masked_loss",
+        "network_module",
+        "network_train_text_encoder_only",
+        "network_train_unet_only",
+        "optimizer_type",
+        "use_lion_optimizer",
+    ];
     for (trainer, base) in [(Trainer::Full, FULL), (Trainer::Lora, LORA)] {
         let together =
             FIELDS.iter().filter(|(name, ..)| !apart.contains(name) && trainer.has(option(name).expect("listed")));
