@@ -220,9 +220,11 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
     let ratio = arguments.number::<f64>(reader, "loraplus_lr_ratio");
     let of_unet = arguments.number::<f64>(reader, "loraplus_unet_lr_ratio").or(ratio);
     let of_clips = arguments.number::<f64>(reader, "loraplus_text_encoder_lr_ratio").or(ratio);
+    let rates = if reader.switch("network_train_unet_only") { [None, None] } else { rates(reader) };
     // Without a rate of their own encoders have that of --learning_rate, not of --unet_lr.
-    let of_others = CLIPS.iter().any(|(_, kinds)| targets.contains(kinds[0]));
-    let own = of_others.then(|| reader.number::<f64>("learning_rate")).flatten().unwrap_or(2e-6);
+    let lacks = |((_, kinds), said): (&(&str, [&str; 2]), Option<f64>)| said.is_none() && targets.contains(kinds[0]);
+    let lack = CLIPS.iter().zip(rates).any(lacks);
+    let own = lack.then(|| reader.number::<f64>("learning_rate")).flatten().unwrap_or(2e-6);
     let mut groups = Vec::new();
     let mut add = |pattern: &str, factor: f64, note: &str| {
         let mut group = Bracket::new("");
@@ -235,7 +237,6 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
         group.field("learning_rate", &number(factor));
         groups.push(group);
     };
-    let rates = if reader.switch("network_train_unet_only") { [None, None] } else { rates(reader) };
     let factor = |((_, kinds), said): (&(&str, [&str; 2]), Option<f64>)| {
         targets.contains(kinds[0]).then(|| said.unwrap_or(own) / rate)
     };

@@ -165,14 +165,15 @@ pub fn by_name(reader: &mut Reader<'_>, scope: &Scope<'_>, path: &str, regularis
         folder.repeats.source = format!("--train_data_dir; the names of {} say repeats and class", names.join(", "));
         return vec![folder];
     }
-    let folder = |((name, (repeats, class)), count): ((&String, (u32, String)), (u64, u64))| {
+    let mut folders = Vec::new();
+    for ((name, (repeats, class)), count) in named.into_iter().zip(counts) {
         let mut folder = Folder::read(reader, scope, format!("{}/{name}", path.trim_end_matches('/')));
         folder.repeats = Said { value: repeats, source: String::new() };
         folder.class = Said { value: class, source: String::new() };
         (folder.regularisation, folder.count) = (regularisation, Some(count));
-        folder
-    };
-    named.into_iter().zip(counts).map(folder).collect()
+        folders.push(folder);
+    }
+    folders
 }
 
 /// Tells of folders inside of one, into which sd-scripts does not look.

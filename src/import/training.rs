@@ -81,7 +81,10 @@ pub fn stage(reader: &mut Reader<'_>, data: &Data) -> (Bracket, Length) {
     schedule::write(reader, &mut train, &optimizer, length, rate.0);
     optimizer.write(&mut train);
     if !groups.is_empty() {
-        let source = reader.all_written(&["text_encoder_lr"]);
+        let source = match reader.written("text_encoder_lr") {
+            none if none.is_empty() && !reader.written("unet_lr").is_empty() => reader.written("learning_rate"),
+            written => written,
+        };
         train.field("groups", groups).from(source).note("Each rate is a factor of `learning_rate`.");
     }
     types(reader, &mut train, lora);
