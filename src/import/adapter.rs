@@ -252,9 +252,10 @@ fn groups(reader: &mut Reader<'_>, arguments: &mut Arguments, rate: f64, targets
     }
     if let Some(ratio) = of_unet {
         // A tensor goes by the first group that it is in: adapters of the CLIPs by these.
-        for (pattern, _) in CLIPS.iter().zip(&factors).filter(|(_, factor)| **factor == Some(1.0)).map(|(clip, _)| clip)
-        {
-            add(pattern, 1.0, "LoRA+ is of the MMDiT alone");
+        for ((pattern, _), factor) in CLIPS.iter().zip(&factors) {
+            if of_clips.is_none() && *factor == Some(1.0) {
+                add(pattern, 1.0, "LoRA+ is of the MMDiT alone");
+            }
         }
         add("*.lora_up.weight", ratio, "LoRA+");
     }
