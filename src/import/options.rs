@@ -322,7 +322,7 @@ pub const OPTIONS: &[SdOption] = &[
     of("t5xxl_max_token_length", Both, One, Field("text.t5_tokens")),
     of("text_encoder_batch_size", Both, One, Field("text.batch")),
     of("text_encoder_lr", Lora, Several, Field("train.groups")),
-    of("token_warmup_min", Both, One, Refused(TOKEN_WARMUP, "leave it out")),
+    of("token_warmup_min", Both, One, NoEffect("it is of --token_warmup_step, which is refused")),
     of("token_warmup_step", Both, One, Refused(TOKEN_WARMUP, "leave it out")),
     of("tokenizer_cache_dir", Both, One, Field("model.tokenizers.t5")),
     of("torch_compile", Both, Nothing, TUNING),

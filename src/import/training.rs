@@ -184,7 +184,9 @@ fn dropout(reader: &mut Reader<'_>, train: &mut Bracket, data: &Data) {
 
 fn validation(reader: &mut Reader<'_>, train: &mut Bracket, data: &Data, lora: bool) {
     let every = reader.number::<u32>("validate_every_n_epochs");
-    let Some(share) = data.validation.as_ref() else { return };
+    let Some(share) = data.validation.as_ref() else {
+        return reader.no_effect("validate_every_n_epochs", "there is no --validation_split");
+    };
     if !lora {
         return reader.remark(format!(
             "{}: had no effect: sd3_train.py validates nothing. Here: validation: (share: {}).",
@@ -235,7 +237,8 @@ pub fn export(reader: &mut Reader<'_>, length: Length) -> Bracket {
     let chosen = match (count, kept) {
         (0, _) => "Last".to_owned(),
         (_, Some(kept)) => {
-            let saved: Vec<u32> = (1..length.epochs).filter(|epoch| epoch % count == 0).collect();
+            // More epochs are refused by the pipeline.
+            let saved: Vec<u32> = (1..length.epochs.min(10_000)).filter(|epoch| epoch % count == 0).collect();
             let first = saved.len().saturating_sub(kept as usize);
             let list: Vec<String> = saved[first..].iter().chain([&length.epochs]).map(u32::to_string).collect();
             format!("Only([{}])", list.join(", "))
