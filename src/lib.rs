@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod hub;
+pub mod import;
 pub mod pipeline;
 pub mod plan;
 pub mod run;

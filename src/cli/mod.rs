@@ -8,6 +8,7 @@ mod failure;
 mod fetch;
 mod gc;
 mod graph;
+mod import;
 mod init;
 mod inspect;
 mod manual;
@@ -61,6 +62,8 @@ enum Verb {
     /// Reports on the data: sizes, captions, buckets, pictures that look alike. Needs no model and writes nothing.
     #[command(after_help = examples::DATA)]
     Data(data::Data),
+    /// Writes the pipeline of a training of sd-scripts.
+    Import(import::Import),
     /// Says what a run would do, and why. Loads no model and writes nothing.
     #[command(after_help = examples::PLAN)]
     Plan(plan::Plan),
@@ -202,6 +205,7 @@ pub fn main() -> ExitCode {
         Verb::Init(verb) => verb.run(),
         Verb::Data(verb) => verb.run(),
         Verb::Fetch(verb) => verb.run(),
+        Verb::Import(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),

@@ -7,7 +7,7 @@ mod check;
 mod compose;
 mod definition;
 mod diagnostic;
-mod ineffective;
+pub(crate) mod ineffective;
 mod names;
 mod outline;
 mod source;

@@ -8,6 +8,7 @@ mod denied;
 mod edits;
 mod estimate;
 mod hostile;
+mod import;
 mod inputs;
 mod interrupted;
 mod killed;
