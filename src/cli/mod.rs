@@ -20,7 +20,7 @@ mod why;
 pub use failure::Failure;
 
 use crate::{
-    pipeline::{self, Resolved},
+    pipeline::{self, Resolved, ResolvedStage},
     plan::{Estimate, Examined, Planner},
     run::previous_keys,
 };
@@ -204,14 +204,11 @@ impl<'s> Survey<'s> {
         resolved: &'s Resolved,
         store: Option<&'s Store>,
         forced: BTreeSet<usize>,
-        until: Option<usize>,
+        until: &BTreeSet<usize>,
     ) -> Result<Self, Failure> {
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
-        let wanted = match until {
-            Some(last) => planner.ancestors(last),
-            None => (0..resolved.stages.len()).collect::<BTreeSet<_>>(),
-        };
+        let wanted = planner.until(until);
         for &index in &wanted {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
@@ -229,12 +226,31 @@ impl<'s> Survey<'s> {
     }
 }
 
-/// The index of a stage that was named on the command line.
-fn stage_index(resolved: &Resolved, name: &str) -> Result<usize, Failure> {
-    resolved.index(name).ok_or_else(|| {
+/// The indices of the stages that were named on the command line: of a stage that a grid has made several of all, or those at a
+/// part of a point: `train@seed=1`.
+fn stage_indices(resolved: &Resolved, name: &str) -> Result<BTreeSet<usize>, Failure> {
+    let (base, point) = pipeline::base_and_point(name);
+    let is_named = |stage: &ResolvedStage| {
+        let (of, at) = stage.base_and_point();
+        stage.name == name || (of == base && point.is_none_or(|point| pipeline::is_at(at.unwrap_or_default(), point)))
+    };
+    let named: BTreeSet<usize> =
+        resolved.stages.iter().enumerate().filter(|(_, stage)| is_named(stage)).map(|(index, _)| index).collect();
+    if named.is_empty() {
         let names: Vec<&str> = resolved.stages.iter().map(|stage| stage.name.as_str()).collect();
         let hint = pipeline::suggestion(name, names.iter().copied())
             .unwrap_or_else(|| format!("the stages are {}", names.join(", ")));
-        Failure::Usage(format!("there is no stage `{name}`\nhint: {hint}"))
-    })
+        return Err(Failure::Usage(format!("there is no stage `{name}`\nhint: {hint}")));
+    }
+    Ok(named)
+}
+
+/// The index of the one stage that was named on the command line.
+fn stage_index(resolved: &Resolved, name: &str) -> Result<usize, Failure> {
+    let named = stage_indices(resolved, name)?;
+    let names: Vec<&str> = named.iter().map(|index| resolved.stages[*index].name.as_str()).collect();
+    match (named.first(), named.len()) {
+        (Some(index), 1) => Ok(*index),
+        _ => Err(Failure::Usage(format!("`{name}` is several stages\nhint: say which: {}", names.join(" or ")))),
+    }
 }

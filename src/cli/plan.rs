@@ -1,6 +1,6 @@
 //! `sd3pipe plan`: what a run would do, and why.
 
-use super::{Failure, Survey, Target, print, stage_index, text};
+use super::{Failure, Survey, Target, print, stage_indices, text};
 use crate::{
     pipeline::{Resolved, ResolvedStage},
     plan::{Bytes, Reasons, Size, State},
@@ -42,9 +42,9 @@ impl Plan {
                 .map_err(|error| Failure::Usage(format!("the pipeline can't be written as RON: {error}")))?;
             return print(&format!("{ron}\n"));
         }
-        let until = self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?;
+        let until = self.until.as_deref().map(|name| stage_indices(&resolved, name)).transpose()?.unwrap_or_default();
         let store = Store::open_read_only(&self.target.store(&resolved))?;
-        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), until)?;
+        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), &until)?;
         let fault = |error| Failure::plan(&resolved.pipeline.name, error);
         let pace = seconds_an_action(&resolved, store.as_ref()).map_err(fault)?;
         let seconds = survey.seconds(&pace);

@@ -1,14 +1,15 @@
 //! `sd3pipe run`: runs what changed and reuses the rest.
 
-use super::{Failure, Target, print, progress, stage_index, text};
+use super::{Failure, Target, print, progress, stage_indices, text};
 use crate::{
     pipeline::Resolved,
-    run::{Journal, Networks, Options, Runner, previous_keys},
+    plan::EpochLosses,
+    run::{Comparison, Journal, Networks, Options, Runner, previous_keys},
 };
 use clap::Args;
 use sd3pipe_cache::Store;
 use sd3pipe_stages::work::Interrupt;
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -31,9 +32,11 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
         let start = Instant::now();
         let resolved = self.target.resolve()?;
+        let forced =
+            self.force.iter().map(|name| stage_indices(&resolved, name)).collect::<Result<Vec<_>, Failure>>()?;
         let options = Options {
-            until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
-            force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
+            until: self.until.as_deref().map(|name| stage_indices(&resolved, name)).transpose()?.unwrap_or_default(),
+            force: forced.into_iter().flatten().collect(),
             ignore_space: self.ignore_space,
         };
         let store = Store::open(&self.target.store(&resolved))?;
@@ -72,6 +75,13 @@ impl Run {
         let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
         store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
         print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
+        if result.is_ok() {
+            let fault = |error| Failure::plan(&resolved.pipeline.name, error);
+            if let Some(comparison) = Comparison::of(&resolved, &journal, &store).map_err(fault)? {
+                comparison.write(&resolved).map_err(fault)?;
+                print(&compared(&comparison))?;
+            }
+        }
         // How the run ended comes first: what the journal lacks may have the same cause.
         if let (Err(_), Err(error)) = (&result, &noted) {
             eprintln!("note: the journal does not know how this run ended: {error}");
@@ -109,4 +119,25 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         (true, true) => format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)),
     };
     text::table(&rows) + &end
+}
+
+/// A line for each point of a grid.
+fn compared(comparison: &Comparison) -> String {
+    let mut rows = vec![["point", "epochs", "loss", "held out", "lowest", "results"].map(str::to_owned).to_vec()];
+    let number = |loss: Option<f64>| loss.map_or(String::new(), |loss| format!("{loss:.4}"));
+    for point in &comparison.points {
+        let last = point.epochs.last().copied().unwrap_or_default();
+        let lowest = EpochLosses::best(&point.epochs);
+        rows.push(vec![
+            point.point.clone(),
+            text::count(point.epochs.len()),
+            number(last.trained),
+            number(last.held_out),
+            lowest.map_or(String::new(), |(epoch, loss)| format!("{loss:.4} at epoch {epoch}")),
+            point.folder.as_ref().map_or(String::new(), |folder| format!("{}/", folder.display())),
+        ]);
+    }
+    let best =
+        comparison.best().map(|(point, epoch)| format!("lowest on what is held out: {}, epoch {epoch}\n", point.point));
+    format!("\n{}{}", text::table(&rows), best.unwrap_or_default())
 }

@@ -4,6 +4,7 @@ use super::{
     compose::Composed,
     definition::Pipeline,
     diagnostic::{Diagnostic, suggestion},
+    grid::{self, AT},
     source::Sources,
 };
 use sd3pipe_stages::{
@@ -30,7 +31,7 @@ pub struct Resolved {
 /// A stage with the stages that it reads from.
 #[derive(Clone, Debug)]
 pub struct ResolvedStage {
-    /// What people call it.
+    /// What people call it. Of a stage that a grid has made several of, `train@learning_rate=1e-4,seed=1`.
     pub name: String,
     /// Kind and parameters.
     pub stage: Stage,
@@ -45,6 +46,18 @@ pub struct Upstream {
     pub role: &'static str,
     /// The index of the stage that is read, in [`Resolved::stages`].
     pub stage: usize,
+}
+
+impl ResolvedStage {
+    /// Its name as it's written, and the point of the grid that it is of.
+    pub fn base_and_point(&self) -> (&str, Option<&str>) {
+        base_and_point(&self.name)
+    }
+}
+
+/// The name of a stage as it's written, and the point of the grid that the stage is of.
+pub fn base_and_point(name: &str) -> (&str, Option<&str>) {
+    name.split_once(AT).map_or((name, None), |(base, point)| (base, Some(point)))
 }
 
 impl Resolved {
@@ -130,7 +143,7 @@ const LONGEST_NAME: usize = 100;
 pub(crate) const PLAIN_NAME: &str = "letters, digits, `-` and `_`, at most 100 bytes";
 
 /// Stages of a pipeline at most: what is found out about them takes time by their number's square.
-const MOST_STAGES: usize = 1000;
+pub(super) const MOST_STAGES: usize = 1000;
 
 /// Whether something may be called so that has a folder of its own in `out/`: such a name leads nowhere else.
 pub(crate) fn is_plain_name(name: &str) -> bool {
@@ -145,11 +158,13 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    for name in pipeline
-        .stages
-        .keys()
-        .filter(|name| !is_plain_name(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
-    {
+    let is_field = |name: &str| ["name", "model", "device", "grid", "stages"].contains(&name);
+    for name in pipeline.stages.keys() {
+        // What `plan --resolved` prints of a grid can be run again.
+        let (base, point) = base_and_point(name);
+        if is_plain_name(base) && !is_field(base) && point.is_none_or(grid::is_point) {
+            continue;
+        }
         let message = format!("`{name}` can't name a stage");
         faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
     }
@@ -189,7 +204,17 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
                     resolve(format!("stages.{name}.method.from"), path, "file", Path::is_file);
                 }
             }
-            _ => {}
+            Stage::Sample(sample) => {
+                let files = [
+                    ("image", sample.image.as_mut().map(|image| &mut image.path)),
+                    ("lora", sample.lora.as_mut().map(|lora| &mut lora.path)),
+                ];
+                for (field, path) in files {
+                    path.into_iter()
+                        .for_each(|path| resolve(format!("stages.{name}.{field}.path"), path, "file", Path::is_file));
+                }
+            }
+            Stage::EncodeText(_) | Stage::EncodeImages(_) | Stage::Export(_) => {}
         }
     }
 }

@@ -2,19 +2,22 @@
 //!
 //! [`source`] keeps the texts, [`outline`] finds where everything stands, [`compose`] folds `extends` and `--set` into one
 //! text, [`definition`] is what serde reads from it, and [`check`] turns that into a [`Resolved`] or into every error at once.
+//! Of a pipeline with a [`grid`] each point goes that way, and all are joined into one graph.
 
 mod check;
 mod compose;
 mod definition;
 mod diagnostic;
+mod grid;
 mod ineffective;
 mod outline;
 mod source;
 
 pub(crate) use check::{PLAIN_NAME, is_plain_name};
-pub use check::{Resolved, ResolvedStage, Upstream};
+pub use check::{Resolved, ResolvedStage, Upstream, base_and_point};
 pub use definition::{Pipeline, options};
 pub use diagnostic::{Diagnostic, Diagnostics, suggestion};
+pub use grid::is_at;
 pub use source::{Place, Source, Sources};
 
 use std::path::Path;
@@ -25,12 +28,31 @@ use std::path::Path;
 /// Everything that is wrong with it, each with its place: syntax and types stop at the first, all semantic errors come together.
 pub fn load(path: &Path, settings: &[String]) -> Result<Resolved, Diagnostics> {
     let mut sources = Sources::default();
-    let composed = match compose::compose(path, settings, &mut sources) {
-        Ok(composed) => composed,
-        Err(diagnostics) => return Err(Diagnostics { sources, list: diagnostics }),
-    };
-    definition::read(&composed)
-        .map_err(|diagnostic| vec![diagnostic])
-        .and_then(|pipeline| check::check(pipeline, &composed, &sources))
-        .map_err(|list| Diagnostics { sources, list })
+    resolve(path, settings, &mut sources).map_err(|list| Diagnostics { sources, list })
+}
+
+fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Resolved, Vec<Diagnostic>> {
+    let mut root = compose::fold(path, settings, sources)?;
+    let axes = grid::take(&mut root, settings, sources)?;
+    let (mut resolved, mut faults) = (Vec::new(), Vec::new());
+    for point in grid::points(&axes) {
+        let at_point = grid::at(&root, &axes, &point, sources).map_err(|fault| vec![fault]).and_then(|root| {
+            let composed = compose::compose(root, sources);
+            let pipeline = definition::read(&composed).map_err(|fault| vec![fault])?;
+            check::check(pipeline, &composed, sources)
+        });
+        match at_point {
+            Ok(at_point) => resolved.push((point, at_point)),
+            // What is wrong at every point is told once.
+            Err(list) => list.into_iter().for_each(|fault| {
+                if !faults.contains(&fault) {
+                    faults.push(fault);
+                }
+            }),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    grid::join(&axes, resolved)
 }

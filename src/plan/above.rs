@@ -23,6 +23,14 @@ impl Planner<'_> {
         all
     }
 
+    /// Every stage up to some last ones; all of them when there are none.
+    pub fn until(&self, last: &BTreeSet<usize>) -> BTreeSet<usize> {
+        match last.is_empty() {
+            true => (0..self.resolved.stages.len()).collect(),
+            false => last.iter().flat_map(|last| self.ancestors(*last)).collect(),
+        }
+    }
+
     /// The adapter that is trained above a stage, if one is.
     pub(super) fn adapter_of(&self, index: usize) -> Option<&Lora> {
         self.ancestors(index).into_iter().find_map(|above| match &self.resolved.stages[above].stage {

@@ -43,8 +43,8 @@ impl Engine for Networks {
 /// What may be asked of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The last stage to run, by index.
-    pub until: Option<usize>,
+    /// The last stages to run, by index; all of them when there are none.
+    pub until: BTreeSet<usize>,
     /// Stages to do anew whatever the store has.
     pub force: BTreeSet<usize>,
     /// Begins even if what will be written has no room.
@@ -161,10 +161,7 @@ impl Runner<'_> {
         results: &mut [Option<StageResult>],
         journal: &mut Journal,
     ) -> Result<(), RunError> {
-        let wanted = match self.options.until {
-            Some(last) => planner.ancestors(last),
-            None => (0..self.resolved.stages.len()).collect(),
-        };
+        let wanted = planner.until(&self.options.until);
         for &index in &wanted {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
