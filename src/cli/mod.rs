@@ -1,6 +1,7 @@
 //! The command line: one file a verb; nothing else in the program talks to the terminal.
 
 pub mod diagnostics;
+mod diff;
 mod failure;
 mod gc;
 mod graph;
@@ -10,6 +11,7 @@ mod plan;
 mod progress;
 mod run;
 mod runs;
+mod sample;
 mod show;
 mod status;
 mod store;
@@ -51,6 +53,8 @@ enum Verb {
     Plan(plan::Plan),
     /// Runs what changed and reuses the rest.
     Run(run::Run),
+    /// Draws more samples with checkpoints that a run has trained. Trains nothing.
+    Sample(Box<sample::Sample>),
     /// Compares the key of a stage with that of the last run, field by field, root cause first.
     Why(why::Why),
     /// Says which stages are up to date.
@@ -61,6 +65,8 @@ enum Verb {
     Runs(runs::Runs),
     /// Shows one run.
     Show(show::Show),
+    /// Compares two runs: parameters, data, losses, samples.
+    Diff(diff::Diff),
     /// Says what takes how much room in a store, and which pipeline needs it.
     Store(store::Usage),
     /// Removes from a store what no pin, no run that is under way and none of the last runs needs.
@@ -164,11 +170,13 @@ pub fn main() -> ExitCode {
         Verb::Init(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
+        Verb::Sample(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Graph(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
+        Verb::Diff(verb) => verb.run(),
         Verb::Store(verb) => verb.run(),
         Verb::Gc(verb) => verb.run(),
         Verb::Pin(verb) => verb.run(),
@@ -208,7 +216,7 @@ impl<'s> Survey<'s> {
     ) -> Result<Self, Failure> {
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
-        let wanted = planner.until(until);
+        let wanted = planner.needed::<()>(until, &BTreeMap::new());
         for &index in &wanted {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }

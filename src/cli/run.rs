@@ -4,12 +4,12 @@ use super::{Failure, Target, print, progress, stage_indices, text};
 use crate::{
     pipeline::Resolved,
     plan::EpochLosses,
-    run::{Comparison, Journal, Networks, Options, Runner, previous_keys},
+    run::{Comparison, Journal, Networks, Options, RunError, Runner, previous_keys},
 };
 use clap::Args;
-use sd3pipe_cache::Store;
+use sd3pipe_cache::{Key, Store};
 use sd3pipe_stages::work::Interrupt;
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -30,7 +30,6 @@ static INTERRUPT: Interrupt = Interrupt::new();
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let start = Instant::now();
         let resolved = self.target.resolve()?;
         let forced =
             self.force.iter().map(|name| stage_indices(&resolved, name)).collect::<Result<Vec<_>, Failure>>()?;
@@ -40,55 +39,61 @@ impl Run {
             ignore_space: self.ignore_space,
         };
         let store = Store::open(&self.target.store(&resolved))?;
-        // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
-        let installed = ctrlc::set_handler(|| {
-            if INTERRUPT.asked() {
-                std::process::exit(130);
-            }
-            INTERRUPT.ask();
-            eprintln!("\nstopping after this step; once more to stop at once");
-        });
-        if let Err(error) = installed {
-            eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
-        }
-        let progress = progress::new();
         let previous =
             previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
-        // A run that is killed leaves this: it hides nothing of what the runs before it knew.
-        let document = serde_json::to_value(Journal::new(&resolved, &previous)).unwrap_or_default();
-        let id = store.begin_run(&resolved.pipeline.name, &document)?;
-        let runner = Runner {
-            resolved: &resolved,
-            store: &store,
-            engine: &Networks,
-            progress: &*progress,
-            interrupt: &INTERRUPT,
-            options,
-        };
-        let (journal, result) = runner.run(previous);
-        let outcome = match &result {
-            Ok(()) => "done",
-            Err(crate::run::RunError::Interrupted) => "interrupted",
-            Err(crate::run::RunError::Changed { .. }) => "inputs changed",
-            Err(_) => "failed",
-        };
-        let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
-        store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
-        print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
-        if result.is_ok() {
-            let fault = |error| Failure::plan(&resolved.pipeline.name, error);
-            if let Some(comparison) = Comparison::of(&resolved, &journal, &store).map_err(fault)? {
-                comparison.write(&resolved).map_err(fault)?;
-                print(&compared(&comparison))?;
-            }
-        }
-        // How the run ended comes first: what the journal lacks may have the same cause.
-        if let (Err(_), Err(error)) = (&result, &noted) {
-            eprintln!("note: the journal does not know how this run ended: {error}");
-        }
-        result?;
-        Ok(noted?)
+        carry_out(&resolved, &store, options, &resolved.pipeline.name, previous)
     }
+}
+
+/// Runs a pipeline, writes it down as a run of `name`, and says what was done.
+pub(super) fn carry_out(
+    resolved: &Resolved,
+    store: &Store,
+    options: Options,
+    name: &str,
+    previous: BTreeMap<String, Key>,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
+    let installed = ctrlc::set_handler(|| {
+        if INTERRUPT.asked() {
+            std::process::exit(130);
+        }
+        INTERRUPT.ask();
+        eprintln!("\nstopping after this step; once more to stop at once");
+    });
+    if let Err(error) = installed {
+        eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
+    }
+    let progress = progress::new();
+    // A run that is killed leaves this: it hides nothing of what the runs before it knew.
+    let document = serde_json::to_value(Journal::new(resolved, &previous)).unwrap_or_default();
+    let id = store.begin_run(name, &document)?;
+    let (engine, interrupt) = (&Networks, &INTERRUPT);
+    let runner = Runner { resolved, store, engine, progress: &*progress, interrupt, options };
+    let (journal, result) = runner.run(previous);
+    let outcome = match &result {
+        Ok(()) => "done",
+        Err(RunError::Interrupted) => "interrupted",
+        Err(RunError::Changed { .. }) => "inputs changed",
+        Err(_) => "failed",
+    };
+    let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
+    store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
+    print(&summary(resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
+    if result.is_ok() {
+        let fault = |error| Failure::plan(&resolved.pipeline.name, error);
+        if let Some(comparison) = Comparison::of(resolved, &journal, store).map_err(fault)? {
+            comparison.write(resolved).map_err(fault)?;
+            print(&compared(&comparison))?;
+        }
+    }
+    // How the run ended comes first: what the journal lacks may have the same cause.
+    if let (Err(_), Err(error)) = (&result, &noted) {
+        eprintln!("note: the journal does not know how this run ended: {error}");
+    }
+    result?;
+    Ok(noted?)
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.
@@ -113,10 +118,11 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         })
         .collect();
     let delivered = journal.stages.iter().any(|stage| ["Export", "Sample"].contains(&stage.kind.as_str()));
+    let results = resolved.results.strip_prefix(&resolved.folder).unwrap_or(&resolved.results).display();
     let end = match (whole, delivered) {
         (false, _) => String::new(),
         (true, false) => format!("done ({})\n", text::duration(seconds)),
-        (true, true) => format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)),
+        (true, true) => format!("results in {results}/ ({})\n", text::duration(seconds)),
     };
     text::table(&rows) + &end
 }

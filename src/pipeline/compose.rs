@@ -124,7 +124,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Checks the syntax with `ron` itself, then takes the outline.
-fn parse(number: usize, sources: &Sources) -> Result<Node, Diagnostic> {
+pub fn parse(number: usize, sources: &Sources) -> Result<Node, Diagnostic> {
     let text = &sources.get(number).text;
     if let Err(error) = super::options().from_str::<serde::de::IgnoredAny>(text) {
         let offset = offset_of(text, error.span.start.line, error.span.start.col);

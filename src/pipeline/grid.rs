@@ -221,7 +221,7 @@ pub fn join(axes: &[Axis], mut points: Vec<(Vec<usize>, Resolved)>) -> Result<Re
     if axes.is_empty() {
         return Ok(first);
     }
-    let (mut pipeline, folder) = (first.pipeline.clone(), first.folder.clone());
+    let mut joined = first.clone();
     points.push((point, first));
     let mut all: IndexMap<String, (ResolvedStage, Vec<(&'static str, String)>)> = IndexMap::new();
     for (point, resolved) in points {
@@ -251,14 +251,14 @@ pub fn join(axes: &[Axis], mut points: Vec<(Vec<usize>, Resolved)>) -> Result<Re
     }
     // Whatever is read is of an earlier kind than what reads it.
     all.sort_by(|_, (one, _), _, (other, _)| one.stage.kind().cmp(&other.stage.kind()));
-    pipeline.stages = all.iter().map(|(name, (stage, _))| (name.clone(), stage.stage.clone())).collect();
+    joined.pipeline.stages = all.iter().map(|(name, (stage, _))| (name.clone(), stage.stage.clone())).collect();
     let index = |name: &String| all.get_index_of(name);
     let stages = all.values().map(|(stage, reads)| {
         let upstream = reads.iter().filter_map(|(role, name)| Some(Upstream { role, stage: index(name)? })).collect();
         ResolvedStage { upstream, ..stage.clone() }
     });
-    let stages = stages.collect();
-    Ok(Resolved { pipeline, folder, stages })
+    joined.stages = stages.collect();
+    Ok(joined)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! text, [`definition`] is what serde reads from it, and [`check`] turns that into a [`Resolved`] or into every error at once.
 //! Of a pipeline with a [`grid`] each point goes that way, and all are joined into one graph.
 
+mod across;
 mod check;
 mod compose;
 mod definition;
@@ -29,6 +30,22 @@ use std::path::Path;
 pub fn load(path: &Path, settings: &[String]) -> Result<Resolved, Diagnostics> {
     let mut sources = Sources::default();
     resolve(path, settings, &mut sources).map_err(|list| Diagnostics { sources, list })
+}
+
+/// Reads the text of a pipeline that stands alone, as runs write it down, and checks it. Paths start from `folder`.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(name: &str, text: &str, folder: &Path) -> Result<Resolved, Diagnostics> {
+    let mut sources = Sources::default();
+    let (name, text, folder) = (name.to_owned(), text.to_owned(), folder.to_owned());
+    let number = sources.add(Source { name, folder, text });
+    let read = compose::parse(number, &sources).map_err(|fault| vec![fault]).and_then(|root| {
+        let composed = compose::compose(root, &sources);
+        let pipeline = definition::read(&composed).map_err(|fault| vec![fault])?;
+        check::check(pipeline, &composed, &sources)
+    });
+    read.map_err(|list| Diagnostics { sources, list })
 }
 
 fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Resolved, Vec<Diagnostic>> {

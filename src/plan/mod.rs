@@ -17,7 +17,7 @@ pub use data::Data;
 pub use estimate::{Bytes, Cost, Estimate, Size};
 pub use examine::{Examined, Planner, State};
 pub use losses::EpochLosses;
-pub use reasons::{Cause, Reasons};
+pub use reasons::{Cause, Difference, Reasons, differences};
 pub use result::StageResult;
 pub use start::{Start, StartError};
 

@@ -22,17 +22,12 @@ pub struct Target {
     pub length: u64,
 }
 
-/// The folder of a pipeline's results.
-pub fn folder(resolved: &Resolved) -> PathBuf {
-    resolved.folder.join("out").join(&resolved.pipeline.name)
-}
-
 /// The folder of a stage's results: each point of a grid has one, and where several stages write the same kind of file, each of them.
 pub fn root(resolved: &Resolved, index: usize) -> PathBuf {
     let stage = &resolved.stages[index];
     let (base, point) = stage.base_and_point();
     let beside = |other: &&ResolvedStage| other.stage.kind() == stage.stage.kind() && other.base_and_point().1 == point;
-    let folder = folder(resolved).join(point.unwrap_or_default());
+    let folder = resolved.results.join(point.unwrap_or_default());
     let several = resolved.stages.iter().filter(beside).count() > 1;
     if several { folder.join(base) } else { folder }
 }

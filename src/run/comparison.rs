@@ -3,7 +3,7 @@
 use super::{Journal, deliver};
 use crate::{
     pipeline::{Resolved, is_at},
-    plan::{EpochLosses, PlanError, Planner, target},
+    plan::{EpochLosses, PlanError, Planner},
 };
 use sd3pipe_cache::Store;
 use sd3pipe_stages::stage::Kind;
@@ -47,7 +47,7 @@ impl Comparison {
         for (index, stage) in resolved.stages.iter().enumerate() {
             let Some(point) = pointed(index).filter(|point| is_whole(point)) else { continue };
             let folder = matches!(stage.stage.kind(), Kind::Export | Kind::Sample)
-                .then(|| target::folder(resolved).join(point))
+                .then(|| resolved.results.join(point))
                 .map(|folder| folder.strip_prefix(&resolved.folder).map_or(folder.clone(), ToOwned::to_owned));
             if let Some(known) = points.iter_mut().find(|known| known.point == point) {
                 known.folder = known.folder.take().or(folder);
@@ -70,7 +70,7 @@ impl Comparison {
     /// # Errors
     /// A folder that can't be written.
     pub fn write(&self, resolved: &Resolved) -> Result<PathBuf, PlanError> {
-        let path = target::folder(resolved).join("comparison.json");
+        let path = resolved.results.join("comparison.json");
         deliver::write(&path, &serde_json::to_vec_pretty(self)?)?;
         Ok(path)
     }
