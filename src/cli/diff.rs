@@ -171,13 +171,13 @@ impl Side {
             ((base, Some(at)), Some(point)) => is_at(point, at).then(|| base.to_owned()),
             _ => Some(name.to_owned()),
         };
-        let is_there = |point: &str| {
-            let mut points = journal.stages.iter().filter_map(|entry| base_and_point(&entry.name).1);
-            point.split(',').all(|part| points.clone().any(|at| is_at(at, part))) && points.any(|at| is_at(point, at))
-        };
+        let points: BTreeSet<&str> = pipeline
+            .iter()
+            .flat_map(|pipeline| pipeline.stages.keys())
+            .filter_map(|name| base_and_point(name).1)
+            .collect();
+        let is_there = |point: &&str| points.iter().any(|at| is_at(at, point));
         if let Some(point) = point.filter(|point| !is_there(point)) {
-            let points: BTreeSet<&str> =
-                journal.stages.iter().filter_map(|entry| base_and_point(&entry.name).1).collect();
             let hint = match points.len() {
                 0 => "its pipeline has no grid".to_owned(),
                 _ => format!("it has {}", points.into_iter().collect::<Vec<_>>().join(" and ")),

@@ -37,6 +37,7 @@ impl Run {
             until: self.until.as_deref().map(|name| stage_indices(&resolved, name)).transpose()?.unwrap_or_default(),
             force: forced.into_iter().flatten().collect(),
             ignore_space: self.ignore_space,
+            ..Options::default()
         };
         let store = Store::open(&self.target.store(&resolved))?;
         let previous =

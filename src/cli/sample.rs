@@ -1,8 +1,8 @@
 //! `sd3pipe sample`: draws with checkpoints that a run has trained, and trains nothing.
 
-use super::{Failure, StorePlace, run, text};
+use super::{Failure, StorePlace, run};
 use crate::{
-    pipeline::{self, Resolved, ResolvedStage, Upstream},
+    pipeline::{self, Resolved, ResolvedStage, Upstream, is_at},
     plan::{EpochLosses, StageResult},
     run::{Journal, Options},
 };
@@ -22,13 +22,14 @@ use std::{
 #[derive(Debug, Args)]
 pub(super) struct Sample {
     /// What has trained: the number of a run, `last`, the name of a pipeline, or its file. Of a pipeline the newest run that has trained.
+    /// The point of a grid stands behind it: `last@learning_rate=1e-4`.
     of: String,
     /// The pipeline file, or the folder that it lies in: its store is meant, and `out/` beside it.
     #[arg(default_value = ".")]
     location: PathBuf,
     #[command(flatten)]
     place: StorePlace,
-    /// The export to draw with, when the run has several: `export@learning_rate=1e-4`.
+    /// The export to draw with, when the run has several.
     #[arg(long, value_name = "STAGE")]
     export: Option<String>,
     /// An epoch to draw with: its number, `last`, or `best` on what is held out. May be given several times [default: last].
@@ -99,12 +100,13 @@ fn parse_sampler(text: &str) -> Result<Sampler, String> {
 
 impl Sample {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let file = Path::new(&self.of).is_file();
-        let beside = if file { Path::new(&self.of) } else { self.location.as_path() };
+        let (of, point) = pipeline::base_and_point(&self.of);
+        let file = Path::new(of).is_file();
+        let beside = if file { Path::new(of) } else { self.location.as_path() };
         let beside = if beside.is_dir() { beside } else { beside.parent().unwrap_or(Path::new("")) };
         let name = match file {
-            true => pipeline::load(Path::new(&self.of), &[])?.pipeline.name,
-            false => self.of.clone(),
+            true => pipeline::load(Path::new(of), &[])?.pipeline.name,
+            false => of.to_owned(),
         };
         let folder = self.place.folder(beside);
         if Store::open_read_only(&folder)?.is_none() {
@@ -116,7 +118,7 @@ impl Sample {
         let journal = journal(&of);
         let beside = std::path::absolute(beside).unwrap_or_else(|_| beside.to_owned());
         let mut resolved = pipeline::read(&format!("the pipeline of run {}", of.id), &journal.pipeline, &beside)?;
-        let export = self.export(&resolved, &of)?;
+        let export = self.export(&resolved, &of, point)?;
         let is_above = |stage: &ResolvedStage| stage.stage.kind() < Kind::Export;
         let given =
             resolved.stages.iter().enumerate().filter(|(_, stage)| is_above(stage)).filter_map(|(index, stage)| {
@@ -161,23 +163,25 @@ impl Sample {
     }
 
     /// The index of the export to draw with.
-    fn export(&self, resolved: &Resolved, of: &Run) -> Result<usize, Failure> {
-        let exports: Vec<usize> =
-            (0..resolved.stages.len()).filter(|index| resolved.stages[*index].stage.kind() == Kind::Export).collect();
-        let names: Vec<&str> = exports.iter().map(|index| resolved.stages[*index].name.as_str()).collect();
-        let refuse = |what: String, hint: String| Failure::Usage(format!("run {} has {what}\nhint: {hint}", of.id));
-        let which = format!("say which: --export {}", names.join(" or --export "));
-        match (&self.export, &exports[..]) {
-            (_, []) => {
+    fn export(&self, resolved: &Resolved, of: &Run, point: Option<&str>) -> Result<usize, Failure> {
+        let is_meant = |stage: &ResolvedStage| {
+            let at = stage.base_and_point().1;
+            stage.stage.kind() == Kind::Export
+                && self.export.as_ref().is_none_or(|name| *name == stage.name || *name == stage.base_and_point().0)
+                && point.is_none_or(|point| at.is_some_and(|at| is_at(at, point)))
+        };
+        let meant: Vec<usize> = (0..resolved.stages.len()).filter(|index| is_meant(&resolved.stages[*index])).collect();
+        let exports = resolved.stages.iter().filter(|stage| stage.stage.kind() == Kind::Export);
+        let names: Vec<String> = exports.map(|stage| format!("--export {}", stage.name)).collect();
+        let refuse = |what: &str, hint: String| Failure::Usage(format!("run {} has {what}\nhint: {hint}", of.id));
+        match &meant[..] {
+            [only] => Ok(*only),
+            _ if names.is_empty() => {
                 let hint = "only what is exported can be drawn with: add \"export\": Export() to the pipeline";
-                Err(refuse("no stage Export".to_owned(), hint.to_owned()))
+                Err(refuse("no stage Export", hint.to_owned()))
             }
-            (Some(name), _) => match exports.iter().find(|index| resolved.stages[**index].name == *name) {
-                Some(index) => Ok(*index),
-                None => Err(refuse(format!("no export `{name}`"), which)),
-            },
-            (None, [only]) => Ok(*only),
-            (None, _) => Err(refuse("several exports".to_owned(), which)),
+            [] => Err(refuse("no such export", format!("say which: {}", names.join(" or ")))),
+            _ => Err(refuse("several exports", format!("say which: {}", names.join(" or ")))),
         }
     }
 

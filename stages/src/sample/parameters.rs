@@ -247,6 +247,13 @@ impl Sample {
                 message,
                 "start: 0.01, stop: 0.2 are usual",
             );
+            let first = self.image.as_ref().map_or(0, |image| image.skipped(self.steps));
+            let acts = (first..self.steps as usize).any(|step| skip.acts(step, self.steps as usize));
+            let message = format!(
+                "it begins and ends between two of the {} steps that are taken",
+                (self.steps as usize).saturating_sub(first)
+            );
+            refuse(skip.start < skip.stop && !acts, "skip_layers.stop", message, "raise it, or take more steps");
             refuse(self.cfg == 1.0, "skip_layers", "has no effect at cfg 1".to_owned(), "leave it out, or raise cfg");
         }
         refuse(self.batch == 0, "batch", "0 draws nothing".to_owned(), "1 or more");
