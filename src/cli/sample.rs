@@ -13,6 +13,7 @@ use sd3pipe_stages::{
     export::parameters::{Epochs, Export, LoraForm},
     sample::parameters::{AddedLora, Sample as Parameters, Sampler, SkipLayers, StartImage},
     stage::{Kind, Stage},
+    train::ADAPTER,
 };
 use std::{
     collections::BTreeMap,
@@ -189,7 +190,9 @@ impl Sample {
     fn epochs(&self, training: &str, trained: Digest, of: &Run, store: &Store) -> Result<Vec<u32>, Failure> {
         let fault = |error| Failure::plan(training, error);
         let artifact = StageResult::stored(trained).artifact(Some(store)).map_err(fault)?;
-        let there: Vec<u32> = artifact.of("weights").filter_map(|entry| entry.item.parse().ok()).collect();
+        let trained_weights =
+            || artifact.entries.iter().filter(|entry| ["weights", ADAPTER].contains(&entry.role.as_str()));
+        let there: Vec<u32> = trained_weights().filter_map(|entry| entry.item.parse().ok()).collect();
         let last = there.iter().copied().max().unwrap_or_default();
         let usual = vec!["last".to_owned()];
         let mut epochs = Vec::new();
@@ -208,7 +211,7 @@ impl Sample {
                     Failure::Usage(format!("there is no epoch {other} of {training} in run {}\nhint: {hint}", of.id))
                 })?,
             };
-            let weights = artifact.of("weights").find(|entry| entry.item == number.to_string());
+            let weights = trained_weights().find(|entry| entry.item == number.to_string());
             if !weights.is_some_and(|entry| store.has(&entry.digest, entry.length)) {
                 let hint = format!("`sd3pipe run … --force {training}` makes them again");
                 let message =

@@ -80,8 +80,13 @@ impl Resolved {
     }
 }
 
-/// Checks everything and lists all that is wrong.
-pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> Result<Resolved, Vec<Diagnostic>> {
+/// Checks everything and lists all that is wrong. Of a pipeline that was run files need not be `there` any more.
+pub fn check(
+    mut pipeline: Pipeline,
+    composed: &Composed,
+    sources: &Sources,
+    there: bool,
+) -> Result<Resolved, Vec<Diagnostic>> {
     let mut faults = Faults { composed, list: Vec::new() };
     let folder = sources.get(0).folder.clone();
     if pipeline.stages.len() > MOST_STAGES {
@@ -90,7 +95,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         return Err(faults.list);
     }
     check_names(&pipeline, &mut faults);
-    resolve_paths(&mut pipeline, sources, &mut faults);
+    resolve_paths(&mut pipeline, sources, there, &mut faults);
     if let Some(reason) = pipeline.device.missing() {
         faults.add("device", reason, "device: Auto takes what there is".to_owned());
     }
@@ -175,12 +180,12 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
 }
 
 /// Makes each path absolute, from the folder of the text that it's written in, and looks whether something is there.
-fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults<'_>) {
+fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, there: bool, faults: &mut Faults<'_>) {
     let mut resolve = |field: String, path: &mut PathBuf, expected: &str, found: fn(&Path) -> bool| {
         let place = faults.composed.place(&field);
         let joined = sources.get(place.source).folder.join(&*path);
         let absolute = std::path::absolute(&joined).unwrap_or(joined);
-        if !found(&absolute) {
+        if there && !found(&absolute) {
             let message = format!("there is no {expected} `{}`", path.display());
             faults.list.push(Diagnostic::new(message, Some(place)).hint(format!("looked for {}", absolute.display())));
         }

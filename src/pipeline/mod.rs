@@ -32,7 +32,8 @@ pub fn load(path: &Path, settings: &[String]) -> Result<Resolved, Diagnostics> {
     resolve(path, settings, &mut sources).map_err(|list| Diagnostics { sources, list })
 }
 
-/// Reads the text of a pipeline that stands alone, as runs write it down, and checks it. Paths start from `folder`.
+/// Reads the text of a pipeline as a run has written it down, and checks it, but for files: they need not be there any more. Its `out/` is
+/// that in `folder`.
 ///
 /// # Errors
 /// As [`load`].
@@ -43,7 +44,7 @@ pub fn read(name: &str, text: &str, folder: &Path) -> Result<Resolved, Diagnosti
     let read = compose::parse(number, &sources).map_err(|fault| vec![fault]).and_then(|root| {
         let composed = compose::compose(root, &sources);
         let pipeline = definition::read(&composed).map_err(|fault| vec![fault])?;
-        check::check(pipeline, &composed, &sources)
+        check::check(pipeline, &composed, &sources, false)
     });
     read.map_err(|list| Diagnostics { sources, list })
 }
@@ -56,7 +57,7 @@ fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Re
         let at_point = grid::at(&root, &axes, &point, sources).map_err(|fault| vec![fault]).and_then(|root| {
             let composed = compose::compose(root, sources);
             let pipeline = definition::read(&composed).map_err(|fault| vec![fault])?;
-            check::check(pipeline, &composed, sources)
+            check::check(pipeline, &composed, sources, true)
         });
         match at_point {
             Ok(at_point) => resolved.push((point, at_point)),

@@ -10,12 +10,10 @@ fn a_grid_is_one_run_that_says_which_point_is_meant() {
     let call = |verb: &[&str]| space.call(&[verb, &GRID].concat());
     let validation = ["--set", "train.validation=(share: 0.5)"];
     let run = space.run_with(&[&GRID[..], &validation].concat()).succeeds();
-    let said = run
-        .says("train@learning_rate=1e-3,seed=1    ran")
+    run.says("train@learning_rate=1e-3,seed=1    ran")
         .says("point                       epochs   loss")
         .says("out/test/learning_rate=1e-4,seed=2/")
         .says("lowest on what is held out: learning_rate=1e-");
-    assert_eq!(said.stdout.matches("ran   1 of").count() > 4, true, "{}", said.stdout);
     let json: serde_json::Value = serde_json::from_slice(&space.read("out/test/comparison.json")).unwrap();
     let points = json["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
@@ -51,7 +49,7 @@ fn a_mistake_in_a_grid_is_shown_on_its_line() {
     space.edit("test.ron", "    stages: {", "    grid: { \"train.learning_rat\": [1e-3] },\n    stages: {");
     let expected = "\
 error: unknown field `learning_rat` in `Train`
-    ╭─[ test.ron:11:21 ]
+    ╭─[ test.ron:11:20 ]
     │
  11 │     grid: { \"train.learning_rat\": [1e-3] },
     │                    ──────┬─────

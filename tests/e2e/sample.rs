@@ -45,7 +45,9 @@ fn a_run_s_checkpoints_draw_more_and_train_nothing() {
     let executed = space.executed();
     assert_eq!(executed.keys().collect::<Vec<_>>(), ["samples"], "{executed:?}");
     assert_eq!(executed["samples"].len(), 5);
+    space.rename("photos", "elsewhere");
     space.call(&ask).succeeds().says("nothing to do");
+    space.rename("elsewhere", "photos");
     space.call(&["runs"]).succeeds().says("test samples");
     // The last run of the pipeline is still the one that has trained.
     space.call(&["why", "test.ron", "train"]).succeeds().says("learning_rate 0.001 → 0.00001");
@@ -94,7 +96,7 @@ fn a_picture_an_adapter_a_sampler_and_left_out_blocks_change_what_is_drawn() {
             assert_ne!(drawn, drawn_there, "{name} is {other}");
         }
     }
-    let mut draw = |name: &str, wishes: &[&str]| {
+    let draw = |name: &str, wishes: &[&str]| {
         space.call(&[&["sample", "test", "--steps", "8", "--out", name][..], wishes].concat()).succeeds();
         pixels(&space, &format!("{name}/samples/epoch-1-prompt-1-seed-1.png"))
     };

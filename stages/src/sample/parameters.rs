@@ -37,9 +37,9 @@ pub struct Sample {
     pub t5_tokens: u32,
     /// The type that the networks compute in.
     pub precision: Precision,
-    /// A picture to start from in the place of noise alone. Absent unless given.
+    /// A picture to start from. Without one drawing starts from noise alone.
     pub image: Option<StartImage>,
-    /// An adapter of any origin, added to each checkpoint and to the untrained model. Absent unless given.
+    /// An adapter of any origin, added to each checkpoint and to the untrained model. When left out none is.
     pub lora: Option<AddedLora>,
     /// The strength of the adapter that was trained: 1 is what was trained, 0 the model as it was. Default 1.
     pub lora_strength: f64,
@@ -53,8 +53,8 @@ pub enum Sampler {
     /// Straight along the velocity.
     #[default]
     Euler,
-    /// DPM-Solver++ of second order (arXiv:2211.01095), which extrapolates what it makes of the image from one step to the next: as
-    /// good with fewer steps.
+    /// DPM-Solver++ of second order (arXiv:2211.01095), which extrapolates what it makes of the image from one step to the next: often
+    /// as good with fewer steps.
     Dpm2m,
 }
 
@@ -72,7 +72,7 @@ pub struct SkipLayers {
     pub layers: Vec<u32>,
     /// How much of the difference is added. Default 2.8.
     pub scale: f64,
-    /// The share of the steps after which it begins. Default 0.01: after the first.
+    /// The share of the steps after which it begins; as it is, after the first step. Default 0.01.
     pub start: f64,
     /// The share of the steps before which it ends. Default 0.2.
     pub stop: f64,
