@@ -233,7 +233,7 @@ impl Sample {
             _ => None,
         });
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        let mut parameters = of_run.unwrap_or_default();
+        let mut parameters = of_run.unwrap_or_else(|| as_trained(resolved, training));
         let own = parameters.clone();
         parameters.epochs = Epochs::All;
         parameters.base = self.base;
@@ -278,6 +278,21 @@ impl Sample {
         });
         Err(Failure::Usage(said.collect::<Vec<_>>().join("\nerror: ")))
     }
+}
+
+/// How to draw where the run does not: at the size, and with the texts, that were trained.
+fn as_trained(resolved: &Resolved, training: usize) -> Parameters {
+    let mut parameters = Parameters::default();
+    for upstream in &resolved.stages[training].upstream {
+        match &resolved.stages[upstream.stage].stage {
+            Stage::EncodeText(text) => {
+                (parameters.t5_tokens, parameters.precision) = (text.t5_tokens, text.precision);
+            }
+            Stage::EncodeImages(images) => parameters.size = (images.resolution.width, images.resolution.height),
+            _ => {}
+        }
+    }
+    parameters
 }
 
 /// What a run wrote down of itself.

@@ -137,6 +137,21 @@ fn the_strength_of_a_trained_adapter_is_a_wish_too() {
 }
 
 #[test]
+fn a_run_that_has_drawn_nothing_draws_as_it_was_trained() {
+    let space = TestSpace::small();
+    let text = String::from_utf8(space.read("test.ron")).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("Sample(")).collect();
+    space.write("test.ron", lines.join("\n"));
+    space.run().succeeds();
+    space.call(&["sample", "last"]).fails(2, &["`prompts`: there is nothing to draw"]);
+    space.call(&["sample", "last", "--prompt", "a fig", "--steps", "2", "--out", "more"]).succeeds();
+    let image = image::open(space.path("more/samples/epoch-1-prompt-1-seed-1.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (64, 64));
+    let shown = space.call(&["show", "last"]).succeeds().stdout;
+    assert_eq!(shown.matches("t5_tokens: 16").count(), 2, "{shown}");
+}
+
+#[test]
 fn a_point_of_a_grid_is_drawn_with() {
     let space = TestSpace::small();
     space.run_with(&["--set", "grid={\"train.seed\": [1, 2]}"]).succeeds();
