@@ -211,6 +211,9 @@ pub fn at(root: &Node, axes: &[Axis], point: &[usize], sources: &Sources) -> Res
     Ok(root)
 }
 
+/// The role and the name of a stage that is read.
+type Read = (&'static str, String);
+
 /// One graph of the pipelines at all points, each stage once for each choice that it depends on and with that in its name.
 ///
 /// # Errors
@@ -223,7 +226,7 @@ pub fn join(axes: &[Axis], mut points: Vec<(Vec<usize>, Resolved)>) -> Result<Re
     }
     let mut joined = first.clone();
     points.push((point, first));
-    let mut all: IndexMap<String, (ResolvedStage, Vec<(&'static str, String)>)> = IndexMap::new();
+    let mut all: IndexMap<String, (ResolvedStage, Vec<Read>)> = IndexMap::new();
     for (point, resolved) in points {
         let mut known: Vec<(String, BTreeSet<usize>)> = Vec::new();
         for mut stage in resolved.stages {

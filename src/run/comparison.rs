@@ -54,7 +54,7 @@ impl Comparison {
                 continue;
             }
             let trainings = planner.ancestors(index).into_iter().map(|above| &resolved.stages[above]);
-            let training = trainings.filter(|above| above.stage.kind() == Kind::Train).last();
+            let training = trainings.rev().find(|above| above.stage.kind() == Kind::Train);
             let done = training.and_then(|training| journal.stages.iter().find(|entry| entry.name == training.name));
             if let Some((entry, result)) = done.and_then(|entry| Some((entry, entry.result?))) {
                 let epochs = EpochLosses::of(result, store)?;
