@@ -21,7 +21,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, suggestion};
 pub use grid::is_at;
 pub use source::{Place, Source, Sources};
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 /// Reads a pipeline file, folds in its base and the `--set` settings, and checks it. No model is loaded.
 ///
@@ -52,7 +52,7 @@ pub fn read(name: &str, text: &str, folder: &Path) -> Result<Resolved, Diagnosti
 fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Resolved, Vec<Diagnostic>> {
     let mut root = compose::fold(path, settings, sources)?;
     let axes = grid::take(&mut root, settings, sources)?;
-    let (mut resolved, mut faults) = (Vec::new(), Vec::new());
+    let (mut resolved, mut faults, mut told) = (Vec::new(), Vec::new(), HashSet::new());
     for point in grid::points(&axes) {
         let at_point = grid::at(&root, &axes, &point, sources).map_err(|fault| vec![fault]).and_then(|root| {
             let composed = compose::compose(root, sources);
@@ -62,11 +62,10 @@ fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Re
         match at_point {
             Ok(at_point) => resolved.push((point, at_point)),
             // What is wrong at every point is told once.
-            Err(list) => list.into_iter().for_each(|fault| {
-                if !faults.contains(&fault) {
-                    faults.push(fault);
-                }
-            }),
+            Err(list) => faults.extend(list.into_iter().filter(|fault| {
+                let place = fault.place.as_ref().map(|place| (place.source, place.range.clone()));
+                told.insert((fault.message.clone(), place))
+            })),
         }
     }
     if !faults.is_empty() {
