@@ -13,6 +13,21 @@ pub(super) const FETCH: &str = "Examples:
 A model is named by its address in the place of a path: hf://owner/repo/file or hf://owner/repo/file@revision. It is kept in the cache
 that all programs of Hugging Face share; what is there is used without asking. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE count.";
 
+pub(super) const IMPORT: &str = "Examples:
+  sd3pipe import --output my-style.ron -- accelerate launch --num_processes 4 sd3_train.py --dataset_config data.toml
+  sd3pipe import --script train.sh --output my-style.ron --as-of 2024-07
+Nothing of the command is run. Each option is mapped, or a comment says what it did there; docs/sd-scripts.md has all of them.";
+
+pub(super) const SAMPLE: &str = "Examples:
+  sd3pipe sample last --epoch best --prompt 'a lighthouse in the fog' --seed 1 --seed 2
+  sd3pipe sample my-style --epoch 8 --epoch 12 --cfg 5 --sampler dpm2m
+  sd3pipe sample last --image sketch.png --strength 0.6
+  sd3pipe sample last --skip-layers 7,8,9";
+
+pub(super) const DIFF: &str = "Examples:
+  sd3pipe diff 11 12
+  sd3pipe diff 12 last --out pairs";
+
 pub(super) const PLAN: &str = "Examples:
   sd3pipe plan my-style.ron
   sd3pipe plan my-style.ron --set train.epochs=20 --bytes

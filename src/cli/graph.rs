@@ -29,7 +29,7 @@ impl Graph {
     pub(super) fn run(self) -> Result<(), Failure> {
         let resolved = self.target.resolve()?;
         let store = Store::open_read_only(&self.target.store(&resolved))?;
-        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), None)?;
+        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), &Default::default())?;
         let kept = |index: usize| {
             survey.examined[index]
                 .as_ref()

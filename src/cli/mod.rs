@@ -2,6 +2,7 @@
 
 mod data;
 pub mod diagnostics;
+mod diff;
 mod doctor;
 mod examples;
 mod failure;
@@ -18,6 +19,7 @@ mod plan;
 mod progress;
 mod run;
 mod runs;
+mod sample;
 mod show;
 mod status;
 mod store;
@@ -28,7 +30,7 @@ mod why;
 pub use failure::Failure;
 
 use crate::{
-    pipeline::{self, Resolved},
+    pipeline::{self, Resolved, ResolvedStage},
     plan::{Estimate, Examined, Planner},
     run::previous_keys,
 };
@@ -63,6 +65,7 @@ enum Verb {
     #[command(after_help = examples::DATA)]
     Data(data::Data),
     /// Writes the pipeline of a training of sd-scripts.
+    #[command(after_help = examples::IMPORT)]
     Import(import::Import),
     /// Says what a run would do, and why. Loads no model and writes nothing.
     #[command(after_help = examples::PLAN)]
@@ -70,6 +73,9 @@ enum Verb {
     /// Runs what changed and reuses the rest.
     #[command(after_help = examples::RUN)]
     Run(run::Run),
+    /// Draws more samples with checkpoints that a run has trained. Trains nothing.
+    #[command(after_help = examples::SAMPLE)]
+    Sample(Box<sample::Sample>),
     /// Compares the key of a stage with that of the last run, field by field, root cause first.
     #[command(after_help = examples::WHY)]
     Why(why::Why),
@@ -88,6 +94,9 @@ enum Verb {
     /// Shows one run.
     #[command(after_help = examples::SHOW)]
     Show(show::Show),
+    /// Compares two runs: parameters, data, losses, samples.
+    #[command(after_help = examples::DIFF)]
+    Diff(diff::Diff),
     /// Says what takes how much room in a store, and which pipeline needs it.
     #[command(after_help = examples::STORE)]
     Store(store::Usage),
@@ -208,12 +217,14 @@ pub fn main() -> ExitCode {
         Verb::Import(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
+        Verb::Sample(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Graph(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
+        Verb::Diff(verb) => verb.run(),
         Verb::Store(verb) => verb.run(),
         Verb::Gc(verb) => verb.run(),
         Verb::Pin(verb) => verb.run(),
@@ -252,17 +263,14 @@ impl<'s> Survey<'s> {
         resolved: &'s Resolved,
         store: Option<&'s Store>,
         forced: BTreeSet<usize>,
-        until: Option<usize>,
+        until: &BTreeSet<usize>,
     ) -> Result<Self, Failure> {
         if let Some(file) = resolved.missing().next() {
             return Err(fetch::not_there(file));
         }
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
-        let wanted = match until {
-            Some(last) => planner.ancestors(last),
-            None => (0..resolved.stages.len()).collect::<BTreeSet<_>>(),
-        };
+        let wanted = planner.needed::<()>(until, &BTreeMap::new());
         for &index in &wanted {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;
         }
@@ -280,12 +288,31 @@ impl<'s> Survey<'s> {
     }
 }
 
-/// The index of a stage that was named on the command line.
-fn stage_index(resolved: &Resolved, name: &str) -> Result<usize, Failure> {
-    resolved.index(name).ok_or_else(|| {
+/// The indices of the stages that were named on the command line: of a stage that a grid has made several of all, or those at a
+/// part of a point: `train@seed=1`.
+fn stage_indices(resolved: &Resolved, name: &str) -> Result<BTreeSet<usize>, Failure> {
+    let (base, point) = pipeline::base_and_point(name);
+    let is_named = |stage: &ResolvedStage| {
+        let (of, at) = stage.base_and_point();
+        stage.name == name || (of == base && point.is_none_or(|point| pipeline::is_at(at.unwrap_or_default(), point)))
+    };
+    let named: BTreeSet<usize> =
+        resolved.stages.iter().enumerate().filter(|(_, stage)| is_named(stage)).map(|(index, _)| index).collect();
+    if named.is_empty() {
         let names: Vec<&str> = resolved.stages.iter().map(|stage| stage.name.as_str()).collect();
         let hint = pipeline::suggestion(name, names.iter().copied())
             .unwrap_or_else(|| format!("the stages are {}", names.join(", ")));
-        Failure::Usage(format!("there is no stage `{name}`\nhint: {hint}"))
-    })
+        return Err(Failure::Usage(format!("there is no stage `{name}`\nhint: {hint}")));
+    }
+    Ok(named)
+}
+
+/// The index of the one stage that was named on the command line.
+fn stage_index(resolved: &Resolved, name: &str) -> Result<usize, Failure> {
+    let named = stage_indices(resolved, name)?;
+    let names: Vec<&str> = named.iter().map(|index| resolved.stages[*index].name.as_str()).collect();
+    match (named.first(), named.len()) {
+        (Some(index), 1) => Ok(*index),
+        _ => Err(Failure::Usage(format!("`{name}` is several stages\nhint: say which: {}", names.join(" or ")))),
+    }
 }

@@ -1,6 +1,6 @@
 //! `sd3pipe plan`: what a run would do, and why.
 
-use super::{Failure, Survey, Target, fetch, print, stage_index, text};
+use super::{Failure, Survey, Target, fetch, print, stage_indices, text};
 use crate::{
     pipeline::{Resolved, ResolvedStage},
     plan::{Bytes, Reasons, Size, State},
@@ -42,7 +42,7 @@ impl Plan {
                 .map_err(|error| Failure::Usage(format!("the pipeline can't be written as RON: {error}")))?;
             return print(&format!("{ron}\n"));
         }
-        let until = self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?;
+        let until = self.until.as_deref().map(|name| stage_indices(&resolved, name)).transpose()?.unwrap_or_default();
         if resolved.missing().next().is_some() {
             return print(&if self.json {
                 format!("{:#}\n", downloads(&resolved))
@@ -51,7 +51,7 @@ impl Plan {
             });
         }
         let store = Store::open_read_only(&self.target.store(&resolved))?;
-        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), until)?;
+        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), &until)?;
         let fault = |error| Failure::plan(&resolved.pipeline.name, error);
         let pace = seconds_an_action(&resolved, store.as_ref()).map_err(fault)?;
         let seconds = survey.seconds(&pace);

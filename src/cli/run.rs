@@ -3,17 +3,17 @@
 use super::{
     Failure, Target,
     notify::{Ending, notify},
-    print, progress, stage_index, text,
+    print, progress, stage_indices, text,
 };
 use crate::{
     pipeline::Resolved,
-    plan::target,
-    run::{Journal, Networks, Options, Runner, previous_keys},
+    plan::EpochLosses,
+    run::{Comparison, Journal, Networks, Options, RunError, Runner, previous_keys},
 };
 use clap::Args;
-use sd3pipe_cache::Store;
-use sd3pipe_stages::work::Interrupt;
-use std::{collections::BTreeSet, time::Instant};
+use sd3pipe_cache::{Key, Store};
+use sd3pipe_stages::work::{Interrupt, Progress};
+use std::{collections::BTreeMap, time::Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -41,64 +41,81 @@ static INTERRUPT: Interrupt = Interrupt::new();
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let start = Instant::now();
         let progress = progress::new();
         let resolved = self.target.fetch(&*progress)?;
+        let forced =
+            self.force.iter().map(|name| stage_indices(&resolved, name)).collect::<Result<Vec<_>, Failure>>()?;
         let options = Options {
-            until: self.until.as_deref().map(|name| stage_index(&resolved, name)).transpose()?,
-            force: self.force.iter().map(|name| stage_index(&resolved, name)).collect::<Result<BTreeSet<_>, _>>()?,
+            until: self.until.as_deref().map(|name| stage_indices(&resolved, name)).transpose()?.unwrap_or_default(),
+            force: forced.into_iter().flatten().collect(),
             ignore_space: self.ignore_space,
             sample_every: self.sample_every.map(|every| every as usize),
+            ..Options::default()
         };
         let store = Store::open(&self.target.store(&resolved))?;
-        // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
-        let installed = ctrlc::set_handler(|| {
-            if INTERRUPT.asked() {
-                std::process::exit(130);
-            }
-            INTERRUPT.ask();
-            eprintln!("\nstopping after this step; once more to stop at once");
-        });
-        if let Err(error) = installed {
-            eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
-        }
         let previous =
             previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
-        // A run that is killed leaves this: it hides nothing of what the runs before it knew.
-        let document = serde_json::to_value(Journal::new(&resolved, &previous)).unwrap_or_default();
-        let id = store.begin_run(&resolved.pipeline.name, &document)?;
-        let runner = Runner {
-            resolved: &resolved,
-            store: &store,
-            engine: &Networks,
-            progress: &*progress,
-            interrupt: &INTERRUPT,
-            options,
-        };
-        let (journal, result) = runner.run(previous);
-        let outcome = match &result {
-            Ok(()) => "done",
-            Err(crate::run::RunError::Interrupted) => "interrupted",
-            Err(crate::run::RunError::Changed { .. }) => "inputs changed",
-            Err(_) => "failed",
-        };
-        let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
-        store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
-        print(&summary(&resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
         let command =
             self.notify.or_else(|| std::env::var("SD3PIPE_NOTIFY").ok()).filter(|command| !command.is_empty());
-        if let Some(command) = command {
-            let (pipeline, error) = (&*resolved.pipeline.name, journal.error.as_deref());
-            let (seconds, out) = (start.elapsed().as_secs_f64(), &target::folder(&resolved));
-            notify(&command, &Ending { outcome, pipeline, run: id, seconds, error, out });
-        }
-        // How the run ended comes first: what the journal lacks may have the same cause.
-        if let (Err(_), Err(error)) = (&result, &noted) {
-            eprintln!("note: the journal does not know how this run ended: {error}");
-        }
-        result?;
-        Ok(noted?)
+        carry_out(&resolved, &store, options, &resolved.pipeline.name, previous, &*progress, command.as_deref())
     }
+}
+
+/// Runs a pipeline, writes it down as a run of `name`, and says what was done.
+pub(super) fn carry_out(
+    resolved: &Resolved,
+    store: &Store,
+    options: Options,
+    name: &str,
+    previous: BTreeMap<String, Key>,
+    progress: &dyn Progress,
+    command: Option<&str>,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
+    let installed = ctrlc::set_handler(|| {
+        if INTERRUPT.asked() {
+            std::process::exit(130);
+        }
+        INTERRUPT.ask();
+        eprintln!("\nstopping after this step; once more to stop at once");
+    });
+    if let Err(error) = installed {
+        eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
+    }
+    // A run that is killed leaves this: it hides nothing of what the runs before it knew.
+    let document = serde_json::to_value(Journal::new(resolved, &previous)).unwrap_or_default();
+    let id = store.begin_run(name, &document)?;
+    let (engine, interrupt) = (&Networks, &INTERRUPT);
+    let runner = Runner { resolved, store, engine, progress, interrupt, options };
+    let (journal, result) = runner.run(previous);
+    let outcome = match &result {
+        Ok(()) => "done",
+        Err(RunError::Interrupted) => "interrupted",
+        Err(RunError::Changed { .. }) => "inputs changed",
+        Err(_) => "failed",
+    };
+    let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
+    store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
+    print(&summary(resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
+    if result.is_ok() {
+        let fault = |error| Failure::plan(&resolved.pipeline.name, error);
+        if let Some(comparison) = Comparison::of(resolved, &journal, store).map_err(fault)? {
+            comparison.write(resolved).map_err(fault)?;
+            print(&compared(&comparison))?;
+        }
+    }
+    if let Some(command) = command {
+        let (pipeline, error) = (&*resolved.pipeline.name, journal.error.as_deref());
+        let (seconds, out) = (start.elapsed().as_secs_f64(), &resolved.results);
+        notify(command, &Ending { outcome, pipeline, run: id, seconds, error, out });
+    }
+    // How the run ended comes first: what the journal lacks may have the same cause.
+    if let (Err(_), Err(error)) = (&result, &noted) {
+        eprintln!("note: the journal does not know how this run ended: {error}");
+    }
+    result?;
+    Ok(noted?)
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.
@@ -123,10 +140,32 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         })
         .collect();
     let delivered = journal.stages.iter().any(|stage| ["Export", "Sample"].contains(&stage.kind.as_str()));
+    let results = resolved.results.strip_prefix(&resolved.folder).unwrap_or(&resolved.results).display();
     let end = match (whole, delivered) {
         (false, _) => String::new(),
         (true, false) => format!("done ({})\n", text::duration(seconds)),
-        (true, true) => format!("results in out/{}/ ({})\n", resolved.pipeline.name, text::duration(seconds)),
+        (true, true) => format!("results in {results}/ ({})\n", text::duration(seconds)),
     };
     text::table(&rows) + &end
+}
+
+/// A line for each point of a grid.
+fn compared(comparison: &Comparison) -> String {
+    let mut rows = vec![["point", "epochs", "loss", "held out", "lowest", "results"].map(str::to_owned).to_vec()];
+    let number = |loss: Option<f64>| loss.map_or(String::new(), |loss| format!("{loss:.4}"));
+    for point in &comparison.points {
+        let last = point.epochs.last().copied().unwrap_or_default();
+        let lowest = EpochLosses::best(&point.epochs);
+        rows.push(vec![
+            point.point.clone(),
+            text::count(point.epochs.len()),
+            number(last.trained),
+            number(last.held_out),
+            lowest.map_or(String::new(), |(epoch, loss)| format!("{loss:.4} at epoch {epoch}")),
+            point.folder.as_ref().map_or(String::new(), |folder| format!("{}/", folder.display())),
+        ]);
+    }
+    let best =
+        comparison.best().map(|(point, epoch)| format!("lowest on what is held out: {}, epoch {epoch}\n", point.point));
+    format!("\n{}{}", text::table(&rows), best.unwrap_or_default())
 }

@@ -15,7 +15,7 @@ impl Status {
         let resolved = self.target.resolve()?;
         let folder = self.target.store(&resolved);
         let store = Store::open_read_only(&folder)?;
-        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), None)?;
+        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), &Default::default())?;
         let last = store.as_ref().map(|store| store.last_run(&resolved.pipeline.name)).transpose()?.flatten();
         let last = last.map_or("never run\n".to_owned(), |run| super::text::table(&[line(&run)]));
         let where_to = if store.is_some() { "" } else { " (not there yet)" };

@@ -19,9 +19,10 @@ impl Why {
     pub(super) fn run(self) -> Result<(), Failure> {
         let resolved = self.target.resolve()?;
         let index = stage_index(&resolved, &self.stage)?;
+        let stage = &resolved.stages[index].name;
         let store = Store::open_read_only(&self.target.store(&resolved))?;
-        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), Some(index))?;
-        let fault = |error| Failure::plan(&self.stage, error);
+        let survey = Survey::take(&resolved, store.as_ref(), Default::default(), &[index].into())?;
+        let fault = |error| Failure::plan(stage, error);
         let reasons = Reasons::new(store.as_ref(), &survey.previous).map_err(fault)?;
         let causes = reasons.roots(&survey.planner, &survey.examined, index).map_err(fault)?;
         let Some(examined) = &survey.examined[index] else { return Ok(()) };
@@ -31,22 +32,20 @@ impl Why {
             let _ = writeln!(out, "{text}");
         };
         match (&examined.state, causes.len()) {
-            (State::Kept { .. } | State::Assembled { .. }, 0) => line(format!("{} is up to date", self.stage)),
+            (State::Kept { .. } | State::Assembled { .. }, 0) => line(format!("{stage} is up to date")),
             (State::Kept { .. }, _) => {
-                line(format!("{} is up to date: an earlier run made it, though not the last one", self.stage))
+                line(format!("{stage} is up to date: an earlier run made it, though not the last one"))
             }
             (State::Assembled { .. }, _) => {
-                line(format!("{} is up to date: everything that it is made of is there", self.stage))
+                line(format!("{stage} is up to date: everything that it is made of is there"))
             }
-            (State::Run { .. }, count) => {
-                line(format!("{} has a new key: {}", self.stage, text::units(count, "causes")))
-            }
+            (State::Run { .. }, count) => line(format!("{stage} has a new key: {}", text::units(count, "causes"))),
             (State::Waiting { .. }, count) => {
-                line(format!("{} will have a new key: {}", self.stage, text::units(count, "causes")))
+                line(format!("{stage} will have a new key: {}", text::units(count, "causes")))
             }
         }
         for cause in &causes {
-            let place = if cause.stage == self.stage { String::new() } else { format!("{}: ", cause.stage) };
+            let place = if cause.stage == *stage { String::new() } else { format!("{}: ", cause.stage) };
             line(format!("  {place}{}", cause.what));
             cause.detail.iter().for_each(|detail| line(format!("    {detail}")));
         }
@@ -66,7 +65,7 @@ impl Why {
         if let Some(start) = survey.planner.start(index).map_err(fault)? {
             line(format!("init: starts from {}", start.origin));
         }
-        if let Some(old) = reasons.old(&self.stage) {
+        if let Some(old) = reasons.old(stage) {
             let changed = diff(old, &examined.preimage);
             for change in
                 changed.iter().filter(|change| change.path.starts_with("inputs.") && change.new != Some(Value::Null))

@@ -1,9 +1,11 @@
 //! Everything about a pipeline that can be wrong while every value is well-formed; what passes is resolved.
 
 use super::{
+    across,
     compose::Composed,
     definition::Pipeline,
     diagnostic::{Diagnostic, suggestion},
+    grid::{self, AT},
     names::{PLAIN_NAME, is_plain_name},
     source::Sources,
 };
@@ -11,8 +13,6 @@ use crate::hub::{Address, Cache, HubFile};
 use sd3pipe_stages::{
     adapter::parameters::{Lora, Method},
     captions::parameters::Masks,
-    checkpoint::Component,
-    export::parameters::{Epochs, Export, Layout, LoraForm, Weights},
     stage::{Kind, Stage},
     train::{init::Init, parameters::Train},
 };
@@ -25,6 +25,8 @@ pub struct Resolved {
     pub pipeline: Pipeline,
     /// The folder of the pipeline file: `out/` and the store lie here.
     pub folder: PathBuf,
+    /// The folder of its results: `out/<name>/` in that.
+    pub results: PathBuf,
     /// The stages, each after those that it reads from.
     pub stages: Vec<ResolvedStage>,
     /// The files that are named by their address at Hugging Face. The paths of those that are not in the cache are still addresses.
@@ -34,7 +36,7 @@ pub struct Resolved {
 /// A stage with the stages that it reads from.
 #[derive(Clone, Debug)]
 pub struct ResolvedStage {
-    /// What people call it.
+    /// What people call it. Of a stage that a grid has made several of, `train@learning_rate=1e-4,seed=1`.
     pub name: String,
     /// Kind and parameters.
     pub stage: Stage,
@@ -49,6 +51,18 @@ pub struct Upstream {
     pub role: &'static str,
     /// The index of the stage that is read, in [`Resolved::stages`].
     pub stage: usize,
+}
+
+impl ResolvedStage {
+    /// Its name as it's written, and the point of the grid that it is of.
+    pub fn base_and_point(&self) -> (&str, Option<&str>) {
+        base_and_point(&self.name)
+    }
+}
+
+/// The name of a stage as it's written, and the point of the grid that the stage is of.
+pub fn base_and_point(name: &str) -> (&str, Option<&str>) {
+    name.split_once(AT).map_or((name, None), |(base, point)| (base, Some(point)))
 }
 
 impl Resolved {
@@ -75,8 +89,13 @@ impl Resolved {
     }
 }
 
-/// Checks everything and lists all that is wrong.
-pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> Result<Resolved, Vec<Diagnostic>> {
+/// Checks everything and lists all that is wrong. Of a pipeline that was run files need not be `there` any more.
+pub fn check(
+    mut pipeline: Pipeline,
+    composed: &Composed,
+    sources: &Sources,
+    there: bool,
+) -> Result<Resolved, Vec<Diagnostic>> {
     let mut faults = Faults { composed, list: Vec::new() };
     let folder = sources.get(0).folder.clone();
     if pipeline.stages.len() > MOST_STAGES {
@@ -85,7 +104,7 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         return Err(faults.list);
     }
     check_names(&pipeline, &mut faults);
-    let hub = resolve_paths(&mut pipeline, sources, &mut faults);
+    let hub = resolve_paths(&mut pipeline, sources, there, &mut faults);
     if let Some(reason) = pipeline.device.missing() {
         faults.add("device", reason, "device: Auto takes what there is".to_owned());
     }
@@ -101,7 +120,8 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
         }
     }
     let edges = name_inputs(&mut pipeline, &mut faults);
-    check_across(&pipeline, &folder.join("out").join(&pipeline.name), &edges, &mut faults);
+    let results = folder.join("out").join(&pipeline.name);
+    across::check(&pipeline, &results, &edges, &mut faults);
     let order = order(&pipeline, &edges, &mut faults);
     if !faults.list.is_empty() {
         faults.list.sort_by_key(|fault| fault.place.as_ref().map(|place| (place.source, place.range.start)));
@@ -118,22 +138,24 @@ pub fn check(mut pipeline: Pipeline, composed: &Composed, sources: &Sources) -> 
             Some(ResolvedStage { name: name.clone(), stage: stage.clone(), upstream })
         })
         .collect();
-    Ok(Resolved { pipeline, folder, stages, hub })
+    Ok(Resolved { pipeline, folder, results, stages, hub })
 }
 
-struct Faults<'c> {
+/// What is wrong, as far as it was found.
+pub(super) struct Faults<'c> {
     composed: &'c Composed,
     list: Vec<Diagnostic>,
 }
 
 impl Faults<'_> {
-    fn add(&mut self, path: &str, message: String, hint: impl Into<Option<String>>) {
+    /// Adds what is wrong with the value at a path.
+    pub(super) fn add(&mut self, path: &str, message: String, hint: impl Into<Option<String>>) {
         self.list.push(Diagnostic::new(message, Some(self.composed.place(path))).hint(hint));
     }
 }
 
 /// Stages of a pipeline at most: what is found out about them takes time by their number's square.
-const MOST_STAGES: usize = 1000;
+pub(super) const MOST_STAGES: usize = 1000;
 
 fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if !is_plain_name(&pipeline.name) {
@@ -143,8 +165,13 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    let fields = ["name", "model", "device", "stages"];
-    for name in pipeline.stages.keys().filter(|name| !is_plain_name(name) || fields.contains(&name.as_str())) {
+    let is_field = |name: &str| ["name", "model", "device", "grid", "stages"].contains(&name);
+    for name in pipeline.stages.keys() {
+        // What `plan --resolved` prints of a grid can be run again.
+        let (base, point) = base_and_point(name);
+        if is_plain_name(base) && !is_field(base) && point.is_none_or(grid::is_point) {
+            continue;
+        }
         let message = format!("`{name}` can't name a stage");
         faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));
     }
@@ -164,7 +191,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
 const FOLDER: &str = "folder";
 
 /// Makes each path absolute, from the folder of its text, and looks what is there. An address becomes the file in the cache, if there.
-fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults<'_>) -> Vec<HubFile> {
+fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, there: bool, faults: &mut Faults<'_>) -> Vec<HubFile> {
     let (mut hub, cache) = (Vec::new(), Cache::of_user());
     let mut resolve = |field: String, path: &mut PathBuf, expected: &str, found: fn(&Path) -> bool| {
         let place = faults.composed.place(&field);
@@ -182,7 +209,7 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
         }
         let joined = sources.get(place.source).folder.join(&*path);
         let absolute = std::path::absolute(&joined).unwrap_or(joined);
-        if !found(&absolute) {
+        if there && !found(&absolute) {
             let message = format!("there is no {expected} `{}`", path.display());
             faults.list.push(Diagnostic::new(message, Some(place)).hint(format!("looked for {}", absolute.display())));
         }
@@ -210,7 +237,17 @@ fn resolve_paths(pipeline: &mut Pipeline, sources: &Sources, faults: &mut Faults
                     resolve(format!("stages.{name}.method.from"), path, "file", Path::is_file);
                 }
             }
-            _ => {}
+            Stage::Sample(sample) => {
+                let files = [
+                    ("image", sample.image.as_mut().map(|image| &mut image.path)),
+                    ("lora", sample.lora.as_mut().map(|lora| &mut lora.path)),
+                ];
+                for (field, path) in files {
+                    path.into_iter()
+                        .for_each(|path| resolve(format!("stages.{name}.{field}.path"), path, "file", Path::is_file));
+                }
+            }
+            Stage::EncodeText(_) | Stage::EncodeImages(_) | Stage::Export(_) => {}
         }
     }
     hub
@@ -272,102 +309,6 @@ fn name_inputs(pipeline: &mut Pipeline, faults: &mut Faults<'_>) -> Vec<Vec<(&'s
         }
     }
     edges
-}
-
-/// What only shows when stages are seen together.
-fn check_across(pipeline: &Pipeline, results: &Path, edges: &[Vec<(&'static str, usize)>], faults: &mut Faults<'_>) {
-    for (index, (name, stage)) in pipeline.stages.iter().enumerate() {
-        let above = |index: usize| edges[index].first().map(|(_, above)| &pipeline.stages[*above]);
-        match stage {
-            Stage::Export(export) => {
-                if let Some(Stage::Train(train)) = above(index) {
-                    for problem in export.epochs.problems("epochs", Some(train.epochs)) {
-                        faults.add(&format!("stages.{name}.epochs"), problem.message, problem.hint);
-                    }
-                    check_lora_form(name, export, &train.method, faults);
-                    check_choice(name, export, train, faults);
-                }
-            }
-            Stage::Train(train) => {
-                if let Init::File(path) = &train.init
-                    && path.starts_with(results)
-                {
-                    let message = format!(
-                        "`init` starts from what `{}` writes itself, which is other weights each time",
-                        pipeline.name
-                    );
-                    let hint = "name the run that made it: init: Run(run: \"12\", epoch: 8)".to_owned();
-                    faults.add(&format!("stages.{name}.init"), message, hint);
-                }
-                // Text and latents of different captions would pair one data set's pictures with another's words.
-                let captions: Vec<_> = edges[index]
-                    .iter()
-                    .filter_map(|(_, above)| edges[*above].first())
-                    .map(|(_, index)| index)
-                    .collect();
-                let regularises = |index: &usize| match &pipeline.stages[*index] {
-                    Stage::Captions(captions) => captions.data.iter().any(|dataset| dataset.regularisation),
-                    _ => true,
-                };
-                if train.prior_loss_weight != 1.0 && !captions.iter().any(|index| regularises(index)) {
-                    let message = "`prior_loss_weight` has no effect without regularisation images".to_owned();
-                    let hint = "leave it out, or add regularisation: true to one of the folders in `data`".to_owned();
-                    faults.add(&format!("stages.{name}.prior_loss_weight"), message, hint);
-                }
-                if captions.windows(2).any(|pair| pair[0] != pair[1]) {
-                    let message = format!("`{name}` reads texts and latents of different captions");
-                    faults.add(&format!("stages.{name}"), message, "both must come from one Captions stage".to_owned());
-                }
-            }
-            _ => {}
-        }
-    }
-    let has_text = pipeline.stages.values().any(|stage| matches!(stage, Stage::EncodeText(_) | Stage::Sample(_)));
-    if has_text && pipeline.model.file(Component::T5).1 && pipeline.model.t5_tokenizer().is_none() {
-        let hint = "model: (…, tokenizers: (t5: \"spiece.model\"))".to_owned();
-        faults.add("model.t5xxl", "a T5 encoder needs its tokenizer".to_owned(), hint);
-    }
-}
-
-/// What an export asks for must be what the training keeps.
-fn check_choice(name: &str, export: &Export, train: &Train, faults: &mut Faults<'_>) {
-    let mut lacks = |field: &str, message: &str, hint: &str| {
-        faults.add(&format!("stages.{name}.{field}"), format!("`{field}`: {message}"), hint.to_owned());
-    };
-    if export.epochs == Epochs::Best && train.validation.is_none() {
-        lacks("epochs", "only validation can tell which epoch is the best", "add to Train: validation: (share: 0.1)");
-    }
-    if export.weights == Weights::Average && train.average.is_none() {
-        lacks("weights", "the training keeps no average", "add to Train: average: (decay: 0.9999)");
-    }
-}
-
-/// Fields of an export that say nothing for this kind of training.
-fn check_lora_form(name: &str, export: &Export, method: &Method, faults: &mut Faults<'_>) {
-    let mut without_effect = |field: &str, why: &str, hint: &str| {
-        faults.add(&format!("stages.{name}.{field}"), format!("`{field}` has no effect: {why}"), hint.to_owned());
-    };
-    match (method, &export.lora) {
-        (Method::Full, Some(_)) => {
-            without_effect("lora", "the training has no adapter", "leave it out, or train with method: LoRA()");
-        }
-        (Method::LoRA(_), None | Some(LoraForm::Kohya | LoraForm::Diffusers | LoraForm::Both)) => {
-            let why = "the adapter alone is written";
-            let hint = "leave it out, or merge the adapter into the model: lora: Merged(1.0)";
-            if export.layout != Layout::SingleFile {
-                without_effect("layout", why, hint);
-            }
-            if export.text_encoders {
-                without_effect("text_encoders", why, hint);
-            }
-        }
-        (Method::LoRA(lora), Some(LoraForm::Merged(_))) if !export.text_encoders && lora.clips().next().is_some() => {
-            let message = "the adapter is one of the CLIPs too, and a checkpoint without them would lose that";
-            let hint = "put them inside: text_encoders: true".to_owned();
-            faults.add(&format!("stages.{name}.lora"), message.to_owned(), hint);
-        }
-        _ => {}
-    }
 }
 
 /// The stages in an order in which each comes after what it reads; a cycle is named from end to end.

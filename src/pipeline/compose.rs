@@ -51,8 +51,8 @@ const LONGEST_CHAIN: usize = 8;
 /// Bytes of a pipeline file at most: a hundred times those of a long one, and few enough to be shown, line by line, in messages.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// Reads the file, its bases and the settings.
-pub fn compose(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Composed, Vec<Diagnostic>> {
+/// Reads the file, its bases and the settings, folded into one.
+pub fn fold(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Node, Vec<Diagnostic>> {
     let mut root = read_with_bases(path, &path.display().to_string(), None, &mut Vec::new(), sources)
         .map_err(|error| vec![error])?;
     let mut faults = Vec::new();
@@ -65,9 +65,14 @@ pub fn compose(path: &Path, settings: &[String], sources: &mut Sources) -> Resul
     if !faults.is_empty() {
         return Err(faults);
     }
+    Ok(root)
+}
+
+/// The text of what was folded.
+pub fn compose(root: Node, sources: &Sources) -> Composed {
     let mut composed = Composed { text: String::new(), root: root.clone(), pieces: Vec::new() };
     write(&root, sources, &mut composed);
-    Ok(composed)
+    composed
 }
 
 fn read_with_bases(
@@ -119,7 +124,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Checks the syntax with `ron` itself, then takes the outline.
-fn parse(number: usize, sources: &Sources) -> Result<Node, Diagnostic> {
+pub fn parse(number: usize, sources: &Sources) -> Result<Node, Diagnostic> {
     let text = &sources.get(number).text;
     if let Err(error) = super::options().from_str::<serde::de::IgnoredAny>(text) {
         let offset = offset_of(text, error.span.start.line, error.span.start.col);
@@ -145,7 +150,8 @@ fn entries_mut(node: &mut Node) -> Option<&mut Vec<Entry>> {
     }
 }
 
-fn take(node: &mut Node, key: &str) -> Option<Node> {
+/// Takes the value of a key out, if it is there.
+pub fn take(node: &mut Node, key: &str) -> Option<Node> {
     let entries = entries_mut(node)?;
     let index = entries.iter().position(|entry| entry.key == key)?;
     Some(entries.remove(index).value)
@@ -195,37 +201,45 @@ fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Di
     let is_stage = |node: &Node, step: &str| node.get("stages").is_some_and(|stages| stages.get(step).is_some());
     if is_stage(root, steps[0]) {
         steps.insert(0, "stages");
-    } else if !["name", "model", "device", "stages"].contains(&steps[0]) {
+    } else if !["name", "model", "device", "grid", "stages"].contains(&steps[0]) {
         let stages = root.get("stages").map(Node::entries).unwrap_or_default();
-        let known = stages.iter().map(|entry| entry.key.as_str()).chain(["name", "model", "device"]);
+        let known = stages.iter().map(|entry| entry.key.as_str()).chain(["name", "model", "device", "grid"]);
         return Err(
             Diagnostic::new(format!("there is no stage `{}`", steps[0]), Some(whole)).hint(suggestion(steps[0], known))
         );
     }
+    set(root, &steps, value, &whole).map_err(|step| no_fields(path, &step, whole.clone()))
+}
+
+/// Puts a value in the place of the one that stands, or would stand, at the end of these steps.
+///
+/// # Errors
+/// The step before which there is nothing with fields.
+pub fn set(root: &mut Node, steps: &[&str], value: Node, key_place: &Place) -> Result<(), String> {
     let mut node = root;
     let (last, parents) = steps.split_last().unwrap_or((&"", &[]));
     for step in parents {
-        let Some(entries) = entries_mut(node) else {
-            return Err(Diagnostic::new(format!("`{path}`: what stands before `{step}` has no fields"), Some(whole)));
-        };
+        let entries = entries_mut(node).ok_or(*step)?;
         let index = entries.iter().position(|entry| entry.key == *step).unwrap_or_else(|| {
             // A field that is at its default so far, such as `encoder_dropout`: it gets written out.
-            let value = Node { place: whole.clone(), name: None, body: Body::Fields(Vec::new()) };
-            entries.push(Entry { key: (*step).to_owned(), key_place: whole.clone(), value });
+            let value = Node { place: value.place.clone(), name: None, body: Body::Fields(Vec::new()) };
+            entries.push(Entry { key: (*step).to_owned(), key_place: key_place.clone(), value });
             entries.len() - 1
         });
         node = &mut entries[index].value;
     }
-    match entries_mut(node) {
-        Some(entries) => match entries.iter_mut().find(|entry| entry.key == *last) {
-            Some(entry) => entry.value = value,
-            None => entries.push(Entry { key: (*last).to_owned(), key_place: whole, value }),
-        },
-        None => {
-            return Err(Diagnostic::new(format!("`{path}`: what stands before `{last}` has no fields"), Some(whole)));
-        }
+    let entries = entries_mut(node).ok_or(*last)?;
+    let new = Entry { key: (*last).to_owned(), key_place: key_place.clone(), value };
+    match entries.iter_mut().find(|entry| entry.key == *last) {
+        Some(entry) => *entry = new,
+        None => entries.push(new),
     }
     Ok(())
+}
+
+/// What there is to say when [`set`] comes to nothing that has fields.
+pub fn no_fields(path: &str, step: &str, place: Place) -> Diagnostic {
+    Diagnostic::new(format!("`{path}`: what stands before `{step}` has no fields"), Some(place))
 }
 
 /// A key that stands twice in one bracket: `ron` would take the last one in silence when it's a map.

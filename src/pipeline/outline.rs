@@ -55,23 +55,32 @@ impl Node {
         self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// The node at a path like `stages.captions.data[1].path`, or the nearest that is written.
+    /// The node at a path like `stages.captions.data[1].path`, or the nearest that is written. A key may have dots itself.
     pub fn nearest(&self, path: &str) -> &Self {
-        let mut node = self;
-        for step in path.split(['.', '[']).filter(|step| !step.is_empty()) {
-            let next = match step.strip_suffix(']').and_then(|index| index.parse::<usize>().ok()) {
-                Some(index) => match &node.body {
-                    Body::List(nodes) => nodes.get(index),
-                    _ => None,
-                },
-                None => node.get(step),
+        let (mut node, mut rest) = (self, path);
+        loop {
+            rest = rest.trim_start_matches('.');
+            let next = match (rest.strip_prefix('[').and_then(|rest| rest.split_once(']')), &node.body) {
+                (Some((index, behind)), Body::List(nodes)) => {
+                    index.parse().ok().and_then(|index: usize| nodes.get(index)).map(|node| (node, behind))
+                }
+                _ => node.leads(rest),
             };
             match next {
-                Some(next) => node = next,
-                None => break,
+                Some(next) => (node, rest) = next,
+                None => return node,
             }
         }
-        node
+    }
+
+    /// The value of the key that a path begins with, the longest of several, and the rest of the path.
+    fn leads<'p>(&self, path: &'p str) -> Option<(&Self, &'p str)> {
+        let leads = |entry: &'_ Entry| {
+            let rest = path.strip_prefix(&*entry.key)?;
+            (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
+        };
+        let found = self.entries().iter().filter_map(|entry| Some((&entry.value, leads(entry)?)));
+        found.min_by_key(|(_, rest)| rest.len())
     }
 }
 
@@ -303,6 +312,11 @@ mod tests {
         assert_eq!(text_of("stages.train.list[1].x"), "2");
         assert_eq!(text_of("stages.train.raw"), "r#\"a\"b\"#");
         assert_eq!(text_of("stages.train.unit"), "All");
+        let node = outline("(a: {\"t@x=1\": (c: 1), \"t@x=1.5\": (c: [2, 3])})", 0).unwrap();
+        assert_eq!(
+            [node.nearest("a.t@x=1.c").place.range.start, node.nearest("a.t@x=1.5.c[1]").place.range.start],
+            [18, 41]
+        );
     }
 
     #[test]

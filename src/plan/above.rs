@@ -6,7 +6,7 @@ use sd3pipe_stages::{
     stage::{Kind, Stage},
     train::parameters::Train,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Planner<'_> {
     /// The captions stage that a stage's data comes from.
@@ -21,6 +21,19 @@ impl Planner<'_> {
             all.extend(self.ancestors(upstream.stage));
         }
         all
+    }
+
+    /// Every stage up to some last ones, all where there are none, but those whose results are given and what only these read.
+    pub fn needed<R>(&self, last: &BTreeSet<usize>, given: &BTreeMap<usize, R>) -> BTreeSet<usize> {
+        let mut open: Vec<usize> =
+            if last.is_empty() { (0..self.resolved.stages.len()).collect() } else { last.iter().copied().collect() };
+        let mut needed = BTreeSet::new();
+        while let Some(index) = open.pop() {
+            if !given.contains_key(&index) && needed.insert(index) {
+                open.extend(self.resolved.stages[index].upstream.iter().map(|upstream| upstream.stage));
+            }
+        }
+        needed
     }
 
     /// The adapter that is trained above a stage, if one is.

@@ -16,7 +16,7 @@ use sd3pipe_stages::{
     facts::Facts,
     images::ImagesJob,
     job::Job,
-    sample::SampleJob,
+    sample::{self, SampleJob},
     stage::{Kind, Stage},
     text::TextJob,
     train::{
@@ -148,7 +148,7 @@ impl<'p> Planner<'p> {
         let digests = |facts: &Facts| {
             let tokenizers =
                 facts.t5_tokenizer.iter().chain([&facts.clip_tokenizer]).map(|tokenizer| tokenizer.identity);
-            let weights = facts.components.values().chain(facts.adapters.values()).map(|located| located.digest);
+            let weights = facts.located().map(|located| located.digest);
             weights.chain(tokenizers).collect::<Vec<_>>()
         };
         Ok(digests(self.facts()?) == digests(&model::facts(self.resolved, self.store)?))
@@ -288,15 +288,10 @@ impl<'p> Planner<'p> {
                 Stage::Export(parameters) => export::job::model(parameters, &facts, self.adapter_of(index)),
                 _ => Value::Null,
             },
-            Kind::Sample => {
-                let mut value = facts.text_encoders();
-                if let (Value::Object(all), Value::Object(more)) =
-                    (&mut value, facts.digests(&[Component::Mmdit, Component::VaeDecoder]))
-                {
-                    all.extend(more);
-                }
-                value
-            }
+            Kind::Sample => match &stage.stage {
+                Stage::Sample(parameters) => sample::model(parameters, &facts),
+                _ => Value::Null,
+            },
         };
         // Training and exporting read the items themselves too: their repeats, their ids, where a checkpoint comes from.
         if matches!(stage.stage.kind(), Kind::Train | Kind::Export) {

@@ -10,6 +10,7 @@ impl Planner<'_> {
         let stage = &self.resolved.stages[index];
         self.start(index)?;
         self.check_size(stage)?;
+        self.check_skipped(stage)?;
         self.check_text_encoders(stage)?;
         if let Stage::Train(parameters) = &stage.stage {
             let facts = self.facts()?;
@@ -23,6 +24,15 @@ impl Planner<'_> {
         let Stage::Sample(Sample { size: (width, height), .. }) = &stage.stage else { return Ok(()) };
         let fits = self.facts()?.geometry.check_latents(*height as usize / 8, *width as usize / 8);
         fits.map_err(|error| StageError::Unfit(format!("samples of {width} × {height}: {error}; change `size`")).into())
+    }
+
+    /// Blocks that are left out must be there.
+    fn check_skipped(&self, stage: &ResolvedStage) -> Result<(), PlanError> {
+        let Stage::Sample(Sample { skip_layers: Some(skip), .. }) = &stage.stage else { return Ok(()) };
+        let depth = self.facts()?.geometry.depth;
+        let Some(beyond) = skip.layers.iter().find(|layer| **layer as usize >= depth) else { return Ok(()) };
+        let message = format!("`skip_layers`: there is no block {beyond}; the model has 0 to {}", depth - 1);
+        Err(StageError::Unfit(message).into())
     }
 
     /// One or two encoders may be missing; with none the model would be trained and asked with zeros for every text.

@@ -5,6 +5,7 @@ mod data;
 mod estimate;
 mod examine;
 mod fit;
+mod losses;
 mod model;
 mod reasons;
 mod report;
@@ -15,7 +16,8 @@ pub mod target;
 pub use data::Data;
 pub use estimate::{Bytes, Cost, Estimate, Size};
 pub use examine::{Examined, Planner, State};
-pub use reasons::{Cause, Reasons};
+pub use losses::EpochLosses;
+pub use reasons::{Cause, Difference, Reasons, differences};
 pub use result::StageResult;
 pub use start::{Start, StartError};
 

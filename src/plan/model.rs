@@ -9,13 +9,14 @@ use sd3pipe_stages::{
     error::StageError,
     export,
     facts::{Facts, Located, TokenizerFacts, component_fingerprints, fingerprint},
+    sample::parameters::{Sample, StartImage},
     stage::Stage,
     text::tokenizer::{ClipFiles, ClipTokenizer, T5Tokenizer},
     train::parameters::Train,
 };
 use std::{
     collections::BTreeMap,
-    fs::Metadata,
+    fs::{File, Metadata},
     path::{Path, PathBuf},
 };
 
@@ -79,7 +80,8 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
     };
     let adapters = adapters(resolved, &geometry, &clips, store)?;
     let device = resolved.pipeline.device.kind();
-    let facts = Facts { components, adapters, geometry, clips, clip_tokenizer, t5_tokenizer, device };
+    let pictures = pictures(resolved, store)?;
+    let facts = Facts { components, adapters, pictures, geometry, clips, clip_tokenizer, t5_tokenizer, device };
     for stage in &resolved.stages {
         if let Stage::Export(parameters) = &stage.stage {
             export::check(parameters, &facts)?;
@@ -88,7 +90,7 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
     Ok(facts)
 }
 
-/// The adapters that trainings go on from. What can't be right about an adapter and this model shows here too.
+/// The adapters that stages name by file. What can't be right about a training's adapter and this model shows here too.
 fn adapters(
     resolved: &Resolved,
     geometry: &MmditGeometry,
@@ -97,27 +99,57 @@ fn adapters(
 ) -> Result<BTreeMap<PathBuf, Located>, PlanError> {
     let mut adapters = BTreeMap::new();
     for stage in &resolved.stages {
-        let Stage::Train(Train { method: Method::LoRA(lora), .. }) = &stage.stage else { continue };
-        adapter::places(lora, geometry, clips).map_err(StageError::from)?;
-        let Some(path) = &lora.from else { continue };
-        let fault = |source| PlanError::File { path: path.clone(), source };
-        let before = std::fs::metadata(path).map_err(fault)?;
-        let mut digests = store.map(|store| store.digests("adapter", path)).transpose()?;
-        let digest = match digests.as_ref().and_then(|digests| digests.known(path, &before)) {
-            Some(digest) => digest,
-            None => {
-                let digest = adapter::file_digest(path)?;
-                if let Some(digests) = &mut digests {
-                    digests.remember(path, &before, digest);
-                }
-                digest
+        let path = match &stage.stage {
+            Stage::Train(Train { method: Method::LoRA(lora), .. }) => {
+                adapter::places(lora, geometry, clips).map_err(StageError::from)?;
+                lora.from.as_ref()
             }
+            Stage::Sample(Sample { lora: Some(lora), .. }) => Some(&lora.path),
+            _ => None,
         };
-        digests.map(|digests| digests.save()).transpose()?;
-        let files = vec![(path.clone(), Fingerprint::of(&before))];
-        adapters.insert(path.clone(), Located { path: path.clone(), digest, files });
+        if let Some(path) = path {
+            adapters.insert(path.clone(), file(path, "adapter", store, || Ok(adapter::file_digest(path)?))?);
+        }
     }
     Ok(adapters)
+}
+
+/// The pictures that drawing starts from.
+fn pictures(resolved: &Resolved, store: Option<&Store>) -> Result<BTreeMap<PathBuf, Located>, PlanError> {
+    let images = resolved.stages.iter().filter_map(|stage| match &stage.stage {
+        Stage::Sample(sample) => sample.image.as_ref(),
+        _ => None,
+    });
+    let located = |StartImage { path, .. }: &StartImage| {
+        let fault = |source| PlanError::File { path: path.clone(), source };
+        let digest = || File::open(path).and_then(Digest::of_reader).map(|(digest, _)| digest).map_err(fault);
+        Ok((path.clone(), file(path, "bytes", store, digest)?))
+    };
+    images.map(located).collect()
+}
+
+/// A file whose digest, of that aspect, is remembered while it is the same file.
+fn file(
+    path: &Path,
+    aspect: &str,
+    store: Option<&Store>,
+    digest: impl FnOnce() -> Result<Digest, PlanError>,
+) -> Result<Located, PlanError> {
+    let fault = |source| PlanError::File { path: path.to_owned(), source };
+    let before = std::fs::metadata(path).map_err(fault)?;
+    let mut digests = store.map(|store| store.digests(aspect, path)).transpose()?;
+    let digest = match digests.as_ref().and_then(|digests| digests.known(path, &before)) {
+        Some(digest) => digest,
+        None => {
+            let digest = digest()?;
+            if let Some(digests) = &mut digests {
+                digests.remember(path, &before, digest);
+            }
+            digest
+        }
+    };
+    digests.map(|digests| digests.save()).transpose()?;
+    Ok(Located { path: path.to_owned(), digest, files: vec![(path.to_owned(), Fingerprint::of(&before))] })
 }
 
 /// The digest of a network's tensors: remembered for each of the files that it lies in, and trusted while all of them say the same.

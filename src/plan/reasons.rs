@@ -3,6 +3,7 @@
 use super::{Examined, PlanError, Planner, StageResult, State, data};
 use sd3pipe_cache::{Change, Key, Preimage, Store, diff};
 use sd3pipe_stages::{captions::Items, stage::Stage};
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -92,11 +93,47 @@ impl<'r> Reasons<'r> {
 
     fn item_changes(&self, old_key: &Key, result: &StageResult) -> Result<Vec<(String, Vec<String>)>, PlanError> {
         let Some(store) = self.store else { return Ok(Vec::new()) };
-        let old = store.outputs(old_key)?.and_then(|outputs| outputs.into_iter().find(|output| output.role == "items"));
-        let Some(old) = old.filter(|old| old.digest != result.digest) else { return Ok(Vec::new()) };
-        let Ok(old) = StageResult::stored(old.digest).items(Some(store)) else { return Ok(Vec::new()) };
+        let Some(old) = items_of(store, old_key)?.filter(|old| old.digest != result.digest) else {
+            return Ok(Vec::new());
+        };
+        let Ok(old) = old.items(Some(store)) else { return Ok(Vec::new()) };
         Ok(compare_items(&old, &result.items(Some(store))?))
     }
+}
+
+/// The items that a captions stage had by a key, if the store has them.
+fn items_of(store: &Store, key: &Key) -> Result<Option<StageResult>, PlanError> {
+    let outputs = store.outputs(key)?.unwrap_or_default();
+    Ok(outputs.iter().find(|output| output.role == "items").map(|output| StageResult::stored(output.digest)))
+}
+
+/// Something that two runs of a stage read differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// In a few words: `caption of a.png changed`.
+    pub what: String,
+    /// Lines that show it.
+    pub detail: Vec<String>,
+}
+
+/// What two keys of a stage differ in beside its parameters and the results of other stages, as far as the store still knows.
+///
+/// # Errors
+/// A store that can't be read.
+pub fn differences(store: &Store, old: &Key, new: &Key) -> Result<Vec<Difference>, PlanError> {
+    let mut found = Vec::new();
+    if let (Some(old), Some(new)) = (items_of(store, old)?, items_of(store, new)?)
+        && let (Ok(old), Ok(new)) = (old.items(Some(store)), new.items(Some(store)))
+    {
+        found.extend(compare_items(&old, &new).into_iter().map(|(what, detail)| Difference { what, detail }));
+    }
+    if let (Some(old), Some(new)) = (store.record(old)?, store.record(new)?) {
+        let changes = diff(&old.preimage, &new.preimage).into_iter();
+        let changes = changes.filter(|change| !change.path.starts_with("parameters."));
+        found
+            .extend(changes.filter_map(|change| describe(&change)).map(|what| Difference { what, detail: Vec::new() }));
+    }
+    Ok(found)
 }
 
 /// What happened between two lists of items, an item at a time.

@@ -1,6 +1,6 @@
 //! Where a stage's results lie in `out/`, under plain names.
 
-use crate::pipeline::Resolved;
+use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::Digest;
 use sd3pipe_stages::{
     action::Artifact,
@@ -22,17 +22,14 @@ pub struct Target {
     pub length: u64,
 }
 
-/// The folder of a pipeline's results.
-pub fn folder(resolved: &Resolved) -> PathBuf {
-    resolved.folder.join("out").join(&resolved.pipeline.name)
-}
-
-/// The folder of a stage's results: where several stages write the same kind of file, each has one of its own.
+/// The folder of a stage's results: each point of a grid has one, and where several stages write the same kind of file, each of them.
 pub fn root(resolved: &Resolved, index: usize) -> PathBuf {
     let stage = &resolved.stages[index];
-    let kind = stage.stage.kind();
-    let several = resolved.stages.iter().filter(|other| other.stage.kind() == kind).count() > 1;
-    if several { folder(resolved).join(&stage.name) } else { folder(resolved) }
+    let (base, point) = stage.base_and_point();
+    let beside = |other: &&ResolvedStage| other.stage.kind() == stage.stage.kind() && other.base_and_point().1 == point;
+    let folder = resolved.results.join(point.unwrap_or_default());
+    let several = resolved.stages.iter().filter(beside).count() > 1;
+    if several { folder.join(base) } else { folder }
 }
 
 /// The files of a stage that made this, none for stages whose results are for other stages.

@@ -127,21 +127,41 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy. Synced, because the stat
-/// cache will trust it, and renamed into place whole.
+/// A reflink where the file system has them, so that a checkpoint lies on the disk once; else a copy.
 fn copy(from: &Path, folder: &Path, to: &Path, length: u64) -> io::Result<()> {
+    put_in_place(folder, to, length, |unfinished| {
+        step("deliver.copy", || reflink_copy::reflink_or_copy(from, unfinished))?;
+        let mut permissions = fs::metadata(unfinished)?.permissions();
+        // Objects are read-only; what lies in `out/` is the user's to change.
+        #[allow(clippy::permissions_set_readonly_false)]
+        permissions.set_readonly(false);
+        fs::set_permissions(unfinished, permissions)
+    })
+}
+
+/// Makes a file of `out/` be these bytes, which are in no store.
+///
+/// # Errors
+/// A folder that can't be written.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), PlanError> {
+    let fault = |source| PlanError::Deliver { path: path.to_owned(), source };
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    step("deliver.make", || fs::create_dir_all(folder)).map_err(fault)?;
+    let length = bytes.len() as u64;
+    put_in_place(folder, path, length, |unfinished| step("deliver.copy", || fs::write(unfinished, bytes)))
+        .map_err(fault)
+}
+
+/// Synced, because the stat cache will trust it, and renamed into place whole.
+fn put_in_place(folder: &Path, to: &Path, length: u64, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
     // Never into what lies there already: it may be a link to somebody's file.
     drop(fs::remove_file(&unfinished));
-    let result = step("deliver.copy", || reflink_copy::reflink_or_copy(from, &unfinished))
-        .and_then(|_| {
-            let mut permissions = fs::metadata(&unfinished)?.permissions();
-            // Objects are read-only; what lies in `out/` is the user's to change.
-            #[allow(clippy::permissions_set_readonly_false)]
-            permissions.set_readonly(false);
-            fs::set_permissions(&unfinished, permissions)?;
-            step("deliver.sync", || File::open(&unfinished)?.sync_data())
-        })
+    let result = make(&unfinished)
+        .and_then(|()| step("deliver.sync", || File::open(&unfinished)?.sync_data()))
         .map_err(of_bytes(length))
         .and_then(|()| step("deliver.rename", || fs::rename(&unfinished, to)));
     if result.is_err() {

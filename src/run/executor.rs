@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     pipeline::Resolved,
-    plan::{Examined, PlanError, Planner, StageResult, State, target},
+    plan::{Examined, PlanError, Planner, StageResult, State},
 };
 use sd3pipe_cache::{Digest, Fingerprint, Key, Record, Store};
 use sd3pipe_stages::{
@@ -44,8 +44,12 @@ impl Engine for Networks {
 /// What may be asked of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The last stage to run, by index.
-    pub until: Option<usize>,
+    /// The last stages to run, by index; all of them when there are none.
+    pub until: BTreeSet<usize>,
+    /// Results that stages have, by index: they are taken as they are, without a look at what these stages read.
+    pub given: BTreeMap<usize, Digest>,
+    /// Stages whose results are not put into `out/`.
+    pub undelivered: BTreeSet<usize>,
     /// Stages to do anew whatever the store has.
     pub force: BTreeSet<usize>,
     /// Begins even if what will be written has no room.
@@ -136,13 +140,19 @@ impl Runner<'_> {
     pub fn run(&self, previous: BTreeMap<String, Key>) -> (Journal, Result<(), RunError>) {
         let mut journal = Journal::new(self.resolved, &previous);
         let mut planner = Planner::new(self.resolved, Some(self.store), self.options.force.clone(), previous);
-        let mut lost = 0;
+        let mut lost: Vec<Digest> = Vec::new();
         let mut result = loop {
             let mut results = vec![None; self.resolved.stages.len()];
+            for (index, digest) in &self.options.given {
+                results[*index] = Some(StageResult::stored(*digest));
+            }
             let result = self.pass(&mut planner, &mut results, &mut journal);
             match result.as_ref().err().and_then(RunError::lost_object) {
-                Some(digest) if lost < MOST_LOST => {
-                    lost += 1;
+                // What belongs to a given result is not made again.
+                Some(digest)
+                    if lost.len() < MOST_LOST && (self.options.given.is_empty() || !lost.contains(&digest)) =>
+                {
+                    lost.push(digest);
                     planner.refresh();
                     if let Err(error) = self.forget(digest, &results) {
                         break Err(error);
@@ -164,10 +174,7 @@ impl Runner<'_> {
         results: &mut [Option<StageResult>],
         journal: &mut Journal,
     ) -> Result<(), RunError> {
-        let wanted = match self.options.until {
-            Some(last) => planner.ancestors(last),
-            None => (0..self.resolved.stages.len()).collect(),
-        };
+        let wanted = planner.needed(&self.options.until, &self.options.given);
         for &index in &wanted {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
@@ -178,7 +185,7 @@ impl Runner<'_> {
         let mut surveyed = planner.survey(wanted.iter().copied(), results).map_err(fault)?;
         if !self.options.ignore_space {
             let growth = planner.estimate(&surveyed).map_err(fault)?.growth();
-            space::check(growth, self.store, &target::folder(self.resolved))?;
+            space::check(growth, self.store, &self.resolved.results)?;
         }
         for &index in &wanted {
             let name = || self.resolved.stages[index].name.clone();
@@ -211,7 +218,9 @@ impl Runner<'_> {
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
-            self.deliver(index, &result)?;
+            if !self.options.undelivered.contains(&index) {
+                self.deliver(index, &result)?;
+            }
         }
         Ok(())
     }

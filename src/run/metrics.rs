@@ -3,7 +3,6 @@
 //! They can be made again from the store at any time, so no run fails for them.
 
 use super::events;
-use crate::plan::target;
 use crate::{
     pipeline::Resolved,
     plan::{PlanError, StageResult},
@@ -28,7 +27,7 @@ const LINES: &str = "metrics.jsonl";
 
 /// The folder of all curves of a pipeline.
 fn folder(resolved: &Resolved) -> PathBuf {
-    target::folder(resolved).join("tensorboard")
+    resolved.results.join("tensorboard")
 }
 
 /// Says where the curves of a training will be.

@@ -1,5 +1,6 @@
 //! Running a pipeline: stage after stage, what is missing and nothing else, every result published under its key.
 
+mod comparison;
 mod deliver;
 mod events;
 mod executor;
@@ -10,6 +11,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub use comparison::{Compared, Comparison};
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
 pub use space::{NoRoom, free_bytes};

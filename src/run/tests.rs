@@ -1,5 +1,7 @@
 //! The runner with an engine that needs no network: what is carried out, kept, found again and told.
 
+mod grid;
+
 use super::{Engine, Journal, Options, RunError, Runner};
 use crate::pipeline::{self, Resolved};
 use sd3pipe_cache::{Digest, Store};
@@ -41,7 +43,12 @@ impl Engine for Keys {
                 Job::Sample(_) => ("image", String::new()),
             };
             let object = work.store.put(action.key.to_string().as_bytes())?;
-            work.publish(action, vec![output(role, item, object)], 0.0)?;
+            let mut outputs = vec![output(role, item.clone(), object)];
+            if let Job::Train(job) = job {
+                let losses = serde_json::json!([{"loss": job.parameters.learning_rate}, {"loss": *index as f64}]);
+                outputs.push(output("losses", item, work.store.put(losses.to_string().as_bytes())?));
+            }
+            work.publish(action, outputs, 0.0)?;
         }
         Ok(())
     }
@@ -276,7 +283,7 @@ fn an_interrupt_ends_the_run_and_is_told() {
 #[test]
 fn a_run_until_a_stage_leaves_the_rest() {
     let space = Space::new();
-    let until = space.resolve(&[]).index("latents");
+    let until = space.resolve(&[]).index("latents").into_iter().collect();
     let (journal, result) = space.run(&[], Options { until, ..Options::default() });
     result.unwrap();
     let names: Vec<&str> = journal.stages.iter().map(|stage| stage.name.as_str()).collect();

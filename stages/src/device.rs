@@ -62,9 +62,9 @@ impl Device {
 }
 
 /// Whether tensors of this device are on a GPU.
-#[cfg(feature = "compute")]
+#[cfg(feature = "cuda")]
 pub(crate) fn is_gpu(device: &burn::tensor::Device) -> bool {
-    cfg!(feature = "cuda") && device.clone().inner() != burn::tensor::Device::flex()
+    device.clone().inner() != burn::tensor::Device::flex()
 }
 
 #[cfg(feature = "cuda")]

@@ -73,13 +73,20 @@ impl TokenizerFacts {
     }
 }
 
+/// The digest of a file that a stage names, as keys have it.
+pub fn digest_of(located: &BTreeMap<PathBuf, Located>, path: &Path) -> Value {
+    located.get(path).map_or(Value::Null, |located| located.digest.to_string().into())
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The networks that the model has.
     pub components: BTreeMap<Component, Located>,
-    /// The adapters that trainings go on from, by the paths that the pipeline names.
+    /// The adapters that stages name by file, by the paths that the pipeline names: their digests are of their tensors.
     pub adapters: BTreeMap<PathBuf, Located>,
+    /// The pictures that drawing starts from, likewise: their digests are of their bytes.
+    pub pictures: BTreeMap<PathBuf, Located>,
     /// The MMDiT's geometry.
     pub geometry: MmditGeometry,
     /// The tensors of the CLIPs that the model has.
@@ -162,8 +169,7 @@ impl Facts {
             fields.insert("clip_tokenizer".to_owned(), self.clip_tokenizer.identity.to_string().into());
         }
         if let Lora { from: Some(path), .. } = lora {
-            let digest = self.adapters.get(path).map_or(Value::Null, |located| located.digest.to_string().into());
-            fields.insert("adapter".to_owned(), digest);
+            fields.insert("adapter".to_owned(), digest_of(&self.adapters, path));
         }
         start
     }
@@ -178,7 +184,7 @@ impl Facts {
         }
     }
 
-    /// The same for an adapter that a training goes on from.
+    /// The same for an adapter.
     pub fn check_adapter(&self, path: &Path) -> Result<(), StageError> {
         let known = |(file, before): &(PathBuf, Fingerprint)| {
             std::fs::metadata(file).is_ok_and(|now| Fingerprint::of(&now) == *before)
@@ -189,10 +195,15 @@ impl Facts {
         }
     }
 
+    /// The networks, and the adapters and pictures.
+    pub fn located(&self) -> impl Iterator<Item = &Located> {
+        self.components.values().chain(self.adapters.values()).chain(self.pictures.values())
+    }
+
     /// Every file of the model, with its state when the digests were taken.
     pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
         let tokenizers = self.t5_tokenizer.iter().chain([&self.clip_tokenizer]).flat_map(|tokenizer| &tokenizer.files);
-        let weights = self.components.values().chain(self.adapters.values()).flat_map(|located| &located.files);
+        let weights = self.located().flat_map(|located| &located.files);
         weights.chain(tokenizers).map(|(path, fingerprint)| (path.as_path(), fingerprint))
     }
 }

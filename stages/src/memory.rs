@@ -45,7 +45,8 @@ impl Job {
                 let texts = text_encoders(facts, parameters.precision, parameters.t5_tokens, 1)?;
                 let networks = weights(facts, Component::Mmdit, parameters.precision)?
                     + weights(facts, Component::VaeDecoder, parameters.precision)?;
-                let passes = if parameters.cfg == 1.0 { 1 } else { 2 };
+                let batch = if facts.device == DeviceKind::Cpu { 1 } else { u64::from(parameters.batch) };
+                let passes = batch * if parameters.cfg == 1.0 { 1 } else { 2 };
                 let text = CLIP_TOKENS as u64 + u64::from(parameters.t5_tokens);
                 let velocity = block(&facts.geometry, passes, area(parameters.size), text, facts.device);
                 texts.max(networks + velocity.max(vae(facts, Component::VaeDecoder, 1, area(parameters.size))?))

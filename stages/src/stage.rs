@@ -129,11 +129,11 @@ impl Stage {
                 &["text", "latents", "init", "save_every", "fused_step", "block_swap"][..],
             ),
             Self::Export(stage) => (serde_json::to_value(stage)?, &["train"][..]),
-            Self::Sample(stage) => (serde_json::to_value(stage)?, &["export"][..]),
+            Self::Sample(stage) => (serde_json::to_value(stage)?, &["export", "batch"][..]),
         };
         // What a file holds is in the key, not where it lies.
-        if let Some(lora) = value.pointer_mut("/method/LoRA").and_then(Value::as_object_mut) {
-            lora.remove("from");
+        for (holder, path) in [("/method/LoRA", "from"), ("/image", "path"), ("/lora", "path")] {
+            value.pointer_mut(holder).and_then(Value::as_object_mut).and_then(|holder| holder.remove(path));
         }
         // Fields that came after the first release are left out at their defaults, so that older results are still found.
         let added = match self {
@@ -171,7 +171,14 @@ impl Stage {
                 ("lora", Value::Null),
                 ("weights", json!("Trained")),
             ][..],
-            _ => &[],
+            Self::Sample(_) => &[
+                ("sampler", json!("Euler")),
+                ("skip_layers", Value::Null),
+                ("image", Value::Null),
+                ("lora", Value::Null),
+                ("lora_strength", json!(1.0)),
+            ][..],
+            Self::EncodeText(_) => &[],
         };
         if let Value::Object(fields) = &mut value {
             fields.retain(|name, _| !outside.contains(&name.as_str()));
@@ -235,6 +242,22 @@ mod tests {
             of(used),
             json!({"epochs": "All", "precision": "F16", "layout": "Diffusers", "text_encoders": true})
         );
+    }
+
+    #[test]
+    fn what_was_added_to_sample_is_in_its_key_only_when_it_is_used() {
+        let of = |settings: &str| Stage::Sample(ron::from_str(settings).unwrap()).parameters().unwrap();
+        let first = of("()");
+        assert_eq!(of("(batch: 4)"), first);
+        assert_eq!(first.as_object().unwrap().len(), 11);
+        for settings in ["(sampler: Dpm2m)", "(skip_layers: Some(()))", "(lora_strength: 0.5)"] {
+            assert_ne!(of(settings), first, "{settings}");
+        }
+        for field in ["image", "lora"] {
+            let named = |path: &str| of(&format!("({field}: Some((path: \"{path}\")))"));
+            assert_eq!(named("a"), named("b"), "{field}");
+            assert_ne!(named("a"), first, "{field}");
+        }
     }
 
     /// What a training's key holds of fields that came after the first release.

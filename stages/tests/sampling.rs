@@ -1,14 +1,20 @@
-//! Sampling against diffusers' `StableDiffusion3Pipeline` (see `tools/goldens/sampler.py`).
+//! Sampling against diffusers' `StableDiffusion3Pipeline` (see `tools/goldens/sampler.py` and `samplers.py`).
 //!
 //! Whoever has to change a number here changes what equal inputs give, and must raise `sample::REVISION`.
 #![cfg(feature = "compute")]
 
 mod golden;
 
+use burn::tensor::Tensor;
 use golden::{Golden, error, values};
 use sd3pipe_stages::checkpoint::{Component, ComponentSource, Dtype};
 use sd3pipe_stages::nn::{Mmdit, VaeDecoder, load, process_out};
-use sd3pipe_stages::sample::{Guidance, draw, sigmas::sigmas, to_rgb};
+use sd3pipe_stages::sample::{
+    Guidance, Steps, draw,
+    parameters::{Sampler, SkipLayers, StartImage},
+    sigmas::sigmas,
+    to_rgb,
+};
 
 /// The relative error, by Euclidean length, of latents after ten guided steps.
 const OF_LATENTS: f64 = 2e-5;
@@ -51,9 +57,11 @@ fn a_guided_image_equals_the_reference() {
         let decoder = VaeDecoder::new(&weights(Component::VaeDecoder).root()).unwrap();
 
         let text = |name: &str| (golden.tensor(&format!("{name} context")), golden.tensor(&format!("{name} pooled")));
-        let guidance = Guidance { prompt: text("prompt"), negative: Some(text("negative")), cfg: golden.config("cfg") };
+        let (prompt, negative) = (text("prompt"), Some(text("negative")));
+        let guidance = Guidance { prompt, negative, cfg: golden.config("cfg"), skip_layers: None };
         let sigmas = sigmas(golden.config("steps"), golden.config("shift"));
-        let latents = draw(&network, golden.tensor("noise"), &guidance, &sigmas, || Ok(())).unwrap();
+        let steps = Steps { sampler: Sampler::Euler, sigmas: &sigmas, skipped: 0 };
+        let latents = draw(&network, golden.tensor("noise"), &guidance, &steps, || Ok(())).unwrap();
         let off = error(&values(latents.clone()), &golden.floats("latents"));
         println!("{form}: latents {off:.1e}");
         assert!(off <= OF_LATENTS, "{form}: the latents are off by {off:e}");
@@ -67,4 +75,67 @@ fn a_guided_image_equals_the_reference() {
         // Those that lie between two bytes; if bytes were not rounded, half of them would be others.
         assert!(differ * 100 <= image.len(), "{form}: {differ} bytes differ");
     }
+}
+
+#[test]
+fn what_can_be_added_equals_the_reference_too() {
+    let golden = Golden::open("samplers");
+    let network = Mmdit::new(&golden.mmdit().root()).unwrap();
+    let text = |name: &str| (golden.tensor(&format!("{name} context")), golden.tensor(&format!("{name} pooled")));
+    let skip_layers: SkipLayers = golden.config("skip");
+    let count: u32 = golden.config("steps");
+    let sigmas = sigmas(count, golden.config("shift"));
+    let skipped = StartImage { path: "".into(), strength: golden.config("strength") }.skipped(count);
+    for (name, sampler, skips, from_picture) in [
+        ("euler", Sampler::Euler, false, false),
+        ("skip layers", Sampler::Euler, true, false),
+        ("dpm", Sampler::Dpm2m, false, false),
+        ("picture euler", Sampler::Euler, false, true),
+        ("picture dpm", Sampler::Dpm2m, false, true),
+    ] {
+        let skip_layers = skips.then(|| skip_layers.clone());
+        let (prompt, negative) = (text("prompt"), Some(text("negative")));
+        let guidance = Guidance { prompt, negative, cfg: golden.config("cfg"), skip_layers };
+        let skipped = if from_picture { skipped } else { 0 };
+        let (sigma, noise) = (sigmas[skipped], golden.tensor::<4>("noise"));
+        let start = noise.mul_scalar(sigma) + golden.tensor::<4>("picture").mul_scalar(1.0 - sigma);
+        let steps = Steps { sampler, sigmas: &sigmas, skipped };
+        let mut ticks = 0;
+        let tick = || {
+            ticks += 1;
+            Ok(())
+        };
+        let latents = draw(&network, start, &guidance, &steps, tick).unwrap();
+        let off = error(&values(latents), &golden.floats(name));
+        println!("{name}: {off:.1e}");
+        assert!(off <= OF_LATENTS, "{name} is off by {off:e}");
+        assert_eq!(ticks, count as usize - skipped);
+    }
+}
+
+/// Images that are drawn at once are those that are drawn one by one, but for last bits.
+#[test]
+fn a_batch_draws_what_single_images_are() {
+    let golden = Golden::open("samplers");
+    let network = Mmdit::new(&golden.mmdit().root()).unwrap();
+    let sigmas = sigmas(4, 3.0);
+    let draw = |names: &[&str], noises: &[&str]| {
+        let text = |name: &&str| {
+            (golden.tensor::<3>(&format!("{name} context")), golden.tensor::<2>(&format!("{name} pooled")))
+        };
+        let (contexts, pooled): (Vec<_>, Vec<_>) = names.iter().map(text).unzip();
+        let negatives: (Vec<_>, Vec<_>) = names.iter().map(|_| text(&"negative")).unzip();
+        let cat =
+            |(contexts, pooled): (Vec<Tensor<3>>, Vec<Tensor<2>>)| (Tensor::cat(contexts, 0), Tensor::cat(pooled, 0));
+        let skip_layers = Some(SkipLayers { layers: vec![1], scale: 2.0, start: 0.0, stop: 1.0 });
+        let guidance =
+            Guidance { prompt: cat((contexts, pooled)), negative: Some(cat(negatives)), cfg: 3.0, skip_layers };
+        let noise = Tensor::cat(noises.iter().map(|name| golden.tensor::<4>(name)).collect(), 0);
+        let steps = Steps { sampler: Sampler::Dpm2m, sigmas: &sigmas, skipped: 0 };
+        values(draw(&network, noise, &guidance, &steps, || Ok(())).unwrap())
+    };
+    let both = draw(&["prompt", "negative"], &["noise", "picture"]);
+    let singles = [draw(&["prompt"], &["noise"]), draw(&["negative"], &["picture"])].concat();
+    let off = error(&both, &singles);
+    assert!(off <= 1e-5, "off by {off:e}");
 }

@@ -122,6 +122,7 @@ fn facts(folder: &Path, golden: &Golden, settings: &Settings) -> Facts {
     Facts {
         components: components.collect(),
         adapters: BTreeMap::new(),
+        pictures: BTreeMap::new(),
         geometry: MmditGeometry::of(|name| golden.shapes.get(&format!("mmdit {name}")).cloned()).unwrap(),
         clips: [(Component::ClipL, "clip_l"), (Component::ClipG, "clip_g")]
             .map(|(clip, name)| {

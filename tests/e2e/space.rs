@@ -147,6 +147,30 @@ impl TestSpace {
         self.write(name, text.replace(from, to));
     }
 
+    /// Writes an adapter of one layer of the tiny model, as sd-scripts does.
+    pub fn lora(&self, name: &str) {
+        let model = self.read("model/sd3_tiny.safetensors");
+        let model = safetensors::SafeTensors::deserialize(&model).expect("a model");
+        let layer = model.tensor("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight").expect("a layer");
+        let [outputs, inputs] = layer.shape()[..] else { panic!("a matrix") };
+        let values = |count: usize| -> Vec<u8> {
+            (0..count).flat_map(|index| ((index * 7 % 13) as f32 / 13.0 - 0.5).to_le_bytes()).collect()
+        };
+        let halves = [("lora_down", vec![2, inputs]), ("lora_up", vec![outputs, 2])];
+        let tensors = halves.map(|(half, shape)| {
+            (
+                format!("lora_unet_joint_blocks_0_x_block_attn_proj.{half}.weight"),
+                shape.clone(),
+                values(shape.iter().product()),
+            )
+        });
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+            (name.as_str(), view.expect("a tensor"))
+        });
+        self.write(name, safetensors::serialize(views, None).expect("a file"));
+    }
+
     /// Changes the last value of a tensor a little, in place; the same once more puts it back.
     pub fn change_tensor(&self, file: &str, name: &str) {
         let bytes = self.read(file);

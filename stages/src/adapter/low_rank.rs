@@ -87,13 +87,8 @@ impl Adapter {
     /// A tensor of the base model, by its name in an adapter, with the adapter in it; nothing when it's none that the adapter changes.
     pub fn merged(&self, base: &Base<'_>, name: &str, strength: f32) -> Option<Array> {
         let layer = name.strip_suffix(".weight")?;
-        let mut sites = self.of_layer(layer).peekable();
-        sites.peek()?;
-        let mut weight = weight(base, layer)?;
-        for (part, low_rank) in sites {
-            low_rank.apply(rows_mut(&mut weight.values, part), strength);
-        }
-        Some(weight)
+        self.of_layer(layer).next()?;
+        merged_all(&[(self, strength)], base, layer)
     }
 
     /// What it has at the sites of one layer.
@@ -102,6 +97,17 @@ impl Adapter {
         let last = Site { layer: layer.to_owned(), part: Some(Part::Value) };
         self.sites.range(first..=last).map(|(site, low_rank)| (site.part, low_rank))
     }
+}
+
+/// The weight of a layer with adapters in it, one on the other, each at its strength.
+pub fn merged_all(adapters: &[(&Adapter, f32)], base: &Base<'_>, layer: &str) -> Option<Array> {
+    let mut weight = weight(base, layer)?;
+    for (adapter, strength) in adapters {
+        for (part, low_rank) in adapter.of_layer(layer) {
+            low_rank.apply(rows_mut(&mut weight.values, part), *strength);
+        }
+    }
+    Some(weight)
 }
 
 /// The weight of a layer, in 32 bits.

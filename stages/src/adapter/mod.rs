@@ -13,6 +13,6 @@ mod write;
 pub use base::{Base, Clips, network_of, prefix};
 pub use describe::Description;
 pub use error::AdapterError;
-pub use low_rank::{Adapter, LowRank};
+pub use low_rank::{Adapter, LowRank, merged_all};
 pub use read::{ALPHA, DOWN, MAGNITUDE, UP, file_digest};
 pub use site::{Part, Place, Site, places, tensors};

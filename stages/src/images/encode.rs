@@ -206,6 +206,6 @@ fn run_batch(
 }
 
 /// Bytes of RGB pixels as three planes in [−1, 1]: the VAE's input.
-fn planes(rgb: &[u8]) -> impl Iterator<Item = f32> {
+pub fn planes(rgb: &[u8]) -> impl Iterator<Item = f32> {
     (0..3).flat_map(move |channel| rgb.iter().skip(channel).step_by(3).map(|value| f32::from(*value) / 127.5 - 1.0))
 }

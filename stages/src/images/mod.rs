@@ -16,7 +16,7 @@ mod encode;
 mod latents;
 
 #[cfg(feature = "compute")]
-pub use encode::encode;
+pub use encode::{encode, planes};
 pub use job::{Files, ImagesJob, Made, Picture};
 #[cfg(feature = "compute")]
 pub use latents::Latents;

@@ -25,7 +25,7 @@ pub use mmdit::{Mmdit, PositionCrop};
 pub use save::save;
 pub use t5::T5;
 pub use tokens::TokenError;
-pub use vae::{SCALE, SHIFT, VaeDecoder, VaeEncoder, process_out};
+pub use vae::{SCALE, SHIFT, VaeDecoder, VaeEncoder, process_in, process_out};
 pub use weights::{Scope, Weight, Weights, WeightsError};
 
 use crate::precision::Precision;

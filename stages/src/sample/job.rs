@@ -6,11 +6,16 @@ use crate::{
     checkpoint::Component,
     error::StageError,
     export::{ENCODER_FILE, LORA_DIFFUSERS, LORA_KOHYA, TRANSFORMER_FILE, encoder_folder},
-    facts::Facts,
-    sample::{REVISION, parameters::Sample, shrink},
+    facts::{Facts, digest_of},
+    sample::{
+        REVISION,
+        parameters::{Sample, Sampler},
+        shrink,
+    },
     text::{TextJob, parameters::EncodeText},
 };
 use sd3pipe_cache::{Digest, KeyError, Output, Preimage};
+use serde_json::{Value, json};
 
 /// The images of some checkpoints.
 #[derive(Clone, Debug)]
@@ -73,6 +78,32 @@ fn holder<'e>(export: &'e Artifact, epoch: u32, checkpoint: &'e Entry, encoder: 
     }
     let name = format!("{epoch}/{}/{ENCODER_FILE}", encoder_folder(encoder));
     export.of("file").find(|entry| entry.item == name)
+}
+
+/// The part of the stage's key that names what drawing reads beside its parameters.
+pub fn model(parameters: &Sample, facts: &Facts) -> Value {
+    let networks = [Component::Mmdit, Component::VaeDecoder];
+    let mut value = facts.text_encoders();
+    if let (Value::Object(all), Value::Object(more), Value::Object(added)) =
+        (&mut value, facts.digests(&networks), added(parameters, facts))
+    {
+        all.extend(more);
+        all.extend(added);
+    }
+    value
+}
+
+/// What is drawn with beside the model, by what is in it; empty when nothing is.
+fn added(parameters: &Sample, facts: &Facts) -> Value {
+    let mut added = json!({});
+    if let Some(image) = &parameters.image {
+        added["picture"] = digest_of(&facts.pictures, &image.path);
+        added["vae_encoder"] = facts.digests(&[Component::VaeEncoder])["vae_encoder"].take();
+    }
+    if let Some(lora) = &parameters.lora {
+        added["lora"] = digest_of(&facts.adapters, &lora.path);
+    }
+    added
 }
 
 impl SampleJob {
@@ -139,6 +170,24 @@ impl SampleJob {
         preimage.read("t5_tokens", &parameters.t5_tokens)?;
         preimage.read("precision", &parameters.precision)?;
         preimage.read("device", &self.facts.device)?;
+        // Read only where they are used, so that what was drawn before there were such is still found.
+        if parameters.sampler != Sampler::Euler {
+            preimage.read("sampler", &parameters.sampler)?;
+        }
+        if let Some(skip_layers) = &parameters.skip_layers {
+            preimage.read("skip_layers", skip_layers)?;
+        }
+        if row.has_adapter() && parameters.lora_strength != 1.0 {
+            preimage.read("lora_strength", &parameters.lora_strength)?;
+        }
+        let strengths = json!({
+            "image": parameters.image.as_ref().map(|image| image.strength),
+            "lora": parameters.lora.as_ref().map(|lora| lora.strength),
+        });
+        if parameters.image.is_some() || parameters.lora.is_some() {
+            preimage.read("added", &added(parameters, &self.facts))?;
+            preimage.read("strengths", &strengths)?;
+        }
         preimage.read("text_encoders", &self.facts.text_encoders())?;
         preimage.read("model", &self.facts.digests(&[Component::VaeDecoder]))?;
         Ok(Action::new(format!("{}, prompt {}, seed {}", row.name, shot.prompt + 1, shot.seed), preimage))

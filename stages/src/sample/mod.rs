@@ -1,4 +1,4 @@
-//! Sampling: the schedule of sigmas, guided Euler steps, and the images as files.
+//! Sampling: the schedule of sigmas, guided steps, and the images as files.
 
 mod job;
 pub mod parameters;
@@ -14,10 +14,14 @@ mod png;
 mod run;
 #[cfg(feature = "compute")]
 mod sheet;
+#[cfg(feature = "compute")]
+mod start;
+#[cfg(feature = "compute")]
+mod studio;
 
 #[cfg(feature = "compute")]
-pub use draw::{Guidance, draw};
-pub use job::{SampleJob, Shot};
+pub use draw::{Guidance, Steps, draw};
+pub use job::{SampleJob, Shot, model};
 #[cfg(feature = "compute")]
 pub use pixels::to_rgb;
 #[cfg(feature = "compute")]

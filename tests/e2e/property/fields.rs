@@ -41,6 +41,10 @@ const LION: &[&str] = &["train.optimizer=Lion()"];
 const PRODIGY: &[&str] = &["train.optimizer=Prodigy()", "train.learning_rate=1.0"];
 const SCHEDULE_FREE: &[&str] = &["train.optimizer=AdamWScheduleFree()"];
 
+const SKIP_LAYERS: &[&str] = &["sample.steps=2", "sample.skip_layers=(layers: [0], stop: 0.9)"];
+const IMAGE: &[&str] = &["sample.image=(path: \"photos/fig.png\")"];
+const ADDED_LORA: &[&str] = &["sample.lora=(path: \"model/lora.safetensors\")"];
+
 /// Texts and latents must be of the same captions.
 const BOTH: &[&str] = &["text.captions=\"captions2\"", "latents.captions=\"captions2\""];
 
@@ -259,6 +263,30 @@ const FIELDS: &[Field] = &[
     moves("sample", "sample.shift", &["sample.shift=1.0"]),
     moves("sample", "sample.t5_tokens", &["sample.t5_tokens=24"]),
     moves("sample", "sample.precision", &["sample.precision=Bf16"]),
+    moves("sample", "sample.sampler", &["sample.sampler=Dpm2m"]),
+    given(&["sample.steps=2"], moves("sample", "sample.skip_layers", SKIP_LAYERS)),
+    given(SKIP_LAYERS, moves("sample", "sample.skip_layers.layers", &["sample.skip_layers=(layers: [1], stop: 0.9)"])),
+    given(
+        SKIP_LAYERS,
+        moves("sample", "sample.skip_layers.scale", &["sample.skip_layers=(layers: [0], scale: 2.0, stop: 0.9)"]),
+    ),
+    given(
+        SKIP_LAYERS,
+        moves("sample", "sample.skip_layers.start", &["sample.skip_layers=(layers: [0], start: 0.1, stop: 0.9)"]),
+    ),
+    given(SKIP_LAYERS, moves("sample", "sample.skip_layers.stop", &["sample.skip_layers=(layers: [0], stop: 0.8)"])),
+    moves("sample", "sample.image", IMAGE),
+    given(IMAGE, nothing("sample.image.path", &["sample.image=(path: \"copy-photos/fig.png\")"])),
+    given(IMAGE, moves("sample", "sample.image.path", &["sample.image=(path: \"photos/owl.png\")"])),
+    given(IMAGE, moves("sample", "sample.image.strength", &["sample.image=(path: \"photos/fig.png\", strength: 1.0)"])),
+    moves("sample", "sample.lora", ADDED_LORA),
+    given(ADDED_LORA, nothing("sample.lora.path", &["sample.lora=(path: \"model/copy-lora.safetensors\")"])),
+    given(
+        ADDED_LORA,
+        moves("sample", "sample.lora.strength", &["sample.lora=(path: \"model/lora.safetensors\", strength: 0.5)"]),
+    ),
+    given(LORA, moves("sample", "sample.lora_strength", &["sample.lora_strength=0.5"])),
+    nothing("sample.batch", &["sample.batch=2"]),
 ];
 
 /// The fields of stages that any pipeline with these stages can set at any time, together with all others of them.
@@ -267,7 +295,9 @@ pub fn free() -> Vec<&'static Field> {
         ["captions.data", "captions.missing", "export.layout", "text.captions", "latents.captions", "train.text"];
     // Refused beside others of them.
     let apart = ["train.method", "train.stratified", "train.init", "train.validation"];
-    let bound = [&bound[..], &["train.latents", "export.train", "sample.export"], &apart].concat();
+    // They name files.
+    let files = ["sample.image", "sample.lora"];
+    let bound = [&bound[..], &["train.latents", "export.train", "sample.export"], &apart, &files].concat();
     let of_a_stage =
         |field: &&Field| field.path.contains('.') && !field.path.starts_with("model.") && field.given.is_empty();
     FIELDS.iter().filter(of_a_stage).filter(|field| !bound.iter().any(|path| field.path.starts_with(path))).collect()
@@ -308,6 +338,9 @@ fn space() -> TestSpace {
     space.write("test.ron", FULL);
     for (from, to) in [("sd3_tiny", "checkpoint"), ("clip_l", "clip_l"), ("clip_g", "clip_g"), ("t5xxl", "t5xxl")] {
         space.write(&format!("model/copy-{to}.safetensors"), space.read(&format!("model/{from}.safetensors")));
+    }
+    for name in ["lora", "copy-lora"] {
+        space.lora(&format!("model/{name}.safetensors"));
     }
     for tokenizer in ["clip", "t5"] {
         let bytes = space.read(&format!("model/{tokenizer}_tokenizer.json"));
@@ -389,6 +422,8 @@ fn each_field_moves_the_key_of_its_stage_or_changes_no_byte() {
                 let right = if given.is_empty() {
                     right.clone()
                 } else {
+                    // Without what runs before it have left there.
+                    drop(std::fs::remove_dir_all(space.path("out")));
                     space.run_with(&[&["--until", "sample"][..], &given].concat()).succeeds();
                     space.files("out")
                 };

@@ -100,10 +100,27 @@ impl Mmdit {
         pooled_bd: Tensor<2>,
         crop: PositionCrop,
     ) -> Tensor<4> {
+        self.forward_without(&[], latents_bchw, timesteps_b, context_bsd, pooled_bd, crop)
+    }
+
+    /// As [`forward`](Self::forward), but some blocks, counted from 0, hand their tokens on as they came.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn forward_without(
+        &self,
+        skipped: &[u32],
+        latents_bchw: Tensor<4>,
+        timesteps_b: Tensor<1>,
+        context_bsd: Tensor<3>,
+        pooled_bd: Tensor<2>,
+        crop: PositionCrop,
+    ) -> Tensor<4> {
         let [_, _, height, width] = latents_bchw.dims();
         let conditioning = self.condition(timesteps_b, pooled_bd);
         let mut streams = self.embed(latents_bchw, context_bsd, crop);
-        for block in &self.blocks {
+        let blocks = (0..).zip(&self.blocks).filter(|(index, _)| !skipped.contains(index));
+        for (_, block) in blocks {
             streams = block.forward(streams, conditioning.clone());
         }
         self.finish(streams.image, conditioning, [height, width])

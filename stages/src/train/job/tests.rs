@@ -16,6 +16,7 @@ pub(crate) fn facts() -> Facts {
     Facts {
         components: [(Component::Mmdit, located)].into(),
         adapters: [].into(),
+        pictures: [].into(),
         geometry: MmditGeometry::of(|name| source.shape(name).map(<[usize]>::to_vec)).unwrap(),
         clips: [].into(),
         clip_tokenizer: TokenizerFacts { path: None, identity: Digest::of(b"tokenizer"), files: Vec::new() },
