@@ -187,14 +187,17 @@ impl SampleJob {
         format!("{}-prompt-{}-seed-{}.png", self.rows[shot.row].name.replace(' ', "-"), shot.prompt + 1, shot.seed)
     }
 
-    /// What the stage made: the images under their files' names, and the sheet.
+    /// What the stage made: the images under their files' names, each with its latents, and the sheet.
     pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
         let mut artifact = Artifact::default();
         for (index, outputs) in outputs.iter().enumerate() {
+            let before = artifact.entries.len();
             artifact.extend(outputs, &[]);
-            if let (Some(entry), Some(shot)) = (artifact.entries.last_mut(), self.shots.get(index)) {
-                entry.item = self.file_name(shot);
-                entry.size = Some(self.parameters.size);
+            for entry in &mut artifact.entries[before..] {
+                if let Some(shot) = self.shots.get(index) {
+                    entry.item = self.file_name(shot);
+                    entry.size = Some(self.parameters.size);
+                }
             }
         }
         artifact

@@ -30,4 +30,4 @@ pub(crate) fn shrink(width: usize) -> usize {
 }
 
 /// See [`crate::stage::Stage::revision`].
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;

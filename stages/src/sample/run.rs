@@ -5,7 +5,9 @@ use crate::{
     adapter::{Adapter, network_of},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
+    images::LATENTS,
     nn::{self, Mmdit, VaeDecoder, Weight, Weights},
+    precision::Precision,
     random::Draws,
     sample::{
         SampleJob, Shot,
@@ -16,7 +18,7 @@ use crate::{
         sigmas::sigmas,
     },
     share::{Sharing, share},
-    tensors::Array,
+    tensors::{Array, to_bytes},
     text::{self, Conditioning, Dropped, Encoded},
     work::Work,
 };
@@ -55,9 +57,11 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
         let network = Mmdit::new(&weights.root())?;
         for index in of_row {
             let start = Instant::now();
-            let png =
-                studio.image(&network, &encoded, &job.shots[index], &job.actions[index].label, &mut steps, work)?;
-            let outputs = vec![output("image", job.file_name(&job.shots[index]), work.store.put(&png)?)];
+            let shot = &job.shots[index];
+            let (png, latents) = studio.image(&network, &encoded, shot, &job.actions[index].label, &mut steps, work)?;
+            let name = job.file_name(shot);
+            let outputs =
+                vec![output("image", &name, work.store.put(&png)?), output(LATENTS, &name, work.store.put(&latents)?)];
             work.publish(&job.actions[index], outputs, start.elapsed().as_secs_f64())?;
             work.flush()?;
         }
@@ -173,7 +177,7 @@ impl<'j> Studio<'j> {
         self.conditioning.assemble(&[(encoded, Dropped::default())], &self.device, self.dtype)
     }
 
-    /// One image as a PNG.
+    /// One image as a PNG, and the latents that it was decoded from.
     fn image(
         &self,
         network: &Mmdit,
@@ -182,7 +186,7 @@ impl<'j> Studio<'j> {
         label: &str,
         steps: &mut u64,
         work: &mut Work<'_>,
-    ) -> Result<Vec<u8>, StageError> {
+    ) -> Result<(Vec<u8>, Vec<u8>), StageError> {
         let parameters = &self.job.parameters;
         let prompt = &parameters.prompts[shot.prompt];
         let negative = (parameters.cfg != 1.0).then(|| self.conditioning(encoded, &parameters.negative)).transpose()?;
@@ -198,7 +202,9 @@ impl<'j> Studio<'j> {
             work.progress.advance(*steps, label);
             work.check_interrupt()
         })?;
-        let rgb = to_rgb(self.decoder.decode(nn::process_out(latents))).ok_or_else(|| {
+        let latents = nn::process_out(latents);
+        let values = nn::to_host(latents.clone());
+        let rgb = to_rgb(self.decoder.decode(latents)).ok_or_else(|| {
             StageError::Unfit(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
         })?;
         let texts = [
@@ -215,7 +221,10 @@ impl<'j> Studio<'j> {
             ),
             ("software", "sd3pipe".to_owned()),
         ];
-        png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)
+        let latents = Array { shape: shape[1..].to_vec(), values };
+        // As wide as 32 bits, and closer than any measure of a picture: a training that went astray has large ones.
+        let latents = to_bytes(&[("latents", &latents)], Precision::Bf16, None)?;
+        Ok((png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)?, latents))
     }
 
     fn digest(&self, shot: &Shot) -> String {
