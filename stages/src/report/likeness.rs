@@ -30,7 +30,9 @@ impl Likeness {
             pairs.map(|(above, below)| f64::from(below - above)).collect::<Vec<f64>>()
         };
         let values = |plane: &[f32]| plane.iter().map(|value| f64::from(*value)).collect::<Vec<f64>>();
-        let of = |part: &dyn Fn(&[f32]) -> Vec<f64>| covariances(&planes.iter().map(|plane| part(plane)).collect::<Vec<_>>());
+        let of = |part: &dyn Fn(&[f32]) -> Vec<f64>| {
+            covariances(&planes.iter().map(|plane| part(plane)).collect::<Vec<_>>())
+        };
         Some(Self {
             layout: planes.iter().flat_map(|plane| pooled(plane, width)).collect(),
             manner: [of(&values), of(&across), of(&down)].concat(),

@@ -33,6 +33,8 @@ pub(super) struct Measured {
     pub rows: Vec<Row>,
     /// What the training pictures look like.
     pub looks: Vec<Look>,
+    /// The spread of each channel over the training pictures' layouts.
+    pub spreads: Vec<f64>,
     /// How the training pictures are drawn.
     pub manner: Option<Common>,
     /// What is usual between a training picture and its nearest neighbour: the median, in units of the channels' spreads.
@@ -107,12 +109,12 @@ impl VerdictsJob {
         self.draw_rows(pixels, sources, &mut measured);
         let samples = || measured.rows.iter().flat_map(|row| &row.samples);
         let without = samples().filter(|sample| sample.likeness.is_none()).count();
-        let nearest: Vec<Option<(&Known<'_>, f64)>> = samples()
+        let found: Vec<Option<(&Known<'_>, f64)>> = samples()
             .collect::<Vec<_>>()
             .par_iter()
             .map(|sample| nearest(&sample.likeness.as_ref()?.layout, known.iter(), &spreads))
             .collect();
-        let unknown: HashSet<&str> = nearest.iter().flatten().map(|(known, _)| known.item.id.as_str()).collect();
+        let unknown: HashSet<&str> = found.iter().flatten().map(|(known, _)| known.item.id.as_str()).collect();
         let unknown: Vec<&Item> = self
             .items
             .iter()
@@ -121,15 +123,16 @@ impl VerdictsJob {
         for (item, image) in self.decoded(&unknown, pixels, sources) {
             hashes.insert(&item.id, perceptual_hash(&image));
         }
-        for (sample, nearest) in measured.rows.iter_mut().flat_map(|row| &mut row.samples).zip(nearest) {
-            sample.nearest = nearest.map(|(known, distance)| Nearest {
+        for (sample, found) in measured.rows.iter_mut().flat_map(|row| &mut row.samples).zip(found) {
+            sample.nearest = found.map(|(known, distance)| Nearest {
                 item: known.item.id.clone(),
                 distance,
                 bits: hashes.get(known.item.id.as_str()).map(|hash| (hash ^ sample.hash).count_ones()),
             });
         }
         if without > 0 {
-            let note = format!("{without} of the samples have no latents that can be compared with the training pictures'");
+            let note =
+                format!("{without} of the samples have no latents that can be compared with the training pictures'");
             measured.notes.push(note);
         }
         let neighbours: Vec<(f64, Option<u32>)> = originals
@@ -141,6 +144,7 @@ impl VerdictsJob {
                 Some((distance, one.zip(other).map(|(one, other)| (one ^ other).count_ones())))
             })
             .collect();
+        measured.spreads = spreads.clone();
         measured.usual = median(neighbours.iter().map(|(distance, _)| *distance).collect());
         measured.usual_bits = median(neighbours.iter().filter_map(|(_, bits)| Some(f64::from((*bits)?))).collect());
         measured
@@ -159,7 +163,9 @@ impl VerdictsJob {
         if all > MOST_COMPARED {
             entries.sort_by_key(|(entry, _)| entry.digest);
             entries.truncate(MOST_COMPARED);
-            measured.notes.push(format!("samples are compared with {MOST_COMPARED} of the {all} training pictures' latents"));
+            measured
+                .notes
+                .push(format!("samples are compared with {MOST_COMPARED} of the {all} training pictures' latents"));
         }
         let read = |(entry, item): &(&Entry, &'j Item)| {
             let mut arrays = tensors::from_bytes(&sources.store.read(&entry.digest).ok()?).ok()?;

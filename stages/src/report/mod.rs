@@ -1,10 +1,11 @@
 //! Verdicts on checkpoints: what their samples, the data and the losses say of washed-out, blurred, copied, under- and over-fitted.
 
-mod judge;
 mod job;
+mod judge;
 pub mod likeness;
 mod measure;
 pub mod picture;
+mod recommend;
 pub mod verdict;
 
 pub use job::{Results, Sources, VerdictsJob};

@@ -56,6 +56,31 @@ pub struct Shot {
     pub seed: u64,
 }
 
+/// What the name of an image's file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShotName {
+    /// What the checkpoint is called: `base`, `epoch 3`.
+    pub row: String,
+    /// The prompt, counted from 1.
+    pub prompt: usize,
+    /// The seed.
+    pub seed: u64,
+}
+
+impl ShotName {
+    /// Reads what [`SampleJob::file_name`] wrote.
+    pub fn parse(file: &str) -> Option<Self> {
+        let (row, rest) = file.strip_suffix(".png")?.rsplit_once("-prompt-")?;
+        let (prompt, seed) = rest.split_once("-seed-")?;
+        Some(Self { row: row.replace('-', " "), prompt: prompt.parse().ok()?, seed: seed.parse().ok()? })
+    }
+
+    /// The checkpoint's epoch; none for the model as it was.
+    pub fn epoch(&self) -> Option<u32> {
+        self.row.strip_prefix("epoch ")?.parse().ok()
+    }
+}
+
 /// The epoch of an exported file that holds the MMDiT; of other files nothing.
 fn epoch_of(entry: &Entry) -> Option<u32> {
     let epoch = match entry.role.as_str() {

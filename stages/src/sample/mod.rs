@@ -17,7 +17,7 @@ mod sheet;
 
 #[cfg(feature = "compute")]
 pub use draw::{Guidance, draw};
-pub use job::{SampleJob, Shot};
+pub use job::{SampleJob, Shot, ShotName};
 #[cfg(feature = "compute")]
 pub use pixels::to_rgb;
 #[cfg(feature = "compute")]
