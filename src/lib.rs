@@ -1,9 +1,11 @@
 //! The runner: from a pipeline file to a plan to a run.
 //!
-//! [`pipeline`] reads and checks the file, [`plan`] finds out what is missing and why, [`run`] makes it and keeps a journal. Only
+//! [`pipeline`] reads and checks the file, [`plan`] finds out what is missing and why, [`run`] makes it and keeps a journal, [`report`] tells
+//! it to people. Only
 //! [`cli`] talks to the terminal.
 
 pub mod cli;
 pub mod pipeline;
 pub mod plan;
+pub mod report;
 pub mod run;

@@ -8,12 +8,13 @@ mod init;
 mod pin;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod runs;
 mod show;
 mod status;
 mod store;
-mod text;
+pub(crate) mod text;
 mod verify;
 mod why;
 
@@ -57,6 +58,8 @@ enum Verb {
     Status(status::Status),
     /// Draws the stages and what they read from each other.
     Graph(graph::Graph),
+    /// Writes the page of the last run again: losses, samples, verdicts on the checkpoints.
+    Report(report::Report),
     /// Lists the runs of a store.
     Runs(runs::Runs),
     /// Shows one run.
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Verb::Why(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Graph(verb) => verb.run(),
+        Verb::Report(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Store(verb) => verb.run(),

@@ -3,6 +3,7 @@
 use super::{Failure, Target, print, progress, stage_index, text};
 use crate::{
     pipeline::Resolved,
+    report,
     run::{Journal, Networks, Options, Runner, previous_keys},
 };
 use clap::Args;
@@ -77,8 +78,27 @@ impl Run {
             eprintln!("note: the journal does not know how this run ended: {error}");
         }
         result?;
-        Ok(noted?)
+        noted?;
+        if self.until.is_none() && resolved.pipeline.report {
+            write_report(&resolved, &store, id, &journal)?;
+        }
+        Ok(())
     }
+}
+
+/// Writes the page of a run that trained or drew, unless the one that is there shows the same.
+fn write_report(resolved: &Resolved, store: &Store, id: u64, journal: &Journal) -> Result<(), Failure> {
+    let path = report::path(resolved);
+    let tells = journal.stages.iter().any(|stage| ["Train", "Sample"].contains(&stage.kind.as_str()));
+    if !tells || report::is_current(&path, journal) {
+        return Ok(());
+    }
+    if let Some(run) = store.run(id)? {
+        report::write(&run, store, resolved, &path, true)
+            .map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+        print(&format!("report in out/{}/{}\n", resolved.pipeline.name, report::REPORT))?;
+    }
+    Ok(())
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.

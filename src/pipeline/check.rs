@@ -148,7 +148,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     for name in pipeline
         .stages
         .keys()
-        .filter(|name| !is_plain_name(name) || ["name", "model", "device", "stages"].contains(&name.as_str()))
+        .filter(|name| !is_plain_name(name) || ["name", "model", "device", "report", "stages"].contains(&name.as_str()))
     {
         let message = format!("`{name}` can't name a stage");
         faults.add(&format!("stages.{name}"), message, format!("{PLAIN_NAME}, and no field of the pipeline"));

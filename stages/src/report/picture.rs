@@ -2,6 +2,7 @@
 
 use crate::images::{decode, fault::ImageFault};
 use image::{RgbImage, codecs::jpeg::JpegEncoder, imageops::thumbnail};
+use rayon::prelude::*;
 use std::f64::consts::PI;
 
 /// What a picture looks like, in numbers from 0 to 1.
@@ -100,11 +101,20 @@ pub fn perceptual_hash(image: &RgbImage) -> u64 {
     waves.iter().fold(0, |hash, wave| hash << 1 | u64::from(*wave > median))
 }
 
-/// A JPEG of the picture that fits into a square, and its size. Small pictures stay as they are.
+/// A small copy of a picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// The file.
+    pub jpeg: Vec<u8>,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+}
+
+/// A copy of a picture that fits into a square. Small pictures stay as they are.
 ///
 /// # Errors
 /// See [`decode`](decode::decode).
-pub fn small_copy(bytes: &[u8], side: u32) -> Result<(Vec<u8>, (u32, u32)), ImageFault> {
+pub fn small_copy(bytes: &[u8], side: u32) -> Result<Small, ImageFault> {
     let image = decode::decode(bytes)?;
     let (width, height) = image.dimensions();
     let longest = width.max(height).max(1);
@@ -115,11 +125,17 @@ pub fn small_copy(bytes: &[u8], side: u32) -> Result<(Vec<u8>, (u32, u32)), Imag
         thumbnail(&image, of(width), of(height))
     };
     let mut jpeg = Vec::new();
-    // Small pictures show what compression does to them.
-    let quality = if side <= 128 { 88 } else { 82 };
-    let encoded = JpegEncoder::new_with_quality(&mut jpeg, quality).encode_image(&image);
+    let encoded = JpegEncoder::new_with_quality(&mut jpeg, QUALITY).encode_image(&image);
     encoded.map_err(|error| ImageFault::Broken { what: error.to_string() })?;
-    Ok((jpeg, image.dimensions()))
+    Ok(Small { jpeg, size: image.dimensions() })
+}
+
+/// Of the JPEGs: differences between checkpoints must not drown in those of compression.
+const QUALITY: u8 = 85;
+
+/// Copies of several pictures, each given by its bytes; nothing of what can't be read or decoded.
+pub fn small_copies(count: usize, side: u32, read: &(dyn Fn(usize) -> Option<Vec<u8>> + Sync)) -> Vec<Option<Small>> {
+    (0..count).into_par_iter().map(|index| small_copy(&read(index)?, side).ok()).collect()
 }
 
 #[cfg(test)]
@@ -168,10 +184,10 @@ mod tests {
             image.write_to(&mut bytes, ImageFormat::Png).unwrap();
             bytes.into_inner()
         };
-        let (jpeg, size) = small_copy(&png(checks(400, 100, 10)), 96).unwrap();
+        let Small { jpeg, size } = small_copy(&png(checks(400, 100, 10)), 96).unwrap();
         assert_eq!(size, (96, 24));
         assert_eq!(image::load_from_memory(&jpeg).unwrap().to_rgb8().dimensions(), (96, 24));
-        assert_eq!(small_copy(&png(checks(40, 30, 10)), 96).unwrap().1, (40, 30));
+        assert_eq!(small_copy(&png(checks(40, 30, 10)), 96).unwrap().size, (40, 30));
         assert!(small_copy(b"no picture", 96).is_err());
         assert_eq!(at_most(checks(400, 100, 10), 10_000).dimensions(), (200, 50));
         assert_eq!(at_most(checks(40, 10, 10), 10_000).dimensions(), (40, 10));
