@@ -46,9 +46,9 @@ impl Report {
             return print(&format!("{:#}\n", serde_json::json!({ "run": run.id, "verdicts": verdicts })));
         }
         let path = self.output.unwrap_or_else(|| report::path(&resolved));
-        let length =
+        let written =
             report::write(&run, &store, &resolved, &path, false).map_err(|error| Failure::plan(name, error))?;
-        print(&format!("run #{} in {} ({})\n", run.id, path.display(), text::size(length as u64)))
+        print(&format!("run #{} in {} ({})\n", run.id, path.display(), text::size(written.length as u64)))
     }
 }
 

@@ -7,9 +7,9 @@ use crate::{
     run::{Journal, Networks, Options, Runner, previous_keys},
 };
 use clap::Args;
-use sd3pipe_cache::Store;
+use sd3pipe_cache::{Run as Entry, Store};
 use sd3pipe_stages::work::Interrupt;
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -63,7 +63,15 @@ impl Run {
             interrupt: &INTERRUPT,
             options,
         };
-        let (journal, result) = runner.run(previous);
+        let (mut journal, result) = runner.run(previous);
+        // While the run is under way, so that no collection takes what the page is made of.
+        let reported = match result.is_ok() && self.until.is_none() && resolved.pipeline.report {
+            true => write_report(&resolved, &store, id, &mut journal),
+            false => Ok(None),
+        };
+        if let Ok(Some(path)) = &reported {
+            progress.line(&format!("wrote {}", path.display()));
+        }
         let outcome = match &result {
             Ok(()) => "done",
             Err(crate::run::RunError::Interrupted) => "interrupted",
@@ -79,26 +87,29 @@ impl Run {
         }
         result?;
         noted?;
-        if self.until.is_none() && resolved.pipeline.report {
-            write_report(&resolved, &store, id, &journal)?;
-        }
-        Ok(())
+        reported.map(drop)
     }
 }
 
 /// Writes the page of a run that trained or drew, unless the one that is there shows the same.
-fn write_report(resolved: &Resolved, store: &Store, id: u64, journal: &Journal) -> Result<(), Failure> {
+fn write_report(
+    resolved: &Resolved,
+    store: &Store,
+    id: u64,
+    journal: &mut Journal,
+) -> Result<Option<PathBuf>, Failure> {
     let path = report::path(resolved);
     let tells = journal.stages.iter().any(|stage| ["Train", "Sample"].contains(&stage.kind.as_str()));
     if !tells || report::is_current(&path, journal) {
-        return Ok(());
+        return Ok(None);
     }
-    if let Some(run) = store.run(id)? {
-        report::write(&run, store, resolved, &path, true)
-            .map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
-        print(&format!("report in out/{}/{}\n", resolved.pipeline.name, report::REPORT))?;
-    }
-    Ok(())
+    let Some(run) = store.run(id)? else { return Ok(None) };
+    let document = serde_json::to_value(&*journal).unwrap_or_default();
+    let run = Entry { outcome: "done".to_owned(), document, ..run };
+    let written = report::write(&run, store, resolved, &path, true)
+        .map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+    written.verdicts.into_iter().for_each(|(stage, key)| journal.add_verdicts(&stage, key));
+    Ok(Some(path.strip_prefix(&resolved.folder).unwrap_or(&path).to_owned()))
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.

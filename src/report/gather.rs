@@ -6,7 +6,7 @@ use crate::{
     plan::StageResult,
     run::Journal,
 };
-use sd3pipe_cache::{Digest, Run, Store};
+use sd3pipe_cache::{Digest, Key, Run, Store};
 use sd3pipe_stages::{
     action::Artifact,
     captions::{Captions, Item, Items, scan},
@@ -87,7 +87,9 @@ pub struct Gallery {
     pub shots: Vec<(ShotName, Digest)>,
     /// What is said of the checkpoints.
     pub verdicts: Option<Verdicts>,
-    /// The data set that the verdicts compare with.
+    /// What they are found by.
+    pub key: Option<Key>,
+    /// The data set that they compare with.
     pub data: Option<usize>,
 }
 
@@ -120,7 +122,7 @@ impl<'g> Gathered<'g> {
             if let Stage::Sample(parameters) = stage
                 && let Some(mut gallery) = gathered.gallery(name, parameters)
             {
-                (gallery.verdicts, gallery.data) = verdicts::of(&gathered, name, &pipeline, keep);
+                verdicts::fill(&mut gallery, &gathered, &pipeline, keep);
                 gathered.galleries.push(gallery);
             }
         }
@@ -184,7 +186,7 @@ impl<'g> Gathered<'g> {
             }
         }
         let (name, parameters) = (name.to_owned(), parameters.clone());
-        Some(Gallery { name, parameters, rows, shots, verdicts: None, data: None })
+        Some(Gallery { name, parameters, rows, shots, verdicts: None, key: None, data: None })
     }
 }
 

@@ -12,7 +12,7 @@ mod verdicts;
 mod write;
 
 pub use gather::Gathered;
-pub use write::{REPORT, is_current, path, write};
+pub use write::{REPORT, Written, is_current, path, write};
 
 use crate::run::Journal;
 use sd3pipe_cache::Digest;

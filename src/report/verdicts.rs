@@ -1,51 +1,39 @@
 //! The verdicts on a `Sample` stage's checkpoints: looked up by their key, or found and kept.
 
-use super::gather::{Gathered, picture};
+use super::gather::{Gallery, Gathered, picture};
 use crate::pipeline::Pipeline;
-use sd3pipe_cache::{Key, Record};
 use sd3pipe_stages::{
     action::output,
-    captions::{Item, Items},
-    report::{Results, Sources, Verdicts, VerdictsJob},
+    captions::Items,
+    report::{Results, Sources, VerdictsJob},
     stage::Stage,
 };
+use std::time::Instant;
 
-/// The verdicts, and the index of the data set that they compare with. Nothing where a result is not there any more.
-pub(super) fn of(
-    gathered: &Gathered<'_>,
-    sample: &str,
-    pipeline: &Pipeline,
-    keep: bool,
-) -> (Option<Verdicts>, Option<usize>) {
-    let Some((job, data)) = job(gathered, sample, pipeline) else { return (None, None) };
+/// Adds the verdicts to a gallery. Nothing where a result is not there any more.
+pub(super) fn fill(gallery: &mut Gallery, gathered: &Gathered<'_>, pipeline: &Pipeline, keep: bool) {
+    let Some((job, data)) = job(gathered, &gallery.name, pipeline) else { return };
+    (gallery.key, gallery.data) = (Some(job.action.key), Some(data));
     let store = gathered.store;
     let known = || {
         let outputs = store.outputs(&job.action.key).ok()??;
         serde_json::from_slice(&store.read(&outputs.first()?.digest).ok()?).ok()
     };
-    let own: Option<Key> =
-        gathered.journal.stages.iter().find(|stage| stage.name == sample).and_then(|stage| stage.key.parse().ok());
-    if let Some(own) = own.filter(|_| keep) {
-        // They stay as long as the samples do. If that can't be written down, they are found again some day.
-        drop(store.rely(&own, &[job.action.key]));
+    gallery.verdicts = known();
+    if gallery.verdicts.is_some() {
+        return;
     }
-    if let Some(known) = known() {
-        return (Some(known), Some(data));
-    }
-    let files = &gathered.data[data].files;
-    let read = |item: &Item| picture(files, item);
-    let start = std::time::Instant::now();
-    let (verdicts, whole) = job.judge(&Sources { store, picture: &read });
+    let (start, files) = (Instant::now(), &gathered.data[data].files);
+    let (verdicts, whole) = job.judge(&Sources { store, picture: &|item| picture(files, item) });
     if keep && whole {
-        // Likewise: the page has them all the same.
-        drop(serde_json::to_vec(&verdicts).map(|bytes| {
-            let object = store.put(&bytes)?;
-            let outputs = vec![output("verdicts", "verdicts.json", object)];
-            let (preimage, label) = (job.action.preimage.clone(), job.action.label.clone());
-            store.publish(&[Record { preimage, label, outputs, seconds: start.elapsed().as_secs_f64() }])
-        }));
+        let publish = |bytes: Vec<u8>| {
+            let outputs = vec![output("verdicts", "verdicts.json", store.put(&bytes)?)];
+            store.publish(&[job.action.record(outputs, start.elapsed().as_secs_f64())])
+        };
+        // If they can't be kept they are found again some day; the page has them all the same.
+        drop(serde_json::to_vec(&verdicts).map(publish));
     }
-    (Some(verdicts), Some(data))
+    gallery.verdicts = Some(verdicts);
 }
 
 /// What the verdicts read, from the samples up to the captions.

@@ -1,9 +1,12 @@
 //! Puts the page into `out/`, whole or not at all, and tells whether the one that lies there is up to date.
 
-use super::{gather::Gathered, identity, page};
+use super::{
+    gather::{Gallery, Gathered},
+    identity, page,
+};
 use crate::{pipeline::Resolved, plan::PlanError, plan::target, run::Journal};
 use sd3pipe_cache::{
-    Digest, Run, Store,
+    Digest, Key, Run, Store,
     files::{of_bytes, step},
 };
 use std::{
@@ -38,15 +41,26 @@ fn sealed(body: &[u8]) -> String {
     format!("{SEAL}{} -->\n", Digest::of(body))
 }
 
-/// Writes the page of a run, and gives its length. Verdicts that had to be found are kept in the store if it may be written.
+/// A page that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// Its bytes.
+    pub length: usize,
+    /// By each `Sample` stage's name, what the verdicts on its checkpoints are found by.
+    pub verdicts: Vec<(String, Key)>,
+}
+
+/// Writes the page of a run. Verdicts that had to be found are kept in the store if `keep` says so: it may be written then.
 ///
 /// # Errors
 /// When it can't be written; then the page that was there is there still.
-pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: bool) -> Result<usize, PlanError> {
-    let mut page = page(&Gathered::of(run, store, &resolved.folder, keep));
+pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: bool) -> Result<Written, PlanError> {
+    let gathered = Gathered::of(run, store, &resolved.folder, keep);
+    let mut page = page(&gathered);
     page += &sealed(page.as_bytes());
     put(to, page.as_bytes()).map_err(|source| PlanError::Deliver { path: to.to_owned(), source })?;
-    Ok(page.len())
+    let key = |gallery: &Gallery| Some((gallery.name.clone(), gallery.key?));
+    Ok(Written { length: page.len(), verdicts: gathered.galleries.iter().filter_map(key).collect() })
 }
 
 fn put(to: &Path, page: &[u8]) -> io::Result<()> {
