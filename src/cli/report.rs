@@ -39,7 +39,7 @@ impl Report {
             return Err(Failure::Usage(format!("{message}\nhint: `sd3pipe runs` lists them")));
         }
         if self.json {
-            let gathered = report::Gathered::of(&run, &store, &resolved.folder, false);
+            let gathered = report::Gathered::of(&run, &store, &resolved.folder, false)?;
             let verdicts: serde_json::Map<_, _> = report::verdicts(&gathered)
                 .map(|(stage, verdicts)| (stage.to_owned(), serde_json::json!(verdicts)))
                 .collect();

@@ -71,7 +71,7 @@ impl Chart {
                     floor + 17.0,
                     escape(label)
                 );
-                free = at + 8.0 * label.chars().count() as f64 + 14.0;
+                free = at + 10.0 * label.chars().count() as f64 + 14.0;
             }
         }
         for line in &self.lines {

@@ -41,10 +41,10 @@ pub(super) fn section(course: &Course, drawn: &BTreeSet<u32>) -> String {
         }
     }
     charts.push(Chart { title: "loss by step".to_owned(), lines, marks: marks.clone() }.svg());
-    charts.push(bands(course, &marks, &by_epoch));
     let rates = vec![line("", "one", points(|step| step.learning_rate))];
+    let bands = bands(course, &marks, &by_epoch);
     charts.push(Chart { title: "learning rate".to_owned(), lines: rates, marks }.svg());
-    format!("<div class=\"charts\">{}</div>{}", charts.concat(), validations(&course.reports))
+    format!("<div class=\"charts\">{}{bands}</div>{}", charts.concat(), validations(&course.reports))
 }
 
 /// The held-out loss at each level of noise. Levels differ more than epochs do, so each is shown as a share of what it was first.

@@ -6,7 +6,7 @@ use crate::{
     plan::StageResult,
     run::Journal,
 };
-use sd3pipe_cache::{Digest, Key, Run, Store};
+use sd3pipe_cache::{Digest, Key, Run, Store, StoreError};
 use sd3pipe_stages::{
     action::Artifact,
     captions::{Captions, Item, Items, scan},
@@ -103,14 +103,17 @@ pub fn picture(files: &HashMap<String, PathBuf>, item: &Item) -> Option<Vec<u8>>
 const RUNS_BACK: usize = 200;
 
 impl<'g> Gathered<'g> {
-    /// Everything that a run's page shows. Verdicts that are not known yet are found, and kept if the store may be written.
-    pub fn of(run: &'g Run, store: &'g Store, folder: &Path, keep: bool) -> Self {
+    /// Everything that a run's page shows. Verdicts that are not known yet are found, and kept if `keep` says so.
+    ///
+    /// # Errors
+    /// When they can't be kept.
+    pub fn of(run: &'g Run, store: &'g Store, folder: &Path, keep: bool) -> Result<Self, StoreError> {
         let journal: Journal = serde_json::from_value(run.document.clone()).unwrap_or_default();
         let pipeline: Option<Pipeline> = options().from_str(&journal.pipeline).ok();
         let made = makers(&journal, store);
         let mut gathered =
             Self { store, run, journal, made, data: Vec::new(), courses: Vec::new(), galleries: Vec::new() };
-        let Some(pipeline) = pipeline else { return gathered };
+        let Some(pipeline) = pipeline else { return Ok(gathered) };
         for (name, stage) in &pipeline.stages {
             match stage {
                 Stage::Captions(captions) => gathered.data.extend(gathered.data_set(name, captions, &pipeline, folder)),
@@ -122,11 +125,11 @@ impl<'g> Gathered<'g> {
             if let Stage::Sample(parameters) = stage
                 && let Some(mut gallery) = gathered.gallery(name, parameters)
             {
-                verdicts::fill(&mut gallery, &gathered, &pipeline, keep);
+                verdicts::fill(&mut gallery, &gathered, &pipeline, keep)?;
                 gathered.galleries.push(gallery);
             }
         }
-        gathered
+        Ok(gathered)
     }
 
     /// What the run found or made of a stage.

@@ -109,7 +109,7 @@ fn verdicts(gathered: &Gathered<'_>, gallery: &Gallery) -> String {
     };
     format!(
         "{advice}<ul>{}</ul>{cards}{notes}<p class=\"aside\">These are measurements of a few samples, not eyes: they sort out what \
-         is plainly wrong. A number after ± is a standard error; within two of them of a threshold the finding is “not sure”.</p>",
+         is plainly wrong. The number after ± is a standard error: “yes” is beyond the threshold by more than two of them, “no” on its good side by one at least.</p>",
         lines(&verdicts.reasons)
     )
 }
@@ -154,5 +154,5 @@ fn card(checkpoint: &Checkpoint, recommended: bool, pairs: &HashMap<String, Stri
 
 fn in_words(of: &Number) -> String {
     let error = of.error.map_or(String::new(), |error| format!(" ± {}", number(error)));
-    format!("<b>{} {}{error}</b> {}", escape(&of.name), number(of.value), escape(&of.meaning))
+    format!("<b>{} {}{error}</b> · {}", escape(&of.name), number(of.value), escape(&of.meaning))
 }

@@ -2,6 +2,7 @@
 
 use super::gather::{Gallery, Gathered, picture};
 use crate::pipeline::Pipeline;
+use sd3pipe_cache::StoreError;
 use sd3pipe_stages::{
     action::output,
     captions::Items,
@@ -11,8 +12,16 @@ use sd3pipe_stages::{
 use std::time::Instant;
 
 /// Adds the verdicts to a gallery. Nothing where a result is not there any more.
-pub(super) fn fill(gallery: &mut Gallery, gathered: &Gathered<'_>, pipeline: &Pipeline, keep: bool) {
-    let Some((job, data)) = job(gathered, &gallery.name, pipeline) else { return };
+///
+/// # Errors
+/// When they can't be kept.
+pub(super) fn fill(
+    gallery: &mut Gallery,
+    gathered: &Gathered<'_>,
+    pipeline: &Pipeline,
+    keep: bool,
+) -> Result<(), StoreError> {
+    let Some((job, data)) = job(gathered, &gallery.name, pipeline) else { return Ok(()) };
     (gallery.key, gallery.data) = (Some(job.action.key), Some(data));
     let store = gathered.store;
     let known = || {
@@ -21,19 +30,19 @@ pub(super) fn fill(gallery: &mut Gallery, gathered: &Gathered<'_>, pipeline: &Pi
     };
     gallery.verdicts = known();
     if gallery.verdicts.is_some() {
-        return;
+        return Ok(());
     }
     let (start, files) = (Instant::now(), &gathered.data[data].files);
     let (verdicts, whole) = job.judge(&Sources { store, picture: &|item| picture(files, item) });
-    if keep && whole {
-        let publish = |bytes: Vec<u8>| {
-            let outputs = vec![output("verdicts", "verdicts.json", store.put(&bytes)?)];
-            store.publish(&[job.action.record(outputs, start.elapsed().as_secs_f64())])
-        };
-        // If they can't be kept they are found again some day; the page has them all the same.
-        drop(serde_json::to_vec(&verdicts).map(publish));
+    if keep
+        && whole
+        && let Ok(bytes) = serde_json::to_vec(&verdicts)
+    {
+        let outputs = vec![output("verdicts", "verdicts.json", store.put(&bytes)?)];
+        store.publish(&[job.action.record(outputs, start.elapsed().as_secs_f64())])?;
     }
     gallery.verdicts = Some(verdicts);
+    Ok(())
 }
 
 /// What the verdicts read, from the samples up to the captions.

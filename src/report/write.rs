@@ -53,9 +53,9 @@ pub struct Written {
 /// Writes the page of a run. Verdicts that had to be found are kept in the store if `keep` says so: it may be written then.
 ///
 /// # Errors
-/// When it can't be written; then the page that was there is there still.
+/// When it or the verdicts can't be written; then the page that was there is there still.
 pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: bool) -> Result<Written, PlanError> {
-    let gathered = Gathered::of(run, store, &resolved.folder, keep);
+    let gathered = Gathered::of(run, store, &resolved.folder, keep)?;
     let mut page = page(&gathered);
     page += &sealed(page.as_bytes());
     put(to, page.as_bytes()).map_err(|source| PlanError::Deliver { path: to.to_owned(), source })?;

@@ -17,6 +17,7 @@ mod lora;
 mod memory;
 mod pipeline_files;
 mod property;
+mod report;
 mod reuse;
 mod space;
 mod start;

@@ -270,8 +270,6 @@ impl Court<'_> {
             numbers.extend(number);
             findings.push(finding);
             thresholds.push(format!("a held-out loss more than {:.0} % above its lowest", 100.0 * RISEN));
-        } else {
-            thresholds.push("Train(validation: ()) would measure the loss on held-out pictures".to_owned());
         }
         if let Some((number, finding)) = self.kept(row) {
             numbers.push(number);
@@ -281,6 +279,10 @@ impl Court<'_> {
                 "so few samples that keep to their prompts that it would come about by chance less than one time in twenty \
                  if {share:.0} % did"
             ));
+        }
+        if self.reports.is_empty() {
+            thresholds
+                .push("the loss on held-out pictures is not measured: Train(validation: ()) has it so".to_owned());
         }
         Verdict { concern: Concern::OverFitted, finding: worst(findings), numbers, threshold: thresholds.join("; ") }
     }

@@ -6,6 +6,8 @@ pub mod likeness;
 mod measure;
 pub mod picture;
 mod recommend;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 
 pub use job::{Results, Sources, VerdictsJob};

@@ -115,13 +115,13 @@ impl Number {
         Self { name: name.to_owned(), value, error, meaning: meaning.into() }
     }
 
-    /// Whether it lies above a threshold, if that can be told: twice its standard error is kept from it.
+    /// Whether it lies above a threshold: by two standard errors and more it does, and below it by one it seems not to.
     pub fn above(&self, threshold: f64) -> Finding {
-        let margin = 2.0 * self.error.unwrap_or_default();
+        let error = self.error.unwrap_or_default();
         match self.value {
             value if !value.is_finite() => Finding::Unmeasured,
-            value if value - margin > threshold => Finding::Flagged,
-            value if value + margin > threshold => Finding::Unsure,
+            value if value - 2.0 * error > threshold => Finding::Flagged,
+            value if value + error > threshold => Finding::Unsure,
             _ => Finding::Clear,
         }
     }
