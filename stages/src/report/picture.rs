@@ -141,6 +141,7 @@ pub fn small_copies(count: usize, side: u32, read: &(dyn Fn(usize) -> Option<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Draws;
     use image::{ImageFormat, Rgb};
     use std::io::Cursor;
 
@@ -163,10 +164,10 @@ mod tests {
 
     #[test]
     fn a_hash_survives_scaling_and_toning_and_tells_pictures_apart() {
+        let noise = Draws::new(0, "test", 0, "").normals_f32(200);
         let picture = |shift: u32| {
-            RgbImage::from_fn(120, 90, move |x, y| {
-                let wave = ((x + shift) as f64 / 17.0).sin() + (y as f64 / 23.0 + f64::from(shift)).cos();
-                Rgb([(100.0 + 40.0 * wave) as u8; 3])
+            RgbImage::from_fn(120, 90, |x, y| {
+                Rgb([(110.0 + 30.0 * noise[(shift + y / 15 * 8 + x / 15) as usize]) as u8; 3])
             })
         };
         let toned = RgbImage::from_fn(240, 180, |x, y| {
