@@ -13,7 +13,7 @@ use sd3pipe_stages::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// Bytes of a gallery's pictures at most.
+/// Bytes of all galleries' pictures together, at most.
 const MOST_BYTES: usize = 9 << 20;
 /// Sides that samples are shrunk to, in pixels: the largest at which they have room.
 const SIDES: [u32; 7] = [768, 512, 384, 256, 192, 128, 96];
@@ -39,6 +39,7 @@ fn columns(gallery: &Gallery) -> Vec<(usize, u64)> {
 
 /// Copies of all samples, as large as have room together; where even the smallest have none, of fewer checkpoints.
 fn copies(gathered: &Gathered<'_>, gallery: &Gallery) -> Copies {
+    let most = MOST_BYTES / gathered.galleries.len().max(1);
     let columns = columns(gallery);
     let place = |row: &str, prompt: usize, seed: u64| {
         let row = gallery.rows.iter().position(|name| name == row)?;
@@ -58,13 +59,13 @@ fn copies(gathered: &Gathered<'_>, gallery: &Gallery) -> Copies {
     loop {
         let shots: Vec<_> = shots().into_iter().filter(|((row, _), _)| rows.contains(row)).collect();
         for side in SIDES {
-            if guess(side.min(width.max(height)), shots.len()) > MOST_BYTES as f64 && side != SIDES[SIDES.len() - 1] {
+            if guess(side.min(width.max(height)), shots.len()) > most as f64 && side != SIDES[SIDES.len() - 1] {
                 continue;
             }
             let read = |index: usize| gathered.store.read(&shots[index].1).ok();
             let made = small_copies(shots.len(), side, &read);
             let bytes: usize = made.iter().flatten().map(|copy| copy.jpeg.len()).sum();
-            if bytes <= MOST_BYTES {
+            if bytes <= most {
                 let images = shots.iter().zip(made).filter_map(|((place, _), copy)| Some((*place, copy?)));
                 return Copies { rows, images: images.collect() };
             }
@@ -170,13 +171,7 @@ pub(super) fn pairs(gathered: &Gathered<'_>, gallery: &Gallery) -> HashMap<Strin
     let ids: HashSet<&str> = all.iter().map(|(_, pair)| pair.item.as_str()).collect();
     let items: HashMap<&str, &Item> =
         data.items.iter().filter(|item| ids.contains(item.id.as_str())).map(|item| (item.id.as_str(), item)).collect();
-    let samples: HashMap<String, _> = gallery
-        .shots
-        .iter()
-        .map(|(shot, digest)| {
-            (format!("{}-prompt-{}-seed-{}.png", shot.row.replace(' ', "-"), shot.prompt, shot.seed), *digest)
-        })
-        .collect();
+    let samples: HashMap<String, _> = gallery.shots.iter().map(|(shot, digest)| (shot.to_string(), *digest)).collect();
     let sample = |index: usize| gathered.store.read(samples.get(&all[index].1.sample)?).ok();
     let trained = |index: usize| picture(&data.files, items.get(all[index].1.item.as_str())?);
     let (drawn, trained) = (small_copies(all.len(), PAIR_SIDE, &sample), small_copies(all.len(), PAIR_SIDE, &trained));

@@ -10,8 +10,9 @@ use crate::{
 };
 use sd3pipe_cache::Key;
 
-/// Characters of what a stage's key reads, and of a pipeline, that are shown at most.
+/// Characters of what stages' keys read that are shown at most, of each and of all.
 const MOST_LETTERS: usize = 20_000;
+const MOST_LETTERS_OF_ALL: usize = 400_000;
 
 /// A line for each stage.
 pub(super) fn table(gathered: &Gathered<'_>) -> String {
@@ -52,13 +53,14 @@ pub(super) fn table(gathered: &Gathered<'_>) -> String {
 
 /// Each stage's key, with all that it reads.
 pub(super) fn keys(gathered: &Gathered<'_>) -> String {
+    let most = (MOST_LETTERS_OF_ALL / gathered.journal.stages.len().max(1)).min(MOST_LETTERS);
     let details = |stage: &StageEntry| {
         let key: Option<Key> = stage.key.parse().ok();
         let record = key.and_then(|key| gathered.store.record(&key).ok().flatten());
         let reads = record.map(|record| {
             let preimage = &record.preimage;
             let reads = serde_json::json!({ "kind": preimage.kind(), "revision": preimage.revision(), "reads": preimage.reads() });
-            format!("<pre>{}</pre>", excerpt(&format!("{reads:#}"), MOST_LETTERS))
+            format!("<pre>{}</pre>", excerpt(&format!("{reads:#}"), most))
         });
         let result = stage.result.map_or("nothing".to_owned(), |digest| digest.to_string());
         format!(

@@ -48,7 +48,7 @@ fn a_run_writes_a_page_and_one_that_finds_everything_leaves_it() {
 #[test]
 fn no_page_is_written_where_none_is_wanted() {
     let space = TestSpace::small();
-    space.command(&["run", "test.ron", "--until", "train"]).status().expect("it runs");
+    space.call(&["run", "test.ron", "--until", "train"]).succeeds();
     assert!(!space.path(PAGE).exists(), "a part of a pipeline is not judged");
     space.edit("test.ron", "device: Cpu,", "device: Cpu, report: false,");
     space.run().succeeds();

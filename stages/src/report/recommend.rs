@@ -5,6 +5,9 @@ use super::{
     verdict::{Checkpoint, Concern, Finding, Number},
 };
 
+/// A checkpoint of which more is not sure is not recommended.
+const MOST_DOUBTS: usize = 2;
+
 /// The checkpoint that nothing speaks against and whose pictures are drawn most like the training set's, and why; or why none.
 pub(super) fn recommend(checkpoints: &[Checkpoint]) -> (Option<String>, Vec<String>) {
     let flags = |checkpoint: &Checkpoint| -> Vec<Concern> {
@@ -19,9 +22,16 @@ pub(super) fn recommend(checkpoints: &[Checkpoint]) -> (Option<String>, Vec<Stri
             format!("against {}: {}", checkpoint.name, names.join(", "))
         })
         .collect();
+    let doubts = |checkpoint: &Checkpoint| {
+        checkpoint.verdicts.iter().filter(|verdict| verdict.finding == Finding::Unsure).count()
+    };
+    let doubtful = |checkpoint: &&Checkpoint| flags(checkpoint).is_empty() && doubts(checkpoint) > MOST_DOUBTS;
+    for checkpoint in checkpoints.iter().filter(doubtful) {
+        reasons.push(format!("{}: too much is not sure to speak for it", checkpoint.name));
+    }
     let mut good: Vec<(&Checkpoint, &Number)> = checkpoints
         .iter()
-        .filter(|checkpoint| flags(checkpoint).is_empty())
+        .filter(|checkpoint| flags(checkpoint).is_empty() && doubts(checkpoint) <= MOST_DOUBTS)
         .filter_map(|checkpoint| Some((checkpoint, stray(checkpoint)?)))
         .collect();
     // Stable: of equals the one with less training comes first.

@@ -11,6 +11,7 @@ use crate::{
     text::{TextJob, parameters::EncodeText},
 };
 use sd3pipe_cache::{Digest, KeyError, Output, Preimage};
+use std::fmt;
 
 /// The images of some checkpoints.
 #[derive(Clone, Debug)]
@@ -67,8 +68,15 @@ pub struct ShotName {
     pub seed: u64,
 }
 
+/// The name itself, without folders: `epoch-3-prompt-1-seed-1.png`.
+impl fmt::Display for ShotName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-prompt-{}-seed-{}.png", self.row.replace(' ', "-"), self.prompt, self.seed)
+    }
+}
+
 impl ShotName {
-    /// Reads what [`SampleJob::file_name`] wrote.
+    /// Reads a name.
     pub fn parse(file: &str) -> Option<Self> {
         let (row, rest) = file.strip_suffix(".png")?.rsplit_once("-prompt-")?;
         let (prompt, seed) = rest.split_once("-seed-")?;
@@ -209,7 +217,7 @@ impl SampleJob {
 
     /// The name of an image's file, without folders: `epoch-3-prompt-1-seed-1.png`.
     pub fn file_name(&self, shot: &Shot) -> String {
-        format!("{}-prompt-{}-seed-{}.png", self.rows[shot.row].name.replace(' ', "-"), shot.prompt + 1, shot.seed)
+        ShotName { row: self.rows[shot.row].name.clone(), prompt: shot.prompt + 1, seed: shot.seed }.to_string()
     }
 
     /// What the stage made: the images under their files' names, each with its latents, and the sheet.
@@ -226,5 +234,21 @@ impl SampleJob {
             }
         }
         artifact
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_what_an_image_is_of() {
+        for (row, epoch) in [("base", None), ("epoch 12", Some(12))] {
+            let name = ShotName { row: row.to_owned(), prompt: 2, seed: u64::MAX };
+            assert_eq!((ShotName::parse(&name.to_string()), name.epoch()), (Some(name.clone()), epoch));
+        }
+        for other in ["contact-sheet.png", "epoch-1-prompt-x-seed-1.png", "epoch-1-prompt-1-seed-1.jpg", ""] {
+            assert_eq!(ShotName::parse(other), None, "{other}");
+        }
     }
 }
