@@ -4,7 +4,7 @@ use super::verdicts;
 use crate::{
     pipeline::{Pipeline, options},
     plan::StageResult,
-    run::Journal,
+    run::{Journal, StageEntry},
 };
 use sd3pipe_cache::{Digest, Key, Run, Store, StoreError};
 use sd3pipe_stages::{
@@ -110,7 +110,7 @@ impl<'g> Gathered<'g> {
     pub fn of(run: &'g Run, store: &'g Store, folder: &Path, keep: bool) -> Result<Self, StoreError> {
         let journal: Journal = serde_json::from_value(run.document.clone()).unwrap_or_default();
         let pipeline: Option<Pipeline> = options().from_str(&journal.pipeline).ok();
-        let made = makers(&journal, store);
+        let made = makers(run, &journal, store);
         let mut gathered =
             Self { store, run, journal, made, data: Vec::new(), courses: Vec::new(), galleries: Vec::new() };
         let Some(pipeline) = pipeline else { return Ok(gathered) };
@@ -193,17 +193,21 @@ impl<'g> Gathered<'g> {
     }
 }
 
-/// By each stage of a run, the newest run up to it that carried out actions for the same key, and how long it took.
-fn makers(journal: &Journal, store: &Store) -> HashMap<String, (u64, f64)> {
-    let mut made = HashMap::new();
+/// By each stage of a run, the newest run that carried out actions for the same key, and how long it took.
+fn makers(run: &Run, journal: &Journal, store: &Store) -> HashMap<String, (u64, f64)> {
+    let made = |stage: &&StageEntry| !stage.executed.is_empty() && stage.result.is_some();
+    let own = journal.stages.iter().filter(made).map(|stage| (stage.name.clone(), (run.id, stage.seconds)));
+    let mut makers: HashMap<String, (u64, f64)> = own.collect();
+    if journal.stages.iter().all(|stage| makers.contains_key(&stage.name)) {
+        return makers;
+    }
     for run in store.runs(RUNS_BACK).unwrap_or_default() {
         let Ok(earlier) = serde_json::from_value::<Journal>(run.document) else { continue };
-        for stage in earlier.stages.iter().filter(|stage| !stage.executed.is_empty() && stage.result.is_some()) {
-            let same = journal.stages.iter().filter(|own| own.key == stage.key);
-            for own in same {
-                made.entry(own.name.clone()).or_insert((run.id, stage.seconds));
+        for stage in earlier.stages.iter().filter(made) {
+            for own in journal.stages.iter().filter(|own| own.key == stage.key) {
+                makers.entry(own.name.clone()).or_insert((run.id, stage.seconds));
             }
         }
     }
-    made
+    makers
 }

@@ -12,10 +12,10 @@ use crate::{
         parameters::{Layout, LoraForm},
     },
     facts::Facts,
-    images::{ImagesJob, LATENTS, MASK_TENSOR, Made},
+    images::{ImagesJob, MASK_TENSOR, Made},
     job::Job,
     precision::Precision,
-    sample::SampleJob,
+    sample::{SAMPLE_LATENTS, SampleJob},
     tensors::{file_length, mixed_file_length},
     text::TextJob,
     train::{
@@ -326,7 +326,7 @@ fn sample(job: &SampleJob, missing: &[usize]) -> Result<Forecast, StageError> {
         match job.shots.get(index) {
             Some(shot) => {
                 let name = job.file_name(shot);
-                vec![of_action("image", &name, action, image), of_action(LATENTS, &name, action, latents)]
+                vec![of_action("image", &name, action, image), of_action(SAMPLE_LATENTS, &name, action, latents)]
             }
             None => {
                 let (width, height) = job.sheet_bound();

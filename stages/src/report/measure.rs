@@ -9,7 +9,7 @@ use crate::{
     action::Entry,
     captions::Item,
     images::{FLIPPED, LATENTS, bucket::place, decode, prepare::prepare},
-    sample::ShotName,
+    sample::{SAMPLE_LATENTS, ShotName},
     tensors,
 };
 use image::RgbImage;
@@ -217,7 +217,7 @@ impl VerdictsJob {
     /// Measures the samples, row by row.
     fn draw_rows(&self, pixels: u64, sources: &Sources<'_>, measured: &mut Measured) {
         let latents: HashMap<&str, Digest> =
-            self.samples.of(LATENTS).map(|entry| (entry.item.as_str(), entry.digest)).collect();
+            self.samples.of(SAMPLE_LATENTS).map(|entry| (entry.item.as_str(), entry.digest)).collect();
         let images: Vec<_> = self.samples.of("image").collect();
         let drawn = images.par_iter().map(|entry| {
             let name = ShotName::parse(&entry.item)?;

@@ -10,6 +10,7 @@ use crate::{
     },
     precision::Precision,
     random::Draws,
+    sample::SAMPLE_LATENTS,
     tensors::{Array, to_bytes},
     train::validation::{Losses, Measured, Report, VALIDATION},
 };
@@ -94,7 +95,7 @@ impl World {
         for prompt in 0..5 {
             let (image, name) = (picture(prompt), format!("{row}-prompt-{}-seed-1.png", prompt + 1));
             let entries =
-                [self.entry("image", &name, &png(&image)), self.latents_of("latents", LATENTS, &name, &image)];
+                [self.entry("image", &name, &png(&image)), self.latents_of("latents", SAMPLE_LATENTS, &name, &image)];
             self.samples.entries.extend(entries);
         }
     }

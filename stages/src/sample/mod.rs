@@ -29,5 +29,8 @@ pub(crate) fn shrink(width: usize) -> usize {
     width.div_ceil(384).max(1)
 }
 
+/// The role of the latents that a sample was decoded from.
+pub const SAMPLE_LATENTS: &str = "sample-latents";
+
 /// See [`crate::stage::Stage::revision`].
 pub const REVISION: u32 = 2;

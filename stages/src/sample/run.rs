@@ -5,12 +5,11 @@ use crate::{
     adapter::{Adapter, network_of},
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
-    images::LATENTS,
     nn::{self, Mmdit, VaeDecoder, Weight, Weights},
     precision::Precision,
     random::Draws,
     sample::{
-        SampleJob, Shot,
+        SAMPLE_LATENTS, SampleJob, Shot,
         draw::{Guidance, draw},
         job::Row,
         pixels::to_rgb,
@@ -60,8 +59,10 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
             let shot = &job.shots[index];
             let (png, latents) = studio.image(&network, &encoded, shot, &job.actions[index].label, &mut steps, work)?;
             let name = job.file_name(shot);
-            let outputs =
-                vec![output("image", &name, work.store.put(&png)?), output(LATENTS, &name, work.store.put(&latents)?)];
+            let outputs = vec![
+                output("image", &name, work.store.put(&png)?),
+                output(SAMPLE_LATENTS, &name, work.store.put(&latents)?),
+            ];
             work.publish(&job.actions[index], outputs, start.elapsed().as_secs_f64())?;
             work.flush()?;
         }
