@@ -23,6 +23,9 @@ const MOST_DECODED: usize = 96;
 /// So many training pictures' latents at most are compared with samples.
 const MOST_COMPARED: usize = 4000;
 
+/// Of so many of them at most the nearest neighbour is looked for, to know what is usual.
+const MOST_NEIGHBOURS: usize = 1000;
+
 /// Pixels of a picture at most that are measured.
 const MOST_PIXELS: u64 = 1 << 20;
 
@@ -135,8 +138,10 @@ impl VerdictsJob {
                 format!("{without} of the samples have no latents that can be compared with the training pictures'");
             measured.notes.push(note);
         }
+        let every = originals.len().div_ceil(MOST_NEIGHBOURS).max(1);
         let neighbours: Vec<(f64, Option<u32>)> = originals
             .par_iter()
+            .step_by(every)
             .filter_map(|one| {
                 let others = originals.iter().copied().filter(|other| other.item.image != one.item.image);
                 let (other, distance) = nearest(&one.likeness.layout, others, &spreads)?;

@@ -27,7 +27,7 @@ pub(super) fn recommend(checkpoints: &[Checkpoint]) -> (Option<String>, Vec<Stri
     };
     let doubtful = |checkpoint: &&Checkpoint| flags(checkpoint).is_empty() && doubts(checkpoint) > MOST_DOUBTS;
     for checkpoint in checkpoints.iter().filter(doubtful) {
-        reasons.push(format!("{}: too much is not sure to speak for it", checkpoint.name));
+        reasons.push(format!("{}: too much is not sure; more prompts or seeds would make it surer", checkpoint.name));
     }
     let mut good: Vec<(&Checkpoint, &Number)> = checkpoints
         .iter()

@@ -96,7 +96,7 @@ pub struct Number {
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// The standard error of a mean over samples; none for what is no such mean, and for a single sample.
+    /// The standard error of a mean over samples; none for what is no such mean, and for that of one or two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
     /// What it is, with what it is compared to.
@@ -115,9 +115,10 @@ impl Number {
         Self { name: name.to_owned(), value, error, meaning: meaning.into() }
     }
 
-    /// Whether it lies above a threshold: by two standard errors and more it does, and below it by one it seems not to.
+    /// Whether a mean lies above a threshold: by two standard errors and more it does, and below it by one it seems not to. Of
+    /// one that has none, since there are too few samples, nothing is sure.
     pub fn above(&self, threshold: f64) -> Finding {
-        let error = self.error.unwrap_or_default();
+        let error = self.error.unwrap_or(f64::INFINITY);
         match self.value {
             value if !value.is_finite() => Finding::Unmeasured,
             value if value - 2.0 * error > threshold => Finding::Flagged,
@@ -132,12 +133,12 @@ impl Number {
     }
 }
 
-/// The mean of some values and its standard error.
+/// The mean of some values and its standard error, which two values tell nothing of.
 pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
-    (mean, (values.len() > 1).then(|| (square / (count - 1.0) / count).sqrt()))
+    (mean, (values.len() > 2).then(|| (square / (count - 1.0) / count).sqrt()))
 }
 
 /// A sample and the training picture nearest to it.
@@ -166,7 +167,7 @@ mod tests {
         assert_eq!(of(&[0.1, 0.12, 0.08]).above(0.4), Finding::Clear);
         assert_eq!(of(&[0.1, 0.12, 0.08]).below(0.4), Finding::Flagged);
         assert_eq!(of(&[]).above(0.4), Finding::Unmeasured);
-        assert_eq!(of(&[2.0, 4.0]).error, Some(1.0));
-        assert_eq!(of(&[2.0]).error, None);
+        assert_eq!(of(&[2.0, 4.0, 6.0]).error, Some((4.0_f64 / 3.0).sqrt()));
+        assert_eq!((of(&[2.0, 2.0]).error, of(&[2.0, 2.0]).above(0.4)), (None, Finding::Unsure));
     }
 }
