@@ -23,7 +23,7 @@ const UNDER: f64 = 0.5;
 /// By what share the held-out loss may lie above its lowest.
 const RISEN: f64 = 0.03;
 /// The share of samples that keep to their prompts, at least, with a good checkpoint.
-const KEPT: f64 = 0.9;
+const KEPT: f64 = 0.95;
 /// Prompts with fewer can't be told apart by chance.
 const FEWEST_PROMPTS: usize = 3;
 
