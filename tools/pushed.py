@@ -2,8 +2,9 @@
 
     python tools/pushed.py target/release/sd3pipe --folder /tmp/pushed [--seeds 5]
 
-Each run must be flagged for what was done to it, in the checkpoints that it was done to; of the run as the demo has it no checkpoint
-may be flagged and one must be recommended. It takes Pillow. What was run is kept in the folder's store: a second call only judges. A run takes
+Each run must be flagged for what was done to it, in half of its checkpoints at least; of the run as the demo has it no checkpoint may
+be flagged and one must be recommended. Which one is recommended of a pushed run is told too: a high rate that falls to nothing leaves
+its last epochs half mended. It takes Pillow. What was run is kept in the folder's store: a second call only judges. A run takes
 between five seconds and two minutes.
 """
 
@@ -25,7 +26,8 @@ PIPELINE = """(extends: "{demo}", name: "{name}", stages: {{
     {data}
     "train": Train(seed: {seed}, {train}),
     "export": Export(epochs: Only([{epochs}])),
-    {sample}
+    // Ten samples of each checkpoint: five leave much not sure.
+    "sample": Sample({prompts}seeds: [1, 2]),
 }})
 """
 
@@ -33,7 +35,7 @@ PIPELINE = """(extends: "{demo}", name: "{name}", stages: {{
 PUSHES = {
     "good": ("epochs: 60", "5, 15, 30, 60", []),
     "rate x 30": ("epochs: 60, learning_rate: 1.5e-2", "5, 15, 30, 60", ["OverFitted", "Blurred"]),
-    "four pictures x 20": ("epochs: 60", "5, 15, 30, 60", ["Copying"]),
+    "four pictures x 20": ("epochs: 10", "5, 10", ["Copying"]),
     "rate / 100, 10 epochs": ("epochs: 10, learning_rate: 5e-6", "5, 10", ["UnderFitted"]),
     # Taught by regularisation pictures, which are no part of the style.
     "faded regularisation": ("epochs: 1", "1", ["WashedOut"]),
@@ -48,18 +50,18 @@ PUSHES = {
 def write(folder: Path, push: str, seed: int) -> Path:
     train, epochs, _ = PUSHES[push]
     name = "".join(c if c.isalnum() else "-" for c in push) + f"-{seed}"
-    data = sample = ""
+    data, prompts = "", ""
     if push.startswith("four"):
         captions = [(folder / "four" / f"{picture}.txt").read_text().strip() for picture in FOUR]
         data = f'"captions": Captions(data: [(path: "{folder / "four"}", repeats: 20)]),'
-        sample = f'"sample": Sample(prompts: {json.dumps(captions)}),'
+        prompts = f"prompts: {json.dumps(captions)}, "
     if push.startswith("faded"):
         style = f'(path: "{DEMO.parent / "demo" / "style"}")'
         faded = f'(path: "{folder / "faded"}", name: "faded", repeats: 20, regularisation: true)'
         data = f'"captions": Captions(data: [{style}, {faded}]),'
     path = folder / f"{name}.ron"
     path.write_text(
-        PIPELINE.format(demo=DEMO, name=name, data=data, seed=seed, train=train, epochs=epochs, sample=sample)
+        PIPELINE.format(demo=DEMO, name=name, data=data, seed=seed, train=train, epochs=epochs, prompts=prompts)
     )
     return path
 
@@ -102,10 +104,10 @@ def main() -> None:
                 found[checkpoint["name"]] = {verdict["concern"] for verdict in of if verdict["finding"] == "Flagged"}
                 deciding = " ".join(f"{v['concern']} {v['numbers'][0]['value']:.2f} {v['finding']};" for v in of if v["numbers"])
                 lines.append(f"    {checkpoint['name']}: {deciding}")
-            # A run that was pushed may be flagged for more; in one of its checkpoints at least it must be for what was done.
+            # A run that was pushed may be flagged for more.
             flagged = [flags for flags in found.values() if flags & set(wanted)]
-            good = len(flagged) > 0 and verdicts["recommended"] is None if wanted else not any(found.values())
-            good = good if wanted else good and verdicts["recommended"] is not None
+            unharmed = not any(found.values()) and verdicts["recommended"] is not None
+            good = 2 * len(flagged) >= len(found) if wanted else unharmed
             right += good
             recommended[verdicts["recommended"]] += 1
             print(f"{push}, seed {seed}: {'right' if good else 'WRONG'}, recommended {verdicts['recommended']}")
