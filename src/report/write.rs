@@ -4,7 +4,11 @@ use super::{
     gather::{Gallery, Gathered},
     identity, page,
 };
-use crate::{pipeline::Resolved, plan::PlanError, plan::target, run::Journal};
+use crate::{
+    pipeline::Resolved,
+    plan::{PlanError, target},
+    run::{Journal, UNFINISHED, sweep},
+};
 use sd3pipe_cache::{
     Digest, Key, Run, Store,
     files::{of_bytes, step},
@@ -66,7 +70,12 @@ pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: boo
 fn put(to: &Path, page: &[u8]) -> io::Result<()> {
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     step("report.make", || fs::create_dir_all(folder))?;
-    let unfinished = folder.join(format!(".sd3pipe-copy-{}", std::process::id()));
+    // Held until the page is there: beside another run its unfinished files would be taken for those of a killed one.
+    let alone = fs::File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    if alone.is_ok() {
+        sweep(folder);
+    }
+    let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
     // Never into what lies there already: it may be a link to somebody's file.
     drop(fs::remove_file(&unfinished));
     let written = step("report.write", || {

@@ -7,6 +7,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use deliver::{UNFINISHED, sweep};
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
 pub use space::NoRoom;
