@@ -28,6 +28,9 @@ pub(super) const DIFF: &str = "Examples:
   sd3pipe diff 11 12
   sd3pipe diff 12 last --out pairs";
 
+pub(super) const REPORT: &str = "Examples:
+  sd3pipe report my-style.ron";
+
 pub(super) const PLAN: &str = "Examples:
   sd3pipe plan my-style.ron
   sd3pipe plan my-style.ron --set train.epochs=20 --bytes

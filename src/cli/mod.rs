@@ -17,13 +17,14 @@ mod notify;
 mod pin;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod runs;
 mod sample;
 mod show;
 mod status;
 mod store;
-mod text;
+pub(crate) mod text;
 mod verify;
 mod why;
 
@@ -88,6 +89,9 @@ enum Verb {
     /// Says what is in a safetensors file: networks, a LoRA's rank and targets, precision, where it comes from.
     #[command(after_help = examples::INSPECT)]
     Inspect(inspect::Inspect),
+    /// Writes the page of the last run again: losses, samples, verdicts on the checkpoints.
+    #[command(after_help = examples::REPORT)]
+    Report(report::Report),
     /// Lists the runs of a store.
     #[command(after_help = examples::RUNS)]
     Runs(runs::Runs),
@@ -222,6 +226,7 @@ pub fn main() -> ExitCode {
         Verb::Status(verb) => verb.run(),
         Verb::Graph(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
+        Verb::Report(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Diff(verb) => verb.run(),

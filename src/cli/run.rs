@@ -8,12 +8,13 @@ use super::{
 use crate::{
     pipeline::Resolved,
     plan::EpochLosses,
+    report,
     run::{Comparison, Journal, Networks, Options, RunError, Runner, previous_keys},
 };
 use clap::Args;
-use sd3pipe_cache::{Key, Store};
+use sd3pipe_cache::{Key, Run as Entry, Store};
 use sd3pipe_stages::work::{Interrupt, Progress};
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
@@ -55,10 +56,22 @@ impl Run {
         let store = Store::open(&self.target.store(&resolved))?;
         let previous =
             previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
-        let command =
-            self.notify.or_else(|| std::env::var("SD3PIPE_NOTIFY").ok()).filter(|command| !command.is_empty());
-        carry_out(&resolved, &store, options, &resolved.pipeline.name, previous, &*progress, command.as_deref())
+        let notify = self.notify.or_else(|| std::env::var("SD3PIPE_NOTIFY").ok());
+        let beside = Beside {
+            report: self.until.is_none() && resolved.pipeline.report,
+            notify: notify.filter(|command| !command.is_empty()),
+        };
+        carry_out(&resolved, &store, options, &resolved.pipeline.name, previous, &*progress, &beside)
     }
+}
+
+/// What a run does beside its stages.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// Whether it writes the page.
+    report: bool,
+    /// A command to run at its end.
+    notify: Option<String>,
 }
 
 /// Runs a pipeline, writes it down as a run of `name`, and says what was done.
@@ -69,7 +82,7 @@ pub(super) fn carry_out(
     name: &str,
     previous: BTreeMap<String, Key>,
     progress: &dyn Progress,
-    command: Option<&str>,
+    beside: &Beside,
 ) -> Result<(), Failure> {
     let start = Instant::now();
     // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
@@ -88,7 +101,15 @@ pub(super) fn carry_out(
     let id = store.begin_run(name, &document)?;
     let (engine, interrupt) = (&Networks, &INTERRUPT);
     let runner = Runner { resolved, store, engine, progress, interrupt, options };
-    let (journal, result) = runner.run(previous);
+    let (mut journal, result) = runner.run(previous);
+    // While the run is under way, so that no collection takes what the page is made of.
+    let reported = match result.is_ok() && beside.report {
+        true => write_report(resolved, store, id, &mut journal),
+        false => Ok(None),
+    };
+    if let Ok(Some(path)) = &reported {
+        progress.line(&format!("wrote {}", path.display()));
+    }
     let outcome = match &result {
         Ok(()) => "done",
         Err(RunError::Interrupted) => "interrupted",
@@ -105,7 +126,7 @@ pub(super) fn carry_out(
             print(&compared(&comparison))?;
         }
     }
-    if let Some(command) = command {
+    if let Some(command) = &beside.notify {
         let (pipeline, error) = (&*resolved.pipeline.name, journal.error.as_deref());
         let (seconds, out) = (start.elapsed().as_secs_f64(), &resolved.results);
         notify(command, &Ending { outcome, pipeline, run: id, seconds, error, out });
@@ -115,7 +136,29 @@ pub(super) fn carry_out(
         eprintln!("note: the journal does not know how this run ended: {error}");
     }
     result?;
-    Ok(noted?)
+    noted?;
+    reported.map(drop)
+}
+
+/// Writes the page of a run that trained or drew, unless the one that is there shows the same.
+fn write_report(
+    resolved: &Resolved,
+    store: &Store,
+    id: u64,
+    journal: &mut Journal,
+) -> Result<Option<PathBuf>, Failure> {
+    let path = report::path(resolved);
+    let tells = journal.stages.iter().any(|stage| ["Train", "Sample"].contains(&stage.kind.as_str()));
+    if !tells || report::is_current(&path, journal) {
+        return Ok(None);
+    }
+    let Some(run) = store.run(id)? else { return Ok(None) };
+    let document = serde_json::to_value(&*journal).unwrap_or_default();
+    let run = Entry { outcome: "done".to_owned(), document, ..run };
+    let written = report::write(&run, store, resolved, &path, true)
+        .map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+    written.verdicts.into_iter().for_each(|(stage, key)| journal.add_verdicts(&stage, key));
+    Ok(Some(path.strip_prefix(&resolved.folder).unwrap_or(&path).to_owned()))
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.

@@ -160,7 +160,7 @@ impl Sample {
         };
         // A pipeline of its own among the runs, so that the last run of the real one stays what it was.
         let name = format!("{} samples", resolved.pipeline.name);
-        run::carry_out(&resolved, &store, options, &name, Default::default(), &*progress::new(), None)
+        run::carry_out(&resolved, &store, options, &name, Default::default(), &*progress::new(), &Default::default())
     }
 
     /// The index of the export to draw with.

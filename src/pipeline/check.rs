@@ -165,7 +165,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    let is_field = |name: &str| ["name", "model", "device", "grid", "stages"].contains(&name);
+    let is_field = |name: &str| ["name", "model", "device", "grid", "report", "stages"].contains(&name);
     for name in pipeline.stages.keys() {
         // What `plan --resolved` prints of a grid can be run again.
         let (base, point) = base_and_point(name);

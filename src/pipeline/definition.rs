@@ -22,8 +22,15 @@ pub struct Pipeline {
     /// Where it computes.
     #[serde(default)]
     pub device: Device,
+    /// Whether a run writes a page that tells what it did and judges its checkpoints, `out/<name>/report.html`.
+    #[serde(default = "yes")]
+    pub report: bool,
     /// The stages, by the names that people call them.
     pub stages: IndexMap<String, Stage>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How this program reads and writes RON: `Some(…)` and the inner brackets of `Train((…))` are left out.

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// What the names of unfinished copies begin with; the number of the process follows.
-const UNFINISHED: &str = ".sd3pipe-copy-";
+pub(crate) const UNFINISHED: &str = ".sd3pipe-copy-";
 
 /// Makes the files of a stage be what its artifact says, and tells in lines what was written and what lies beside it from runs
 /// before: those files are the user's to keep or to delete.
@@ -119,7 +119,7 @@ fn others(folder: &Path, wanted: &[PathBuf]) -> Vec<String> {
 }
 
 /// Removes the copies that killed runs left unfinished. What can't be removed is only in the way.
-fn sweep(folder: &Path) {
+pub(crate) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
             drop(step("deliver.sweep", || fs::remove_file(entry.path())));

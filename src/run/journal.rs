@@ -5,6 +5,9 @@ use sd3pipe_cache::{Digest, Key, Run, RunStage, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// What the key of verdicts goes by among those of stages, before the stage's name: no stage is called so.
+const VERDICTS: &str = "verdicts of ";
+
 /// One run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
@@ -42,7 +45,8 @@ impl Journal {
     /// A journal in which nothing happened yet.
     pub fn new(resolved: &Resolved, previous: &BTreeMap<String, Key>) -> Self {
         // Not of stages that the pipeline no longer has: what they made need not be kept for it.
-        let there = previous.iter().filter(|(name, _)| resolved.index(name).is_some());
+        let stage = |name: &str| resolved.index(name.strip_prefix(VERDICTS).unwrap_or(name));
+        let there = previous.iter().filter(|(name, _)| stage(name).is_some());
         let keys = there.map(|(name, key)| (name.clone(), key.to_string())).collect();
         Self { pipeline: resolved.to_ron().unwrap_or_default(), keys, ..Self::default() }
     }
@@ -60,6 +64,11 @@ impl Journal {
             }
             None => self.stages.push(entry),
         }
+    }
+
+    /// Takes note of what the verdicts on a `Sample` stage's checkpoints are found by, so that they are kept like its samples.
+    pub fn add_verdicts(&mut self, stage: &str, key: Key) {
+        self.keys.insert(format!("{VERDICTS}{stage}"), key.to_string());
     }
 
     /// Whether anything was carried out.

@@ -15,7 +15,7 @@ use crate::{
     images::{ImagesJob, MASK_TENSOR, Made},
     job::Job,
     precision::Precision,
-    sample::SampleJob,
+    sample::{SAMPLE_LATENTS, SampleJob},
     tensors::{file_length, mixed_file_length},
     text::TextJob,
     train::{
@@ -58,7 +58,7 @@ impl Job {
             Self::Images(job) => images(job, missing),
             Self::Train(job) => train(job, missing),
             Self::Export(job) => export(job, missing, known),
-            Self::Sample(job) => Ok(sample(job, missing)),
+            Self::Sample(job) => sample(job, missing),
         }
     }
 }
@@ -315,21 +315,26 @@ fn folder_length(path: &Path) -> u64 {
     }
 }
 
-fn sample(job: &SampleJob, missing: &[usize]) -> Forecast {
+fn sample(job: &SampleJob, missing: &[usize]) -> Result<Forecast, StageError> {
     let (width, height) = job.parameters.size;
     let longest = job.parameters.prompts.iter().map(String::len).max().unwrap_or_default();
     let image = png_bound(width.into(), height.into(), longest + job.parameters.negative.len());
+    let shape = vec![job.facts.geometry.channels, height as usize / 8, width as usize / 8];
+    let latents = file_length([("latents".to_owned(), shape)], Precision::Bf16, &BTreeMap::new())?;
     let outputs = missing.iter().map(|&index| {
         let action = &job.actions[index];
-        vec![match job.shots.get(index) {
-            Some(shot) => of_action("image", &job.file_name(shot), action, image),
+        match job.shots.get(index) {
+            Some(shot) => {
+                let name = job.file_name(shot);
+                vec![of_action("image", &name, action, image), of_action(SAMPLE_LATENTS, &name, action, latents)]
+            }
             None => {
                 let (width, height) = job.sheet_bound();
-                of_action("sheet", "contact-sheet.png", action, png_bound(width, height, 0))
+                vec![of_action("sheet", "contact-sheet.png", action, png_bound(width, height, 0))]
             }
-        }]
+        }
     });
-    Forecast { outputs: outputs.collect(), passing: 0 }
+    Ok(Forecast { outputs: outputs.collect(), passing: 0 })
 }
 
 /// No PNG of RGB bytes is longer: what does not shrink is stored as it is, with a few bytes for each row and each block.

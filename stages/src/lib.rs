@@ -23,6 +23,7 @@ pub mod nn;
 pub mod precision;
 pub mod problem;
 pub mod random;
+pub mod report;
 pub mod sample;
 pub mod share;
 pub mod stage;

@@ -42,7 +42,7 @@ const REVISIONS: [(&str, u32, u32); 5] = [
     ("images", images::REVISION, 1),
     ("train", train::REVISION, 1),
     ("export", export::REVISION, 1),
-    ("sample", sample::REVISION, 1),
+    ("sample", sample::REVISION, 2),
 ];
 
 /// The relative error of a loss, and that by Euclidean length of an encoding.

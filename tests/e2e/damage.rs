@@ -56,9 +56,9 @@ fn maker(purpose: &str) -> Option<&'static str> {
         "latents" => Some("latents"),
         "weights" | "losses" | "state" => Some("train"),
         "checkpoint" | "file" => Some("export"),
-        "image" | "sheet" => Some("sample"),
-        // Of lists and items every action is known; prompts are encoded on the way.
-        "artifact" | "items" | "memo" => None,
+        "image" | "sample-latents" | "sheet" => Some("sample"),
+        // Of lists and items every action is known; prompts are encoded on the way, and verdicts found.
+        "artifact" | "items" | "memo" | "verdicts" => None,
         other => panic!("{other}"),
     }
 }
@@ -107,7 +107,21 @@ fn each_object_that_is_damaged_is_made_again_and_nothing_else() {
     let roles: Vec<&str> = seen.keys().map(String::as_str).collect();
     assert_eq!(
         roles,
-        ["artifact", "checkpoint", "image", "items", "latents", "losses", "memo", "sheet", "state", "text", "weights"]
+        [
+            "artifact",
+            "checkpoint",
+            "image",
+            "items",
+            "latents",
+            "losses",
+            "memo",
+            "sample-latents",
+            "sheet",
+            "state",
+            "text",
+            "verdicts",
+            "weights"
+        ]
     );
     for (role, made) in seen {
         // The longer run draws another sheet.

@@ -20,6 +20,7 @@ mod lora;
 mod memory;
 mod pipeline_files;
 mod property;
+mod report;
 mod reuse;
 mod sample;
 mod space;

@@ -227,12 +227,12 @@ impl TestSpace {
         lists.filter(|(_, executed)| !executed.is_empty()).collect()
     }
 
-    /// Every file below a folder with its bytes.
+    /// Every file below a folder with its bytes, but for pages: they tell when and how fast, which differs from run to run.
     pub fn files(&self, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
         let walk = walkdir::WalkDir::new(self.path(folder))
             .into_iter()
             .filter_map(Result::ok)
-            .filter(|entry| entry.file_type().is_file());
+            .filter(|entry| entry.file_type().is_file() && entry.file_name() != "report.html");
         walk.map(|entry| {
             (
                 entry.path().strip_prefix(self.folder.path()).expect("below").to_owned(),

@@ -322,6 +322,8 @@ fn a_torn_index_is_never_a_refusal_and_never_a_wrong_answer() {
             let outcome = space.run();
             assert_eq!(outcome.code, Some(0), "{}\n{}", what(), outcome.stderr);
             assert!(space.files("out") == right, "{}", what());
+            // What only the page looks at, the course of earlier runs, may be found torn after everything was made.
+            space.run().succeeds();
             space.run().succeeds().says("nothing to do");
         }
     }

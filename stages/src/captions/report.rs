@@ -146,7 +146,8 @@ impl DataReport {
         self.tokens = Some(report);
     }
 
-    fn lines(&self) -> Vec<(String, String)> {
+    /// What there is to say, as labels and values.
+    pub fn lines(&self) -> Vec<(String, String)> {
         let mut lines = vec![
             ("images".to_owned(), thousands(self.images as u64)),
             ("texts".to_owned(), format!("{} different", thousands(self.texts as u64))),

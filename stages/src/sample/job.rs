@@ -16,6 +16,7 @@ use crate::{
 };
 use sd3pipe_cache::{Digest, KeyError, Output, Preimage};
 use serde_json::{Value, json};
+use std::fmt;
 
 /// The images of some checkpoints.
 #[derive(Clone, Debug)]
@@ -59,6 +60,38 @@ pub struct Shot {
     pub prompt: usize,
     /// Its seed.
     pub seed: u64,
+}
+
+/// What the name of an image's file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShotName {
+    /// What the checkpoint is called: `base`, `epoch 3`.
+    pub row: String,
+    /// The prompt, counted from 1.
+    pub prompt: usize,
+    /// The seed.
+    pub seed: u64,
+}
+
+/// The name itself, without folders: `epoch-3-prompt-1-seed-1.png`.
+impl fmt::Display for ShotName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-prompt-{}-seed-{}.png", self.row.replace(' ', "-"), self.prompt, self.seed)
+    }
+}
+
+impl ShotName {
+    /// Reads a name.
+    pub fn parse(file: &str) -> Option<Self> {
+        let (row, rest) = file.strip_suffix(".png")?.rsplit_once("-prompt-")?;
+        let (prompt, seed) = rest.split_once("-seed-")?;
+        Some(Self { row: row.replace('-', " "), prompt: prompt.parse().ok()?, seed: seed.parse().ok()? })
+    }
+
+    /// The checkpoint's epoch; none for the model as it was.
+    pub fn epoch(&self) -> Option<u32> {
+        self.row.strip_prefix("epoch ")?.parse().ok()
+    }
 }
 
 /// The epoch of an exported file that holds the MMDiT; of other files nothing.
@@ -233,19 +266,38 @@ impl SampleJob {
 
     /// The name of an image's file, without folders: `epoch-3-prompt-1-seed-1.png`.
     pub fn file_name(&self, shot: &Shot) -> String {
-        format!("{}-prompt-{}-seed-{}.png", self.rows[shot.row].name.replace(' ', "-"), shot.prompt + 1, shot.seed)
+        ShotName { row: self.rows[shot.row].name.clone(), prompt: shot.prompt + 1, seed: shot.seed }.to_string()
     }
 
-    /// What the stage made: the images under their files' names, and the sheet.
+    /// What the stage made: the images under their files' names, each with its latents, and the sheet.
     pub fn artifact(&self, outputs: &[Vec<Output>]) -> Artifact {
         let mut artifact = Artifact::default();
         for (index, outputs) in outputs.iter().enumerate() {
+            let before = artifact.entries.len();
             artifact.extend(outputs, &[]);
-            if let (Some(entry), Some(shot)) = (artifact.entries.last_mut(), self.shots.get(index)) {
-                entry.item = self.file_name(shot);
-                entry.size = Some(self.parameters.size);
+            for entry in &mut artifact.entries[before..] {
+                if let Some(shot) = self.shots.get(index) {
+                    entry.item = self.file_name(shot);
+                    entry.size = Some(self.parameters.size);
+                }
             }
         }
         artifact
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_what_an_image_is_of() {
+        for (row, epoch) in [("base", None), ("epoch 12", Some(12))] {
+            let name = ShotName { row: row.to_owned(), prompt: 2, seed: u64::MAX };
+            assert_eq!((ShotName::parse(&name.to_string()), name.epoch()), (Some(name.clone()), epoch));
+        }
+        for other in ["contact-sheet.png", "epoch-1-prompt-x-seed-1.png", "epoch-1-prompt-1-seed-1.jpg", ""] {
+            assert_eq!(ShotName::parse(other), None, "{other}");
+        }
     }
 }

@@ -21,7 +21,7 @@ mod studio;
 
 #[cfg(feature = "compute")]
 pub use draw::{Guidance, Steps, draw};
-pub use job::{SampleJob, Shot, model};
+pub use job::{SampleJob, Shot, ShotName, model};
 #[cfg(feature = "compute")]
 pub use pixels::to_rgb;
 #[cfg(feature = "compute")]
@@ -33,5 +33,8 @@ pub(crate) fn shrink(width: usize) -> usize {
     width.div_ceil(384).max(1)
 }
 
+/// The role of the latents that a sample was decoded from.
+pub const SAMPLE_LATENTS: &str = "sample-latents";
+
 /// See [`crate::stage::Stage::revision`].
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;

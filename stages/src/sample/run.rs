@@ -5,7 +5,7 @@ use crate::{
     device::DeviceKind,
     error::StageError,
     nn::Mmdit,
-    sample::{SampleJob, png, sheet, studio::Studio},
+    sample::{SAMPLE_LATENTS, SampleJob, png, sheet, studio::Studio},
     share::{Sharing, share},
     text::{self, Encoded},
     work::Work,
@@ -46,8 +46,12 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
             let start = Instant::now();
             let pictures = studio.images(&network, &encoded, together, batch, &mut steps, work)?;
             let seconds = start.elapsed().as_secs_f64() / together.len() as f64;
-            for (&index, png) in together.iter().zip(pictures) {
-                let outputs = vec![output("image", job.file_name(&job.shots[index]), work.store.put(&png)?)];
+            for (&index, (png, latents)) in together.iter().zip(pictures) {
+                let name = job.file_name(&job.shots[index]);
+                let outputs = vec![
+                    output("image", &name, work.store.put(&png)?),
+                    output(SAMPLE_LATENTS, &name, work.store.put(&latents)?),
+                ];
                 work.publish(&job.actions[index], outputs, seconds)?;
             }
             work.flush()?;

@@ -6,6 +6,7 @@ use crate::{
     checkpoint::{Component, ComponentSource, TensorFile},
     error::StageError,
     nn::{self, Mmdit, VaeDecoder, Weight, Weights},
+    precision::Precision,
     random::Draws,
     sample::{
         SampleJob, Shot,
@@ -16,7 +17,7 @@ use crate::{
         sigmas::sigmas,
         start,
     },
-    tensors::Array,
+    tensors::{Array, to_bytes},
     text::{self, Conditioning, Dropped, Encoded},
     work::Work,
 };
@@ -151,7 +152,7 @@ impl<'j> Studio<'j> {
         self.conditioning.assemble(&encoded, &self.device, self.dtype)
     }
 
-    /// Some images of one row as PNGs, drawn as `batch`: filled up with the first one, so that on a GPU every product has the same
+    /// Some images of one row as PNGs, each with the latents that it was decoded from, drawn as `batch`: filled up with the first one, so that on a GPU every product has the same
     /// shape.
     pub(super) fn images(
         &self,
@@ -161,7 +162,7 @@ impl<'j> Studio<'j> {
         batch: usize,
         steps: &mut u64,
         work: &mut Work<'_>,
-    ) -> Result<Vec<Vec<u8>>, StageError> {
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StageError> {
         let (job, parameters) = (self.job, &self.job.parameters);
         let shots: Vec<&Shot> =
             indices.iter().chain(std::iter::repeat(&indices[0])).take(batch).map(|index| &job.shots[*index]).collect();
@@ -202,10 +203,13 @@ impl<'j> Studio<'j> {
         }
     }
 
-    /// The PNG of one image's latents.
-    fn picture(&self, index: usize, latents: Tensor<4>) -> Result<Vec<u8>, StageError> {
+    /// The PNG of one image's latents, and these.
+    fn picture(&self, index: usize, latents: Tensor<4>) -> Result<(Vec<u8>, Vec<u8>), StageError> {
+        let latents = nn::process_out(latents);
+        let [_, channels, height, width] = latents.dims();
+        let raw = Array { shape: vec![channels, height, width], values: nn::to_host(latents.clone()) };
         let (shot, label, parameters) = (&self.job.shots[index], &self.job.actions[index].label, &self.job.parameters);
-        let rgb = to_rgb(self.decoder.decode(nn::process_out(latents))).ok_or_else(|| {
+        let rgb = to_rgb(self.decoder.decode(latents)).ok_or_else(|| {
             StageError::Unfit(format!("{label}: the image has values that are not finite; use precision F32 or Bf16"))
         })?;
         let mut sampler = format!(
@@ -233,7 +237,9 @@ impl<'j> Studio<'j> {
             ("sampler", sampler),
             ("software", "sd3pipe".to_owned()),
         ];
-        png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)
+        // As wide as 32 bits, and closer than any measure of a picture: a training that went astray has large ones.
+        let raw = to_bytes(&[("latents", &raw)], Precision::Bf16, None)?;
+        Ok((png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)?, raw))
     }
 
     fn digest(&self, shot: &Shot) -> String {

@@ -59,6 +59,7 @@ const FIELDS: &[Field] = &[
     nothing("model.tokenizers.clip", &["model.tokenizers.clip=\"model/copy-clip.json\""]),
     nothing("model.tokenizers.t5", &["model.tokenizers.t5=\"model/copy-t5.json\""]),
     nothing("device", &["device=Auto"]),
+    nothing("report", &["report=false"]),
     nothing("captions.data[0].path", &["captions.data=[(path: \"copy-photos\", class: \"thing\")]"]),
     moves("captions", "captions.data[0].name", &["captions.data=[(path: \"photos\", class: \"thing\", name: \"n\")]"]),
     moves(

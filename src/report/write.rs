@@ -1,0 +1,118 @@
+//! Puts the page into `out/`, whole or not at all, and tells whether the one that lies there is up to date.
+
+use super::{
+    gather::{Gallery, Gathered},
+    identity, page,
+};
+use crate::{
+    pipeline::Resolved,
+    plan::PlanError,
+    run::{Journal, UNFINISHED, sweep},
+};
+use sd3pipe_cache::{
+    Digest, Key, Run, Store,
+    files::{of_bytes, step},
+};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+/// The page's name.
+pub const REPORT: &str = "report.html";
+
+/// Where a pipeline's page lies.
+pub fn path(resolved: &Resolved) -> PathBuf {
+    resolved.results.join(REPORT)
+}
+
+/// What the last line says before the digest of all lines before it.
+const SEAL: &str = "</body></html><!-- ";
+
+/// Whether a page is whole, untouched, and shows the results that this journal has. When and how fast these were made is of no
+/// account: a run that found everything leaves the page of the run that made it.
+pub fn is_current(path: &Path, journal: &Journal) -> bool {
+    let Ok(page) = fs::read(path) else { return false };
+    let shows = format!("<meta name=\"sd3pipe-shows\" content=\"{}\">", identity(journal));
+    let head = &page[..page.len().min(1024)];
+    let seal = page.windows(SEAL.len()).rposition(|window| window == SEAL.as_bytes());
+    let Some((body, seal)) = seal.map(|at| page.split_at(at)) else { return false };
+    head.windows(shows.len()).any(|window| window == shows.as_bytes()) && seal == sealed(body).as_bytes()
+}
+
+fn sealed(body: &[u8]) -> String {
+    format!("{SEAL}{} -->\n", Digest::of(body))
+}
+
+/// A page that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// Its bytes.
+    pub length: usize,
+    /// By each `Sample` stage's name, what the verdicts on its checkpoints are found by.
+    pub verdicts: Vec<(String, Key)>,
+}
+
+/// Writes the page of a run. Verdicts that had to be found are kept in the store if `keep` says so: it may be written then.
+///
+/// # Errors
+/// When it or the verdicts can't be written; then the page that was there is there still.
+pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: bool) -> Result<Written, PlanError> {
+    let gathered = Gathered::of(run, store, &resolved.folder, keep)?;
+    let mut page = page(&gathered);
+    page += &sealed(page.as_bytes());
+    put(to, page.as_bytes()).map_err(|source| PlanError::Deliver { path: to.to_owned(), source })?;
+    let key = |gallery: &Gallery| Some((gallery.name.clone(), gallery.key?));
+    Ok(Written { length: page.len(), verdicts: gathered.galleries.iter().filter_map(key).collect() })
+}
+
+fn put(to: &Path, page: &[u8]) -> io::Result<()> {
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    step("report.make", || fs::create_dir_all(folder))?;
+    // Held until the page is there: beside another run its unfinished files would be taken for those of a killed one.
+    let alone = fs::File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+    if alone.is_ok() {
+        sweep(folder);
+    }
+    let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
+    // Never into what lies there already: it may be a link to somebody's file.
+    drop(fs::remove_file(&unfinished));
+    let written = step("report.write", || {
+        let mut file = fs::File::create_new(&unfinished)?;
+        file.write_all(page)?;
+        file.sync_data()
+    });
+    let result = written
+        .map_err(of_bytes(page.len() as u64))
+        .and_then(|()| step("report.rename", || fs::rename(&unfinished, to)));
+    if result.is_err() {
+        drop(fs::remove_file(&unfinished));
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_current_while_it_is_untouched_and_shows_the_same_results() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out/report.html");
+        let journal = Journal { pipeline: "Pipeline(…)".to_owned(), ..Journal::default() };
+        let body = format!("<head><meta name=\"sd3pipe-shows\" content=\"{}\"><body>é", identity(&journal));
+        let page = body.clone() + &sealed(body.as_bytes());
+        assert!(!is_current(&path, &journal));
+        put(&path, page.as_bytes()).unwrap();
+        assert!(is_current(&path, &journal));
+        let other = Journal { pipeline: "Pipeline(!)".to_owned(), ..Journal::default() };
+        assert!(!is_current(&path, &other));
+        for damaged in [page.replace("<body>", "<bOdy>"), page[..page.len() - 9].to_owned(), String::new(), page + "x"]
+        {
+            put(&path, damaged.as_bytes()).unwrap();
+            assert!(!is_current(&path, &journal), "{damaged}");
+        }
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 1);
+    }
+}
