@@ -175,7 +175,7 @@ fn what_is_wrong_with_a_checkpoint_is_flagged() {
     }
     let copies = of(&|prompt| draw(prompt, true));
     let pair = &copies.checkpoints[0].pairs[0];
-    assert!(pair.distance < 0.1 && pair.bits == Some(0) && pair.item < "05.png".to_owned(), "{pair:?}");
+    assert!(pair.distance < 0.1 && pair.bits == Some(0) && pair.item.as_str() < "05.png", "{pair:?}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct Sample {
     pub t5_tokens: u32,
     /// The type that the networks compute in.
     pub precision: Precision,
-    /// A picture to start from. Without one drawing starts from noise alone.
+    /// A picture to start from. When left out drawing starts from noise alone.
     pub image: Option<StartImage>,
     /// An adapter of any origin, added to each checkpoint and to the untrained model. When left out none is.
     pub lora: Option<AddedLora>,

@@ -46,11 +46,11 @@ fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result
             let start = Instant::now();
             let pictures = studio.images(&network, &encoded, together, batch, &mut steps, work)?;
             let seconds = start.elapsed().as_secs_f64() / together.len() as f64;
-            for (&index, (png, latents)) in together.iter().zip(pictures) {
+            for (&index, picture) in together.iter().zip(pictures) {
                 let name = job.file_name(&job.shots[index]);
                 let outputs = vec![
-                    output("image", &name, work.store.put(&png)?),
-                    output(SAMPLE_LATENTS, &name, work.store.put(&latents)?),
+                    output("image", &name, work.store.put(&picture.png)?),
+                    output(SAMPLE_LATENTS, &name, work.store.put(&picture.latents)?),
                 ];
                 work.publish(&job.actions[index], outputs, seconds)?;
             }

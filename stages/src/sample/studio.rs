@@ -29,6 +29,12 @@ use std::{
     sync::Arc,
 };
 
+/// One image: its PNG, and the latents that it was decoded from, as a file.
+pub(super) struct Picture {
+    pub(super) png: Vec<u8>,
+    pub(super) latents: Vec<u8>,
+}
+
 /// What stays the same from image to image.
 pub(super) struct Studio<'j> {
     job: &'j SampleJob,
@@ -152,7 +158,7 @@ impl<'j> Studio<'j> {
         self.conditioning.assemble(&encoded, &self.device, self.dtype)
     }
 
-    /// Some images of one row as PNGs, each with the latents that it was decoded from, drawn as `batch`: filled up with the first one, so that on a GPU every product has the same
+    /// Some images of one row, drawn as `batch`: filled up with the first one, so that on a GPU every product has the same
     /// shape.
     pub(super) fn images(
         &self,
@@ -162,7 +168,7 @@ impl<'j> Studio<'j> {
         batch: usize,
         steps: &mut u64,
         work: &mut Work<'_>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StageError> {
+    ) -> Result<Vec<Picture>, StageError> {
         let (job, parameters) = (self.job, &self.job.parameters);
         let shots: Vec<&Shot> =
             indices.iter().chain(std::iter::repeat(&indices[0])).take(batch).map(|index| &job.shots[*index]).collect();
@@ -203,8 +209,8 @@ impl<'j> Studio<'j> {
         }
     }
 
-    /// The PNG of one image's latents, and these.
-    fn picture(&self, index: usize, latents: Tensor<4>) -> Result<(Vec<u8>, Vec<u8>), StageError> {
+    /// The image of its latents.
+    fn picture(&self, index: usize, latents: Tensor<4>) -> Result<Picture, StageError> {
         let latents = nn::process_out(latents);
         let [_, channels, height, width] = latents.dims();
         let raw = Array { shape: vec![channels, height, width], values: nn::to_host(latents.clone()) };
@@ -238,8 +244,8 @@ impl<'j> Studio<'j> {
             ("software", "sd3pipe".to_owned()),
         ];
         // As wide as 32 bits, and closer than any measure of a picture: a training that went astray has large ones.
-        let raw = to_bytes(&[("latents", &raw)], Precision::Bf16, None)?;
-        Ok((png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)?, raw))
+        let latents = to_bytes(&[("latents", &raw)], Precision::Bf16, None)?;
+        Ok(Picture { png: png::encode(parameters.size.0, parameters.size.1, &rgb, &texts)?, latents })
     }
 
     fn digest(&self, shot: &Shot) -> String {
