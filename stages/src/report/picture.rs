@@ -147,7 +147,7 @@ mod tests {
 
     fn checks(width: u32, height: u32, cell: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
-            if (x / cell + y / cell) % 2 == 0 { Rgb([200, 40, 40]) } else { Rgb([20, 20, 160]) }
+            if (x / cell + y / cell).is_multiple_of(2) { Rgb([200, 40, 40]) } else { Rgb([20, 20, 160]) }
         })
     }
 
