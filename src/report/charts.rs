@@ -8,6 +8,9 @@ use super::{
 use sd3pipe_stages::train::validation::{Losses, Report, best};
 use std::collections::BTreeSet;
 
+/// A number that is taken of a validation.
+type OfReport<'o> = &'o dyn Fn(&Report) -> Option<f64>;
+
 /// A training's charts. `drawn` are the epochs that there are samples of.
 pub(super) fn section(course: &Course, drawn: &BTreeSet<u32>) -> String {
     if course.steps.is_empty() {
@@ -28,7 +31,7 @@ pub(super) fn section(course: &Course, drawn: &BTreeSet<u32>) -> String {
         line("each step", "faint", cut(&losses)),
         line(&format!("mean of {window} steps"), "one", smoothed(&losses, window)),
     ];
-    let by_epoch = |of: &dyn Fn(&Report) -> Option<f64>| -> Vec<(f64, f64)> {
+    let by_epoch = |of: OfReport<'_>| -> Vec<(f64, f64)> {
         course.reports.iter().filter_map(|report| Some((end(report.epoch)?, of(report)?))).collect()
     };
     let mut charts = Vec::new();
@@ -48,11 +51,7 @@ pub(super) fn section(course: &Course, drawn: &BTreeSet<u32>) -> String {
 }
 
 /// The held-out loss at each level of noise. Levels differ more than epochs do, so each is shown as a share of what it was first.
-fn bands(
-    course: &Course,
-    marks: &[(f64, String)],
-    by_epoch: &dyn Fn(&dyn Fn(&Report) -> Option<f64>) -> Vec<(f64, f64)>,
-) -> String {
+fn bands(course: &Course, marks: &[(f64, String)], by_epoch: &dyn Fn(OfReport<'_>) -> Vec<(f64, f64)>) -> String {
     let Some(first) = course.reports.first() else {
         return "<p class=\"aside\">The loss by timestep is measured by validation: <code>Train(validation: ())</code> holds some \
                 pictures out and follows the loss on them, level by level.</p>"

@@ -2,11 +2,11 @@
 
 use super::gather::{Gallery, Gathered, picture};
 use crate::pipeline::Pipeline;
-use sd3pipe_cache::StoreError;
+use sd3pipe_cache::{Store, StoreError};
 use sd3pipe_stages::{
     action::output,
     captions::Items,
-    report::{Results, Sources, VerdictsJob},
+    report::{Results, Sources, Verdicts, VerdictsJob},
     stage::Stage,
 };
 use std::time::Instant;
@@ -24,11 +24,7 @@ pub(super) fn fill(
     let Some((job, data)) = job(gathered, &gallery.name, pipeline) else { return Ok(()) };
     (gallery.key, gallery.data) = (Some(job.action.key), Some(data));
     let store = gathered.store;
-    let known = || {
-        let outputs = store.outputs(&job.action.key).ok()??;
-        serde_json::from_slice(&store.read(&outputs.first()?.digest).ok()?).ok()
-    };
-    gallery.verdicts = known();
+    gallery.verdicts = known(&job, store);
     if gallery.verdicts.is_some() {
         return Ok(());
     }
@@ -43,6 +39,12 @@ pub(super) fn fill(
     }
     gallery.verdicts = Some(verdicts);
     Ok(())
+}
+
+/// What was said of the same before.
+fn known(job: &VerdictsJob, store: &Store) -> Option<Verdicts> {
+    let outputs = store.outputs(&job.action.key).ok()??;
+    serde_json::from_slice(&store.read(&outputs.first()?.digest).ok()?).ok()
 }
 
 /// What the verdicts read, from the samples up to the captions.

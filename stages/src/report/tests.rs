@@ -29,7 +29,7 @@ fn draw(what: u64, style: bool) -> RgbImage {
     let (ground, block, x0, y0) = (color(0), color(3), draws[6] % 40, draws[7] % 40);
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let inside = (x0..x0 + 22).contains(&x) && (y0..y0 + 22).contains(&y);
-        let light = if style && (x / 4 + y / 4) % 2 == 0 { 45 } else { 0 };
+        let light = if style && (x / 4 + y / 4).is_multiple_of(2) { 45 } else { 0 };
         Rgb(if inside { block } else { ground }.map(|channel| (channel + light) as u8))
     })
 }
