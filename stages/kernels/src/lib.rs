@@ -1,6 +1,6 @@
 //! sd3pipe's own GPU operations: kernels in CubeCL, and their places in burn.
 //!
-//! Each works on any GPU that burn does: where the chip lacks what a kernel needs, burn's own operations compute the same.
+//! Each works on any NVIDIA GPU that burn runs on: where the chip lacks what a kernel needs, burn's own operations compute the same.
 
 pub mod adamw;
 mod attention;
