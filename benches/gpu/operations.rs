@@ -1,7 +1,7 @@
 //! The operations that a block is made of, alone.
 
 use crate::measure::Bench;
-use burn::tensor::{DType, Tensor, module::attention as fused, ops::AttentionModuleOptions};
+use burn::tensor::{DType, Tensor};
 
 /// Rows, inner dimension and columns of a block's matrix products, and a large one as the chip's ceiling.
 const PRODUCTS: [[usize; 3]; 6] = [
@@ -29,48 +29,54 @@ pub fn matmul(bench: &Bench) {
     }
 }
 
-fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-    fused(q, k, v, None, None, AttentionModuleOptions::default())
-}
-
-/// The largest difference of our kernel from what burn's simplest operations give in f32, over the largest value.
-fn difference(bench: &Bench, tokens: usize, causal: bool) -> f32 {
-    let [q, k, v] = [(); 3].map(|()| bench.random([2, 3, tokens, 64]));
-    let wide = |tensor: &Tensor<4>| tensor.clone().cast(DType::F32);
-    let mut scores = wide(&q).matmul(wide(&k).transpose()).mul_scalar(0.125);
-    if causal {
-        let later = Tensor::<2>::ones([tokens, tokens], (&bench.device, DType::F32)).triu(1).mul_scalar(-1e30);
-        scores = scores + later.unsqueeze::<4>();
-    }
-    let expected = burn::tensor::activation::softmax(scores, 3).matmul(wide(&v));
-    let found = sd3pipe_kernels::attention(q, k, v, causal).cast(DType::F32);
-    let worst = (found - expected.clone()).abs().max() / expected.abs().max();
-    sd3pipe_stages::nn::to_host(worst)[0]
+/// The largest differences of our kernels' output and gradient from what burn's simplest operations give in f32, over the largest
+/// values.
+fn difference(bench: &Bench, tokens: usize, causal: bool) -> [f32; 2] {
+    const HEADS: usize = 3;
+    let qkv = bench.random([2, tokens, 3 * HEADS * 64]);
+    let towards = bench.random([2, tokens, HEADS * 64]);
+    let both = |qkv: Tensor<3>, attend: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+        let towards = towards.clone().cast(qkv.dtype()).autodiff();
+        let qkv = qkv.autodiff().require_grad();
+        let out = attend(qkv.clone());
+        let gradients = (out.clone() * towards).sum().backward();
+        [out.inner(), qkv.grad(&gradients).expect("a gradient")].map(|tensor| tensor.cast(DType::F32))
+    };
+    let composed = |qkv: Tensor<3>| {
+        let parts = qkv.reshape([2, tokens, 3 * HEADS, 64]).swap_dims(1, 2);
+        let [q, k, v] = [0, 1, 2].map(|part| parts.clone().narrow(1, part * HEADS, HEADS));
+        let mut scores = q.matmul(k.transpose()).mul_scalar(0.125);
+        if causal {
+            let later = Tensor::<2>::ones([tokens, tokens], (&bench.device, DType::F32)).triu(1).mul_scalar(-1e30);
+            scores = scores + later.autodiff().unsqueeze::<4>();
+        }
+        let out = burn::tensor::activation::softmax(scores, 3).matmul(v);
+        out.swap_dims(1, 2).reshape([2, tokens, HEADS * 64])
+    };
+    let expected = both(qkv.clone().cast(DType::F32), &composed);
+    let found = both(qkv, &|qkv| sd3pipe_kernels::attention(qkv, HEADS, causal));
+    let [out, gradient] = expected;
+    let [found_out, found_gradient] = found;
+    [(found_out, out), (found_gradient, gradient)].map(|(found, expected)| {
+        let worst = (found - expected.clone()).abs().max() / expected.abs().max();
+        sd3pipe_stages::nn::to_host(worst)[0]
+    })
 }
 
 pub fn attention(bench: &Bench) {
     for (tokens, causal) in [(77, true), (77, false), (333, false), (1024, true), (1000, false)] {
-        println!("{tokens} tokens, causal {causal}: difference {:.5}", difference(bench, tokens, causal));
+        let [out, gradient] = difference(bench, tokens, causal);
+        println!("{tokens} tokens, causal {causal}: difference {out:.5}, of the gradient {gradient:.5}");
     }
     let operations = 4.0 * (HEADS * TOKENS * TOKENS * 64) as f64;
-    let whole = [(); 3].map(|()| bench.random([1, HEADS, TOKENS, 64]));
-    let inside = [(); 3].map(|()| bench.random([1, TOKENS, HEADS, 64]));
-    let swapped = || inside.clone().map(|part| part.swap_dims(1, 2));
-    bench.time("forward, ours, heads outside", operations, || {
-        let [q, k, v] = whole.clone();
-        sd3pipe_kernels::attention(q, k, v, false)
+    let qkv = bench.random([1, TOKENS, 3 * HEADS * 64]);
+    bench.time("forward", operations, || sd3pipe_kernels::attention(qkv.clone(), HEADS, false));
+    let towards = bench.random([1, TOKENS, HEADS * 64]).autodiff();
+    bench.time("forward and backward", 3.5 * operations, || {
+        let qkv = qkv.clone().autodiff().require_grad();
+        let gradients = (sd3pipe_kernels::attention(qkv.clone(), HEADS, false) * towards.clone()).sum().backward();
+        qkv.grad(&gradients)
     });
-    bench.time("forward, ours, heads inside", operations, || {
-        let [q, k, v] = swapped();
-        sd3pipe_kernels::attention(q, k, v, false)
-    });
-    let both = |parts: [Tensor<4>; 3]| {
-        let [q, k, v] = parts.map(|part| part.autodiff().require_grad());
-        let gradients = attend(q.clone(), k.clone(), v.clone()).backward();
-        [q.grad(&gradients), k.grad(&gradients), v.grad(&gradients)]
-    };
-    bench.time("forward and backward, burn's, heads outside", 3.5 * operations, || both(whole.clone()));
-    bench.time("forward and backward, burn's, heads inside", 3.5 * operations, || both(swapped()));
 }
 
 /// What lies between matrix products, in bytes read and written over the memory's speed rather than in operations.

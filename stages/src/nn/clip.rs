@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::activation::{gelu, quick_gelu};
-use super::attention::{causal_attention, join_heads, split_heads};
+use super::attention::causal_attention;
 use super::linear::Linear;
 use super::norm::LayerNorm;
 use super::tokens::{TokenError, embed, indices};
@@ -152,9 +152,9 @@ impl Layer {
 
     fn forward(&self, x_bsd: Tensor<3>) -> Tensor<3> {
         let input = self.norm1.forward(x_bsd.clone());
-        let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| split_heads(linear.forward(input.clone()), self.heads).swap_dims(1, 2));
-        let x = x_bsd + self.projection.forward(join_heads(causal_attention(q, k, v)));
+        let qkv = [&self.q, &self.k, &self.v].map(|linear| linear.forward(input.clone()));
+        let attended = causal_attention(Tensor::cat(qkv.to_vec(), 2), self.heads);
+        let x = x_bsd + self.projection.forward(attended);
         let inner = self.first.forward(self.norm2.forward(x.clone()));
         let inner = match self.kind {
             ClipKind::L => quick_gelu(inner),

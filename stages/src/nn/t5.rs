@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::activation::gelu_tanh;
-use super::attention::{biased_attention, join_heads, split_heads};
+use super::attention::biased_attention;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::tokens::{TokenError, embed, indices};
@@ -94,7 +94,6 @@ struct Block {
     gate: Linear,
     first: Linear,
     second: Linear,
-    heads: usize,
 }
 
 impl Block {
@@ -118,15 +117,13 @@ impl Block {
             gate: linear(&feed_forward, "wi_0", width, hidden)?,
             first: linear(&feed_forward, "wi_1", width, hidden)?,
             second: linear(&feed_forward, "wo", hidden, width)?,
-            heads,
         })
     }
 
     fn forward(&self, x_bsd: Tensor<3>, bias_1kss: Tensor<4>) -> Tensor<3> {
         let input = self.attention_norm.forward(x_bsd.clone());
-        let [q, k, v] = [&self.q, &self.k, &self.v]
-            .map(|linear| split_heads(linear.forward(input.clone()), self.heads).swap_dims(1, 2));
-        let x = x_bsd + self.projection.forward(join_heads(biased_attention(q, k, v, bias_1kss)));
+        let qkv = [&self.q, &self.k, &self.v].map(|linear| linear.forward(input.clone()));
+        let x = x_bsd + self.projection.forward(biased_attention(Tensor::cat(qkv.to_vec(), 2), bias_1kss));
         let input = self.feed_forward_norm.forward(x.clone());
         let inner = gelu_tanh(self.gate.forward(input.clone())) * self.first.forward(input);
         x + self.second.forward(inner)

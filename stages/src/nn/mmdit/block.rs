@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 
 use super::super::activation::gelu_tanh;
-use super::super::attention::{attention, join_heads, split_heads};
+use super::super::attention::attention;
 use super::super::linear::Linear;
 use super::super::norm::{RmsNorm, normalise};
 use super::super::weights::{Scope, WeightsError};
@@ -49,13 +49,9 @@ impl JointBlock {
         let dtype = image.dtype();
         let image_input = image_modulation.apply(image_normal.clone(), 0).cast(dtype);
         let context_input = context_modulation.apply(context_normal, 0).cast(dtype);
-        let [q, k, v] = self.image.attention.project(image_input);
-        let [context_q, context_k, context_v] = self.context.attention.project(context_input);
-        let [_, context_length, ..] = context_q.dims();
-        // Joined while tokens are still the outer dimension: each stream is then copied in one piece.
-        let join = |context, image| Tensor::cat(vec![context, image], 1).swap_dims(1, 2);
-        let joint = attention(join(context_q, q), join(context_k, k), join(context_v, v));
-        let joint_bnd = join_heads(joint);
+        let [_, context_length, _] = context.dims();
+        let qkv = [self.context.attention.project(context_input), self.image.attention.project(image_input)];
+        let joint_bnd = attention(Tensor::cat(qkv.to_vec(), 1), self.image.attention.heads);
         let [_, length, _] = joint_bnd.dims();
         let context_attended = joint_bnd.clone().narrow(1, 0, context_length);
         let image_attended = joint_bnd.narrow(1, context_length, length - context_length);
@@ -162,20 +158,18 @@ impl Attention {
         })
     }
 
-    /// Queries, keys and values, `[B, N, K, E]`.
-    fn project(&self, x_bnd: Tensor<3>) -> [Tensor<4>; 3] {
-        let [_, _, width] = x_bnd.dims();
+    /// Queries, keys and values one after the other, `[B, N, 3·D]`.
+    fn project(&self, x_bnd: Tensor<3>) -> Tensor<3> {
         let qkv = self.qkv.forward(x_bnd);
-        let [q, k, v] = [0, 1, 2].map(|part| split_heads(qkv.clone().narrow(2, part * width, width), self.heads));
-        match &self.norms {
-            Some((query_norm, key_norm)) => [query_norm.forward(q), key_norm.forward(k), v],
-            None => [q, k, v],
-        }
+        let Some((query_norm, key_norm)) = &self.norms else { return qkv };
+        let [batch, length, width] = qkv.dims();
+        let parts = qkv.reshape([batch, length, 3 * self.heads, width / (3 * self.heads)]);
+        let [q, k, v] = [0, 1, 2].map(|part| parts.clone().narrow(2, part * self.heads, self.heads));
+        Tensor::cat(vec![query_norm.forward(q), key_norm.forward(k), v], 2).reshape([batch, length, width])
     }
 
     fn to_itself(&self, x_bnd: Tensor<3>) -> Tensor<3> {
-        let [q, k, v] = self.project(x_bnd).map(|part| part.swap_dims(1, 2));
-        join_heads(attention(q, k, v))
+        attention(self.project(x_bnd), self.heads)
     }
 
     fn finish(&self, attended_bnd: Tensor<3>) -> Tensor<3> {

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 
-use super::super::attention::attention;
+use super::super::attention::wide_attention;
 use super::super::convolution::Convolution;
 use super::super::linear::Linear;
 use super::super::norm::GroupNorm;
@@ -104,9 +104,7 @@ impl PixelAttention {
     fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
         let shape = x_bchw.dims();
         let pixels_bnc = self.norm.forward(x_bchw.clone()).flatten::<3>(2, 3).swap_dims(1, 2);
-        let [q, k, v] =
-            [&self.q, &self.k, &self.v].map(|linear| linear.forward(pixels_bnc.clone()).unsqueeze_dim::<4>(1));
-        let attended_bnc = attention(q, k, v).squeeze_dim::<3>(1);
-        x_bchw + self.projection.forward(attended_bnc).swap_dims(1, 2).reshape(shape)
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|linear| linear.forward(pixels_bnc.clone()));
+        x_bchw + self.projection.forward(wide_attention(q, k, v)).swap_dims(1, 2).reshape(shape)
     }
 }
