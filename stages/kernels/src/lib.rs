@@ -5,6 +5,7 @@
 pub mod adamw;
 mod attention;
 mod convolution;
+mod exponential;
 mod product;
 
 pub use attention::{attention, biased_attention};

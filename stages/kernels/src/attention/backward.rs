@@ -11,7 +11,8 @@
     reason = "kernels are written in the part of Rust that CubeCL knows"
 )]
 
-use super::tensor::{GROUP_ROWS, GROUP_UNITS, WIDTH, exp2, map, tile};
+use super::tensor::{GROUP_ROWS, GROUP_UNITS, WIDTH, map, tile};
+use crate::exponential::exp2;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::prelude::barrier::Barrier;

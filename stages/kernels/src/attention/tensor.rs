@@ -27,9 +27,3 @@ pub(super) fn map(mut tensor: CubeTensor, heads: usize, parts: usize, rows: usiz
 pub(super) fn tile(major: Major, rows: usize, k: usize) -> WgmmaTileLayout {
     WgmmaTileLayout { major, swizzle: Swizzle::B128, rows, k }
 }
-
-/// 2ˣ.
-#[cube]
-pub(super) fn exp2(x: f32) -> f32 {
-    f32::exp(x * std::f32::consts::LN_2)
-}
