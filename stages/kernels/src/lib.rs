@@ -4,10 +4,22 @@
 
 pub mod adamw;
 mod attention;
+mod columns;
 mod convolution;
 mod exponential;
+mod gelu;
+mod head_norm;
+mod norm;
 mod product;
+mod residual;
+mod vectors;
 
 pub use attention::{attention, biased_attention};
+pub use columns::{ColumnsBackend, column_sum};
 pub use convolution::convolution;
-pub use product::{Across, product};
+pub use gelu::gelu;
+pub use head_norm::{head_norm, takes_heads};
+pub use norm::modulated_norm;
+pub use product::{Across, linear, product};
+pub use residual::gated_residual;
+pub use vectors::takes_rows;

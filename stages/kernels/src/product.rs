@@ -1,8 +1,9 @@
-//! The product of two matrices, either of which may lie in memory across the summed dimension.
+//! The product of two matrices, either of which may lie in memory across the summed dimension, and the linear layer.
 
 mod kernel;
 mod tiling;
 
+use crate::columns::ColumnsBackend;
 use burn::backend::{
     Autodiff, Backend, Dispatch,
     autodiff::{
@@ -14,7 +15,7 @@ use burn::backend::{
     ops::FloatTensorOps,
     tensor::FloatTensor,
 };
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 
 /// `left · right`: `[M, N]` of a left matrix `[M, K]` and a right matrix `[N, K]`, as a weight lies in a checkpoint. With `across`
@@ -24,6 +25,11 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 pub fn product(left: Tensor<2>, right: Tensor<2>, across: Across) -> Tensor<2> {
     let Across { left: left_across, right: right_across } = across;
     Tensor::from_dispatch(Dispatch::product(left.into_dispatch(), right.into_dispatch(), left_across, right_across))
+}
+
+/// `x·Wᵀ + b`, `[M, N]`, of `[M, K]`, a weight `[N, K]` and a bias `[N]`: a [`product`](fn@product) that is rounded once, after the bias.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()))
 }
 
 /// Which matrices of a product lie across the summed dimension.
@@ -46,6 +52,10 @@ pub trait ProductBackend: Backend {
         left_across: bool,
         right_across: bool,
     ) -> FloatTensor<Self>;
+
+    /// See [`linear`](fn@linear).
+    #[fusion(dtype = x, shape = shape_of(x, weight, &false, &false))]
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn shape_of(left: &Shape, right: &Shape, left_across: &bool, right_across: &bool) -> Shape {
@@ -57,11 +67,23 @@ impl ProductBackend for CubeBackend {
         let across = Across { left: left_across, right: right_across };
         let (left, right) = (into_contiguous(left), into_contiguous(right));
         match tiling::Tiling::of(&left, &right, across) {
-            Some(tiling) => kernel::launch(left, right, across, tiling),
+            Some(tiling) => kernel::launch(left, right, None, across, tiling),
             None => {
                 let left = if left_across { Self::float_transpose(left) } else { left };
                 let right = if right_across { right } else { Self::float_transpose(right) };
                 Self::float_matmul(left, right)
+            }
+        }
+    }
+
+    fn linear(x: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
+        let across = Across::default();
+        let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
+        match tiling::Tiling::of(&x, &weight, across) {
+            Some(tiling) if bias.dtype == DType::BF16 => kernel::launch(x, weight, Some(bias), across, tiling),
+            _ => {
+                let bias = Self::float_reshape(bias, Shape::from([1, weight.meta.shape()[0]]));
+                Self::float_add(Self::product(x, weight, false, false), bias)
             }
         }
     }
@@ -90,7 +112,29 @@ impl<B: ProductBackend> Backward<B, 2> for Product {
     }
 }
 
-impl<B: ProductBackend, C: CheckpointStrategy> ProductBackend for Autodiff<B, C> {
+#[derive(Debug)]
+struct Linear;
+
+impl<B: ProductBackend + ColumnsBackend> Backward<B, 3> for Linear {
+    type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (x, weight) = ops.state;
+        let of_out = gradients.consume::<B>(&ops.node);
+        let [of_x, of_weight, of_bias] = ops.parents;
+        if let (Some(node), Some(weight)) = (of_x, weight) {
+            gradients.register::<B>(node.id, B::product(of_out.clone(), weight, false, true));
+        }
+        if let (Some(node), Some(x)) = (of_weight, x) {
+            gradients.register::<B>(node.id, B::product(of_out.clone(), x, true, true));
+        }
+        if let Some(node) = of_bias {
+            gradients.register::<B>(node.id, B::column_sum(of_out));
+        }
+    }
+}
+
+impl<B: ProductBackend + ColumnsBackend, C: CheckpointStrategy> ProductBackend for Autodiff<B, C> {
     fn product(
         left: FloatTensor<Self>,
         right: FloatTensor<Self>,
@@ -104,6 +148,17 @@ impl<B: ProductBackend, C: CheckpointStrategy> ProductBackend for Autodiff<B, C>
         let out = B::product(left.into_primitive(), right.into_primitive(), left_across, right_across);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((kept_left, kept_right, across), out),
+            OpsKind::UnTracked(prepared) => prepared.finish(out),
+        }
+    }
+
+    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let kept_x = weight.is_tracked().then(|| x.primitive().clone());
+        let kept_weight = x.is_tracked().then(|| weight.primitive().clone());
+        let prepared = Linear.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
+        let out = B::linear(x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((kept_x, kept_weight), out),
             OpsKind::UnTracked(prepared) => prepared.finish(out),
         }
     }

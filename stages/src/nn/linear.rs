@@ -65,12 +65,12 @@ pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: &Tensor<2>, bias: Opt
         let ([outputs, inputs], mut shape) = (weight.dims(), x.dims());
         let rows = shape.iter().take(D - 1).product::<usize>();
         shape[D - 1] = outputs;
-        let out =
-            sd3pipe_kernels::product(x.reshape([rows, inputs]), weight.clone(), Default::default()).reshape(shape);
-        return match bias {
-            Some(bias) => out + bias.unsqueeze::<D>(),
-            None => out,
+        let (x, weight) = (x.reshape([rows, inputs]), weight.clone());
+        let out = match bias {
+            Some(bias) => sd3pipe_kernels::linear(x, weight, bias),
+            None => sd3pipe_kernels::product(x, weight, Default::default()),
         };
+        return out.reshape(shape);
     }
     burn::tensor::module::linear(x, weight.clone().transpose(), bias)
 }

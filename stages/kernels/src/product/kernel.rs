@@ -39,8 +39,15 @@ impl Tiling {
     }
 }
 
-/// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them.
-pub(super) fn launch(left: CubeTensor, right: CubeTensor, across: Across, tiling: Tiling) -> CubeTensor {
+/// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them; a bias, of bf16 too, is added to
+/// each row of the result before it is rounded.
+pub(super) fn launch(
+    left: CubeTensor,
+    right: CubeTensor,
+    bias: Option<CubeTensor>,
+    across: Across,
+    tiling: Tiling,
+) -> CubeTensor {
     let ([rows, depth], [columns, _]) = (sides(&left, across.left), sides(&right, across.right));
     let shape = Shape::from([rows, columns]);
     let client = left.client.clone();
@@ -54,7 +61,9 @@ pub(super) fn launch(left: CubeTensor, right: CubeTensor, across: Across, tiling
         Major::MN => [DEPTH, DEPTH],
     };
     let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
-    // SAFETY: the copy engine clips what it reads and writes to the matrices, and the kernel touches global memory through it alone.
+    let biased = bias.is_some();
+    let bias = bias.unwrap_or_else(|| right.clone());
+    // SAFETY: the copy engine clips what it reads and writes to the matrices, and of the bias nothing past its end is read.
     unsafe {
         multiply::launch_unchecked(
             &client,
@@ -63,10 +72,12 @@ pub(super) fn launch(left: CubeTensor, right: CubeTensor, across: Across, tiling
             map(left, loaded(tiling.left, tiling.rows())),
             map(right, loaded(tiling.right, tiling.columns)),
             map(out.clone(), [tiling.rows(), DEPTH]),
+            bias.into_buffer_arg(),
             rows as u32,
             columns as u32,
             depth as u32,
             tiling,
+            biased,
         );
     }
     out
@@ -101,16 +112,19 @@ fn bring<E: CubePrimitive<Scalar = bf16>>(
     }
 }
 
-/// `out = left · right`, `rows × columns`, summed over `depth`.
+/// `out = left · right`, `rows × columns`, summed over `depth`, and the bias.
 #[cube(launch_unchecked)]
+#[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
 fn multiply(
     left: &TensorMap<bf16, Tiled>,
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
+    bias: &[Vector<bf16, Const<2>>],
     rows: u32,
     columns: u32,
     depth: u32,
     #[comptime] tiling: Tiling,
+    #[comptime] biased: bool,
 ) {
     let left_elements = comptime![tiling.left_elements()];
     let right_elements = comptime![tiling.right_elements()];
@@ -229,10 +243,14 @@ fn multiply(
             let panel = c / comptime![DEPTH as u32];
             let chunk = ((c % comptime![DEPTH as u32]) / 8) ^ (r % 8);
             let at = (panel * tile_rows + r) * comptime![DEPTH as u32] + chunk * 8 + c % 8;
-            let mut values = Vector::<bf16, Const<2>>::empty();
-            values.insert(0usize, bf16::cast_from(sum.get(2 * pair)));
-            values.insert(1usize, bf16::cast_from(sum.get(2 * pair + 1)));
-            lefts[(at / 2) as usize] = values;
+            let mut values = Vector::<f32, Const<2>>::empty();
+            values.insert(0usize, sum.get(2 * pair));
+            values.insert(1usize, sum.get(2 * pair + 1));
+            if comptime![biased] {
+                let of_column = select(column + c < columns, column + c, 0u32) / 2;
+                values = values + Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
+            }
+            lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
         }
         sync_async_proxy_shared();
         laid_out.arrive();
