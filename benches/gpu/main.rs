@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         println!("no NVIDIA GPU here: nothing to measure");
         return ExitCode::SUCCESS;
     };
+    sd3pipe_kernels::keep_f32();
     let (mut wanted, mut lines) = (Vec::new(), None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {

@@ -1,7 +1,7 @@
 //! Times a piece of work on the device, and goes on when one fails.
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use sd3pipe_stages::nn::{Weight, Weights};
+use sd3pipe_stages::nn::{Weight, Weights, to_host};
 use serde_json::{Value, json};
 use std::{
     any::Any,
@@ -29,7 +29,36 @@ impl From<f64> for Least {
 
 /// Work is warmed up for so many runs, and measured for as many as fit into so many seconds.
 const WARM_UPS: usize = 6;
-const SECONDS: f64 = 15.0;
+const SECONDS: f64 = 10.0;
+
+/// What comes out of timed work. It is read once: a kernel that could not be launched takes no time at all, and shows only there.
+pub trait Outcome {
+    /// Panics if it was not computed.
+    fn read(&self);
+}
+
+impl Outcome for () {
+    fn read(&self) {}
+}
+
+impl<const D: usize> Outcome for Tensor<D> {
+    fn read(&self) {
+        to_host(self.clone().flatten::<1>(0, D - 1).narrow(0, 0, 1));
+    }
+}
+
+impl<T: Outcome> Outcome for Vec<T> {
+    fn read(&self) {
+        self.iter().for_each(T::read);
+    }
+}
+
+impl<T: Outcome, U: Outcome> Outcome for (T, U) {
+    fn read(&self) {
+        self.0.read();
+        self.1.read();
+    }
+}
 
 /// A device, how often things are repeated there, and where figures go.
 pub struct Bench {
@@ -62,7 +91,7 @@ impl Bench {
     pub fn weights(&self, names: Vec<(String, Vec<usize>)>) -> Weights {
         let tensor = |(name, shape): (String, Vec<usize>)| {
             let law = Distribution::Normal(0.0, 0.02);
-            let values: Tensor<1> = Tensor::random([shape.iter().product()], law, (&self.device, DType::F32));
+            let values: Tensor<1> = Tensor::random([shape.iter().product::<usize>()], law, (&self.device, DType::F32));
             (name, Weight { values: values.cast(DType::BF16), shape })
         };
         names.into_iter().map(tensor).collect()
@@ -78,12 +107,18 @@ impl Bench {
     }
 
     /// Times `work`, whose result is kept until the device is done: what is dropped unread is never computed.
-    pub fn time<T>(&self, row: &str, least: impl Into<Least>, work: impl FnMut() -> T) {
+    pub fn time<T: Outcome>(&self, row: &str, least: impl Into<Least>, work: impl FnMut() -> T) {
         self.back_to_back(row, 1, least, work);
     }
 
     /// The same of so many in the queue at once, the figures for one of them.
-    pub fn back_to_back<T>(&self, row: &str, launches: usize, least: impl Into<Least>, work: impl FnMut() -> T) {
+    pub fn back_to_back<T: Outcome>(
+        &self,
+        row: &str,
+        launches: usize,
+        least: impl Into<Least>,
+        work: impl FnMut() -> T,
+    ) {
         if let Some(measured) = self.attempt(row, || self.measure(launches, work)) {
             self.report(row, least.into(), &measured);
         }
@@ -94,7 +129,10 @@ impl Bench {
         catch_unwind(AssertUnwindSafe(work)).inspect_err(|panic| self.fail(row, &reason(panic.as_ref()))).ok()
     }
 
-    fn measure<T>(&self, launches: usize, mut work: impl FnMut() -> T) -> Measured {
+    fn measure<T: Outcome>(&self, launches: usize, mut work: impl FnMut() -> T) -> Measured {
+        let start = Instant::now();
+        work().read();
+        let first = start.elapsed().as_secs_f64();
         let mut once = || {
             let start = Instant::now();
             let kept: Vec<T> = (0..launches).map(|_| work()).collect();
@@ -106,8 +144,6 @@ impl Bench {
             }
             seconds / launches as f64
         };
-        let start = Instant::now();
-        let first = once();
         // At least once more, but not for ever: what takes seconds is not hidden by warming up.
         let mut last = once();
         for _ in 2..WARM_UPS {
@@ -127,7 +163,7 @@ impl Bench {
             reserved = reserved.max(self.device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved));
         }
         times.sort_by(f64::total_cmp);
-        Measured { first: first * launches as f64, times, reserved }
+        Measured { first, times, reserved }
     }
 
     fn report(&self, row: &str, least: Least, measured: &Measured) {

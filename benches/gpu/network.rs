@@ -62,7 +62,7 @@ pub fn block(bench: &Bench) {
             for block in &network.blocks[..blocks] {
                 streams = block.forward(streams, conditioning.clone());
             }
-            streams
+            (streams.image, streams.context)
         });
     }
     bench.time("4 blocks forward and backward", FORWARD / DEPTH * 12.0, || {
@@ -211,6 +211,6 @@ pub fn sample(bench: &Bench) {
     let noise = bench.random([1, 16, 128, 128]).cast(DType::F32);
     bench.time("28 guided steps and decoding", operations, || {
         let latents = draw(&network, noise.clone(), &guidance, &steps, || Ok(())).expect("latents");
-        to_rgb(decoder.decode(process_out(latents))).expect("values that are finite")
+        to_rgb(decoder.decode(process_out(latents))).expect("values that are finite");
     });
 }

@@ -5,8 +5,10 @@
 pub mod adamw;
 mod attention;
 mod convolution;
+mod precision;
 mod product;
 
 pub use attention::{attention, biased_attention};
 pub use convolution::convolution;
+pub use precision::keep_f32;
 pub use product::{Across, product};
