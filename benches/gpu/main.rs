@@ -1,40 +1,77 @@
-//! SD3-medium at full size on one GPU: matrix products, attention, a block, the network, a training step.
+//! SD3-medium at full size on one GPU: from a matrix product to a training step and a picture.
 //!
-//!     cargo bench --features cuda --package sd3pipe-stages --bench gpu -- [SECTION …]
+//!     cargo bench --features cuda --package sd3pipe-stages --bench gpu -- [--json FILE] [SECTION …]
 //!
-//! Weights are random and made on the device. Each line: what, median, fastest and slowest of the runs, TFLOP/s by counted operations,
-//! and the memory in use at the peak seen between two operations. Runs come after as many of the very same, because kernels are
-//! compiled and chosen during the first ones.
+//! Weights are random and made on the device. Each line: what, median, fastest and slowest of the runs, TFLOP/s by counted operations and
+//! GB/s by counted bytes, and what is held of the device's memory. Runs come after others of the very same, because kernels are
+//! compiled and chosen during the first ones. `--json` writes every figure as a line of JSON too; `table.py` beside this file makes the
+//! table of them, next to PyTorch's.
 
+mod attention;
+mod checks;
+mod encoders;
+mod goldens;
 mod measure;
 mod network;
 mod operations;
+#[path = "../../stages/tests/released/mod.rs"]
+mod released;
 
 use burn::tensor::{Device, DeviceType};
 use measure::Bench;
+use std::{fs::File, process::ExitCode};
 
-fn main() {
+type Section = (&'static str, fn(&Bench));
+
+/// What takes longest comes last.
+const SECTIONS: [Section; 15] = [
+    ("checks", checks::run),
+    ("goldens", goldens::run),
+    ("ceiling", operations::ceiling),
+    ("products", operations::products),
+    ("attention", attention::run),
+    ("pieces", operations::pieces),
+    ("block", network::block),
+    ("text", encoders::text),
+    ("vae", encoders::vae),
+    ("forward", network::forward),
+    ("backward", network::backward),
+    ("recipe", network::recipe),
+    ("step", network::step),
+    ("sample", network::sample),
+    ("profile", network::profile),
+];
+
+fn main() -> ExitCode {
     let Some(device) = Device::enumerate(DeviceType::Cuda).into_vec().into_iter().next() else {
         println!("no NVIDIA GPU here: nothing to measure");
-        return;
+        return ExitCode::SUCCESS;
     };
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let bench = Bench::new(device);
-    type Section = (&'static str, fn(&Bench));
-    let sections: [Section; 7] = [
-        ("matmul", operations::matmul),
-        ("attention", operations::attention),
-        ("pieces", operations::pieces),
-        ("block", network::block),
-        ("forward", network::forward),
-        ("backward", network::backward),
-        ("step", network::step),
-    ];
-    for (name, section) in sections {
-        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
-            println!("-- {name}");
-            section(&bench);
-            bench.device.memory_cleanup();
+    sd3pipe_kernels::keep_f32();
+    let (mut wanted, mut lines) = (Vec::new(), None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--json" {
+            let path = arguments.next().expect("a file after --json");
+            lines = Some(File::create(&path).unwrap_or_else(|error| panic!("{path}: {error}")));
+        } else if !argument.starts_with('-') {
+            assert!(SECTIONS.iter().any(|(name, _)| *name == argument), "there is no section {argument}");
+            wanted.push(argument);
+        }
+    }
+    let bench = Bench::new(device, lines);
+    for (name, section) in SECTIONS {
+        // What is profiled is of no use without the log that table.py asks for.
+        let by_default = wanted.is_empty() && name != "profile";
+        if by_default || wanted.iter().any(|word| word == name) {
+            bench.section(name, section);
+        }
+    }
+    match bench.failures() {
+        0 => ExitCode::SUCCESS,
+        count => {
+            println!("{count} rows failed");
+            ExitCode::FAILURE
         }
     }
 }

@@ -1,10 +1,15 @@
-//! The whole network, its blocks, and a training step.
+//! The whole network, its blocks, training steps, and pictures.
 
-use crate::measure::Bench;
-use burn::tensor::{DType, Distribution, Tensor};
-use sd3pipe_stages::checkpoint::{MmditGeometry, POSITION_TABLE, mmdit_names};
-use sd3pipe_stages::nn::{Mmdit, PositionCrop, Weight, Weights, mmdit::Streams};
+use crate::{
+    encoders,
+    measure::{Bench, Least},
+    released,
+};
+use burn::tensor::{DType, Tensor};
+use sd3pipe_stages::checkpoint::POSITION_TABLE;
+use sd3pipe_stages::nn::{Mmdit, PositionCrop, VaeDecoder, Weights, mmdit::Streams, process_out};
 use sd3pipe_stages::precision::Precision;
+use sd3pipe_stages::sample::{Guidance, Steps, draw, parameters::Sampler, sigmas::sigmas, to_rgb};
 use sd3pipe_stages::tensors::Array;
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
 use sd3pipe_stages::train::parameters::{Checkpointing, Train, WeightType};
@@ -17,31 +22,7 @@ const DEPTH: f64 = 24.0;
 /// Operations of a forward pass, by the matrix products and the attentions of its blocks.
 const FORWARD: f64 = 2.0 * TOKENS * DEPTH * 12.0 * WIDTH * WIDTH + 4.0 * DEPTH * TOKENS * TOKENS * WIDTH;
 
-fn sd3_medium() -> MmditGeometry {
-    MmditGeometry {
-        depth: 24,
-        width: 1536,
-        heads: 24,
-        patch: 2,
-        channels: 16,
-        pooled_width: 2048,
-        context_width: 4096,
-        position_grid: 192,
-        qk_norm: false,
-        dual_attention: Vec::new(),
-    }
-}
-
-fn weights(bench: &Bench, dtype: DType) -> Weights {
-    let tensor = |(name, shape): (String, Vec<usize>)| {
-        let length = shape.iter().product::<usize>();
-        let law = Distribution::Normal(0.0, 0.02);
-        let values: Tensor<1> = Tensor::random([length], law, (&bench.device, DType::F32));
-        let values = values.cast(dtype);
-        (name, Weight { values, shape })
-    };
-    mmdit_names(&sd3_medium()).into_iter().map(tensor).collect()
-}
+const PARAMETERS: f64 = 2_028_328_000.0;
 
 struct Inputs {
     latents: Tensor<4>,
@@ -66,9 +47,13 @@ impl Inputs {
     }
 }
 
+fn mmdit(weights: &Weights) -> Mmdit {
+    Mmdit::new(&weights.root()).expect("SD3-medium")
+}
+
 pub fn block(bench: &Bench) {
-    let weights = weights(bench, DType::BF16);
-    let network = Mmdit::new(&weights.root()).expect("SD3-medium");
+    let weights = bench.weights(released::mmdit());
+    let network = mmdit(&weights);
     let conditioning = bench.random([1, 1536]);
     let streams = Streams { image: bench.random([1, 4096, 1536]), context: bench.random([1, 333, 1536]) };
     for blocks in [1, 4] {
@@ -77,12 +62,12 @@ pub fn block(bench: &Bench) {
             for block in &network.blocks[..blocks] {
                 streams = block.forward(streams, conditioning.clone());
             }
-            streams
+            (streams.image, streams.context)
         });
     }
     bench.time("4 blocks forward and backward", FORWARD / DEPTH * 12.0, || {
         let tracked = tracked(&weights);
-        let network = Mmdit::new(&tracked.root()).expect("SD3-medium");
+        let network = mmdit(&tracked);
         let mut streams =
             Streams { image: streams.image.clone().autodiff(), context: streams.context.clone().autodiff() };
         for block in &network.blocks[..4] {
@@ -94,10 +79,9 @@ pub fn block(bench: &Bench) {
 }
 
 pub fn forward(bench: &Bench) {
-    let weights = weights(bench, DType::BF16);
-    let network = Mmdit::new(&weights.root()).expect("SD3-medium");
+    let network = mmdit(&bench.weights(released::mmdit()));
     let inputs = Inputs::new(bench);
-    bench.time("24 blocks without gradients", FORWARD, || inputs.through(&network));
+    bench.time("MMDiT forward", FORWARD, || inputs.through(&network));
 }
 
 fn tracked(weights: &Weights) -> Weights {
@@ -105,49 +89,128 @@ fn tracked(weights: &Weights) -> Weights {
 }
 
 pub fn backward(bench: &Bench) {
-    let weights = weights(bench, DType::BF16);
+    let weights = bench.weights(released::mmdit());
     let inputs = Inputs::new(bench);
-    bench.time("24 blocks, forward and backward", 3.0 * FORWARD, || {
+    bench.time("MMDiT forward and backward", 3.0 * FORWARD, || {
         let tracked = tracked(&weights);
-        let network = Mmdit::new(&tracked.root()).expect("SD3-medium");
-        let gradients = inputs.through(&network).powi_scalar(2).mean().backward();
+        let gradients = inputs.through(&mmdit(&tracked)).powi_scalar(2).mean().backward();
         tracked.iter().filter_map(|(_, weight)| weight.values.grad(&gradients)).collect::<Vec<_>>()
     });
 }
 
-/// Optimizer steps as the trainer takes them: 8-bit AdamW over weights in bf16.
-pub fn step(bench: &Bench) {
-    let parameters = Train {
-        optimizer: Optimizer::AdamW8bit(AdamW::default()),
-        weights: WeightType::Bf16Stochastic,
-        precision: Precision::Bf16,
-        max_gradient_norm: 0.0,
-        ..Train::default()
-    };
-    let context = || bench.random([1, 333, 4096]);
-    let batch = |bench: &Bench| {
+/// A training of weights in bf16, as the trainer does it, one step after the other over the same batch.
+struct Training {
+    state: State,
+    parameters: Train,
+    batch: Batch,
+    steps: u64,
+}
+
+/// Small, so that random weights stay what they are.
+const RATE: f64 = 1e-6;
+
+impl Training {
+    fn new(bench: &Bench, optimizer: Optimizer) -> Self {
         let values: Vec<f32> = (0..16 * 128 * 128u32).map(|index| (index as f32 * 0.7).sin()).collect();
         let raw = Array { shape: vec![16, 128, 128], values: values.clone() };
-        Batch::new(
-            &[Drawn { raw, noise: values, sigma: 0.5 }],
-            context().autodiff(),
-            bench.random([1, 2048]).autodiff(),
-        )
-        .expect("a batch")
-    };
-    let mut state = State::start(weights(bench, DType::BF16));
-    let mut count = 0;
-    let mut next = || {
-        count += 1;
-        count - 1
-    };
-    let fused = Train { checkpointing: Checkpointing::Blocks, fused_step: true, ..parameters.clone() };
-    bench.time("step: block checkpointing, AdamW8bit in the backward pass", 4.0 * FORWARD, || {
-        state.update_by_blocks(batch(bench), &fused, 1e-6, next()).expect("a step")
-    });
+        let (context, pooled) = (bench.random([1, 333, 4096]).autodiff(), bench.random([1, 2048]).autodiff());
+        let parameters = Train {
+            optimizer,
+            weights: WeightType::Bf16Stochastic,
+            precision: Precision::Bf16,
+            max_gradient_norm: 0.0,
+            ..Train::default()
+        };
+        Self {
+            state: State::start(bench.weights(released::mmdit())),
+            parameters,
+            batch: Batch::new(&[Drawn { raw, noise: values, sigma: 0.5 }], context, pooled).expect("a batch"),
+            steps: 0,
+        }
+    }
+
+    /// A step with each block moved as soon as its gradients are known.
+    fn step_by_blocks(&mut self) {
+        let step = self.next();
+        self.state.update_by_blocks(self.batch.clone(), &self.parameters, RATE, step).expect("a step");
+    }
+
+    fn step(&mut self) {
+        let gradients = self.gradients();
+        self.update(gradients);
+    }
+
+    fn gradients(&self) -> Gradients {
+        let network = network(&self.state, &self.parameters);
+        Gradients::of(&network, [Ok(self.batch.clone())], 1).expect("gradients")
+    }
+
+    fn update(&mut self, gradients: Gradients) {
+        let step = self.next();
+        self.state.update(gradients, &self.parameters, RATE, step).expect("a step");
+    }
+
+    fn next(&mut self) -> u64 {
+        self.steps += 1;
+        self.steps - 1
+    }
+}
+
+fn of_recipe(bench: &Bench) -> Training {
+    let mut training = Training::new(bench, Optimizer::AdamW8bit(AdamW::default()));
+    training.parameters.checkpointing = Checkpointing::Blocks;
+    training.parameters.fused_step = true;
+    training
+}
+
+/// Weights, gradients and states of 8 bits: read once, and all but the gradients written.
+const IN_8_BITS: f64 = 10.0 * PARAMETERS;
+/// The same with states of 32 bits.
+const IN_32_BITS: f64 = 22.0 * PARAMETERS;
+
+/// A step of the known-good recipe: blocks run again, 8-bit AdamW, here inside the backward pass.
+pub fn recipe(bench: &Bench) {
+    let mut training = of_recipe(bench);
+    let least = Least { operations: 4.0 * FORWARD, bytes: IN_8_BITS };
+    bench.time("step by blocks, 8-bit AdamW", least, || training.step_by_blocks());
+}
+
+/// Steps that keep what the backward pass needs, and the optimizer alone.
+pub fn step(bench: &Bench) {
+    let small = || Optimizer::AdamW8bit(AdamW::default());
+    let least = |bytes| Least { operations: 3.0 * FORWARD, bytes };
+    let mut training = Training::new(bench, small());
+    bench.time("step, 8-bit AdamW", least(IN_8_BITS), || training.step());
+    let gradients = training.gradients();
+    bench.time("8-bit AdamW alone", Least { operations: 0.0, bytes: IN_8_BITS }, || training.update(gradients.clone()));
+    drop((training, gradients));
     bench.device.memory_cleanup();
-    bench.time("step: without checkpointing, AdamW8bit", 3.0 * FORWARD, || {
-        let gradients = Gradients::of(&network(&state, &parameters), [Ok(batch(bench))], 1).expect("gradients");
-        state.update(gradients, &parameters, 1e-6, next()).expect("a step")
+    let mut training = Training::new(bench, Optimizer::AdamW(AdamW::default()));
+    bench.time("step, AdamW", least(IN_32_BITS), || training.step());
+}
+
+/// Three steps of the recipe, with the device's log of kernels cut between them by what waits for them.
+pub fn profile(bench: &Bench) {
+    let mut training = of_recipe(bench);
+    for _ in 0..3 {
+        training.step_by_blocks();
+        bench.device.sync().expect("a step");
+    }
+}
+
+/// An image as `sample` draws it: both halves of the guidance go through the network as one batch.
+pub fn sample(bench: &Bench) {
+    let network = mmdit(&bench.weights(released::mmdit()));
+    let names = released::vae_decoder();
+    let operations = 28.0 * 2.0 * FORWARD + encoders::of_vae(&names, "conv_out");
+    let decoder = VaeDecoder::new(&bench.weights(names).root()).expect("the VAE's decoder");
+    let text = || (bench.random([1, 333, 4096]), bench.random([1, 2048]));
+    let guidance = Guidance { prompt: text(), negative: Some(text()), cfg: 7.0, skip_layers: None };
+    let sigmas = sigmas(28, 3.0);
+    let steps = Steps { sampler: Sampler::Euler, sigmas: &sigmas, skipped: 0 };
+    let noise = bench.random([1, 16, 128, 128]).cast(DType::F32);
+    bench.time("28 guided steps and decoding", operations, || {
+        let latents = draw(&network, noise.clone(), &guidance, &steps, || Ok(())).expect("latents");
+        to_rgb(decoder.decode(process_out(latents))).expect("values that are finite");
     });
 }

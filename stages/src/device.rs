@@ -51,6 +51,8 @@ impl Device {
     /// burn's handle of the device. `Device::default()` of burn is never called: with CUDA built in it is the first GPU, unprobed.
     #[cfg(feature = "compute")]
     pub fn open(self) -> burn::tensor::Device {
+        #[cfg(feature = "cuda")]
+        sd3pipe_kernels::keep_f32();
         match (self, self.kind()) {
             #[cfg(feature = "cuda")]
             (Self::Cuda(index), _) => burn::tensor::Device::cuda(index),

@@ -6,6 +6,8 @@
 //! Each model is loaded by a process of its own, whose peak of resident memory (`VmHWM`) counts pages of the mapped file too.
 #![cfg(all(feature = "compute", target_os = "linux"))]
 
+mod released;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,8 +15,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
+use released::{Names, t5_xxl};
 use safetensors::{Dtype, View};
-use sd3pipe_stages::checkpoint::{Component, ComponentSource, MmditModel, expected_names, mmdit_names};
+use sd3pipe_stages::checkpoint::{Component, ComponentSource};
 use sd3pipe_stages::nn::{T5, load};
 use sd3pipe_stages::tensors::write_file;
 
@@ -24,8 +27,6 @@ const FOLDER: &str = "SD3PIPE_FULL_SIZE";
 const FILE: &str = "SD3PIPE_FULL_SIZE_FILE";
 
 const GIB: f64 = (1u64 << 30) as f64;
-
-type Names = Vec<(String, Vec<usize>)>;
 
 #[test]
 fn sd3_medium_is_loaded_in_little_more_than_its_size() {
@@ -148,43 +149,13 @@ fn write_model(path: &Path, names: &Names) {
 }
 
 fn sd3_medium() -> Names {
-    let widths = [128, 256, 512, 512];
-    let level = |name: &str, blocks: usize| {
-        let (level, rest) = name.split_once('.')?;
-        let (block, layer) = rest.strip_prefix("block.")?.split_once('.')?;
-        let known = layer == "conv1.weight" && block.parse::<usize>().ok()? < blocks;
-        known.then_some(vec![*widths.get(level.parse::<usize>().ok()?)?, 1])
-    };
-    let encoder = |name: &str| match name {
-        "conv_in.weight" => Some(vec![128, 3]),
-        "conv_out.weight" => Some(vec![32, 512]),
-        _ => level(name.strip_prefix("down.")?, 2),
-    };
-    let decoder = |name: &str| match name {
-        "conv_in.weight" => Some(vec![512, 16]),
-        "conv_out.weight" => Some(vec![3, 128]),
-        _ => level(name.strip_prefix("up.")?, 3),
-    };
     let networks = [
-        (Component::Mmdit, mmdit_names(&MmditModel::Sd3Medium.geometry().unwrap())),
-        (Component::VaeEncoder, expected_names(Component::VaeEncoder, &encoder).unwrap()),
-        (Component::VaeDecoder, expected_names(Component::VaeDecoder, &decoder).unwrap()),
+        (Component::Mmdit, released::mmdit()),
+        (Component::VaeEncoder, released::vae_encoder()),
+        (Component::VaeDecoder, released::vae_decoder()),
     ];
     let prefixed = |(component, names): (Component, Names)| {
         names.into_iter().map(move |(name, shape)| (format!("{}{name}", component.prefix()), shape))
     };
     networks.into_iter().flat_map(prefixed).collect()
-}
-
-fn t5_xxl() -> Names {
-    let shape = |name: &str| match name {
-        "shared.weight" => Some(vec![32_128, 4096]),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight" => Some(vec![32, 64]),
-        "encoder.block.0.layer.1.DenseReluDense.wi_0.weight" => Some(vec![10_240, 4096]),
-        _ => {
-            let block = name.strip_prefix("encoder.block.")?.strip_suffix(".layer.0.SelfAttention.q.weight")?;
-            (block.parse::<usize>().ok()? < 24).then_some(vec![4096, 4096])
-        }
-    };
-    expected_names(Component::T5, &shape).unwrap()
 }

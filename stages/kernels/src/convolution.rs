@@ -1,7 +1,7 @@
 //! A convolution over images by a kernel that is chosen beforehand.
 
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::{Shape, Tensor, ops::ConvOptions};
+use burn::tensor::{DType, Shape, Tensor, ops::ConvOptions};
 use burn_cubecl::kernel::conv::{ConvStrategy, conv_forward};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
@@ -40,7 +40,9 @@ impl ConvolutionBackend for CubeBackend {
             let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
             conv_forward(x.clone(), weight.clone(), Some(bias.clone()), options, strategy)
         };
-        by(ConvStrategy::ImplicitGemm)
+        // The products of a convolution round f32 to TF32, whatever a process is told of products.
+        let by_products = if x.dtype == DType::F32 { ConvStrategy::Direct } else { ConvStrategy::ImplicitGemm };
+        by(by_products)
             .or_else(|_| by(ConvStrategy::Direct))
             .unwrap_or_else(|_| by_autotune(x.clone(), weight.clone(), bias.clone(), stride, padding))
     }

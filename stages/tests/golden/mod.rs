@@ -21,8 +21,7 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
-        let file = TensorFile::open(folder.join(format!("{name}.safetensors"))).unwrap();
+        let file = TensorFile::open(folder().join(format!("{name}.safetensors"))).unwrap();
         let shapes = serde_json::from_str(&file.metadata()["shapes"]).unwrap();
         Self { file, shapes }
     }
@@ -75,6 +74,16 @@ impl Golden {
     pub fn mmdit(&self) -> Weights {
         self.weights(Component::Mmdit, "model.diffusion_model.")
     }
+}
+
+/// Where the goldens are: below the working folder or in one that is named, when the program was carried to another machine.
+fn folder() -> PathBuf {
+    let named = std::env::var_os("SD3PIPE_GOLDENS").map(PathBuf::from);
+    let folders = named.into_iter().chain(["tests/goldens".into()]);
+    folders
+        .into_iter()
+        .find(|folder| folder.is_dir())
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens"))
 }
 
 /// Writes weights by formula; each comes as a prefix, the name that it is computed from, and its shape.

@@ -1,0 +1,111 @@
+//! Our kernels against the same in f32, before anything is made of their times.
+
+use crate::{
+    goldens::golden::{error, uniform},
+    measure::Bench,
+};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use sd3pipe_kernels::{Across, product};
+use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::{Train, WeightType};
+use sd3pipe_stages::train::{Gradients, State};
+use std::collections::BTreeMap;
+
+pub fn run(bench: &Bench) {
+    products(bench);
+    attentions(bench);
+    adamw(bench);
+}
+
+/// Products of bf16 in all four layouts, which are rounded to bf16 at the end, against one of the same values in f32.
+fn products(bench: &Bench) {
+    for [rows, inner, columns] in [[4096, 1536, 1536], [333, 1536, 6144], [1000, 264, 520], [77, 768, 3072]] {
+        let (left, right) = (bench.random([rows, inner]), bench.random([columns, inner]));
+        let expected = left.clone().cast(DType::F32).matmul(right.clone().cast(DType::F32).transpose());
+        let expected = to_host(expected);
+        for across in [(false, false), (false, true), (true, false), (true, true)] {
+            let lay = |matrix: &Tensor<2>, across| if across { matrix.clone().transpose() } else { matrix.clone() };
+            let found =
+                product(lay(&left, across.0), lay(&right, across.1), Across { left: across.0, right: across.1 });
+            let row = format!("product {rows}×{inner}×{columns}, across {across:?}");
+            bench.check(&row, error(&to_host(found), &expected), 4e-3);
+        }
+    }
+}
+
+/// The attention of bf16, and its gradient, against those of the same values in f32 by the simplest operations.
+fn attentions(bench: &Bench) {
+    const HEADS: usize = 3;
+    for (tokens, causal) in [(77, true), (77, false), (333, false), (1024, true), (1000, false)] {
+        let qkv = bench.random([2, tokens, 3 * HEADS * 64]);
+        let towards = bench.random([2, tokens, HEADS * 64]);
+        let both = |qkv: Tensor<3>, attend: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+            let towards = towards.clone().cast(qkv.dtype()).autodiff();
+            let qkv = qkv.autodiff().require_grad();
+            let out = attend(qkv.clone());
+            let gradients = (out.clone() * towards).sum().backward();
+            [to_host(out.inner()), to_host(qkv.grad(&gradients).expect("a gradient"))]
+        };
+        let simplest = |qkv: Tensor<3>| {
+            let parts = qkv.reshape([2, tokens, 3 * HEADS, 64]).swap_dims(1, 2);
+            let [q, k, v] = [0, 1, 2].map(|part| parts.clone().narrow(1, part * HEADS, HEADS));
+            let mut scores = q.matmul(k.transpose()).mul_scalar(0.125);
+            if causal {
+                let later = Tensor::<2>::ones([tokens, tokens], (&bench.device, DType::F32)).triu(1).mul_scalar(-1e30);
+                scores = scores + later.autodiff().unsqueeze::<4>();
+            }
+            let out = burn::tensor::activation::softmax(scores, 3).matmul(v);
+            out.swap_dims(1, 2).reshape([2, tokens, HEADS * 64])
+        };
+        let expected = both(qkv.clone().cast(DType::F32), &simplest);
+        let found = both(qkv, &|qkv| match causal {
+            true => attention::causal_attention(qkv, HEADS),
+            false => attention::attention(qkv, HEADS),
+        });
+        for (what, found, expected) in [("", &found[0], &expected[0]), ("gradient of the ", &found[1], &expected[1])] {
+            let row = format!("{what}attention of {tokens} tokens, causal {causal}");
+            bench.check(&row, error(found, expected), 1e-2);
+        }
+    }
+}
+
+/// Five steps of 8-bit AdamW by the kernel against the same of many operations on the CPU, as what they change of the weights. Draws
+/// are the same there, so that weights of bf16 are rounded alike.
+fn adamw(bench: &Bench) {
+    let lengths = BTreeMap::from([("one block short", 4096 + 8), ("whole blocks", 1 << 20)]);
+    for (weights, kept_as) in [(WeightType::F32, DType::F32), (WeightType::Bf16Stochastic, DType::BF16)] {
+        let row = format!("five steps of 8-bit AdamW, weights {weights:?}");
+        let parameters = Train {
+            optimizer: Optimizer::AdamW8bit(AdamW::default()),
+            weights,
+            max_gradient_norm: 0.0,
+            ..Train::default()
+        };
+        let change = |device: &Device| {
+            let drawn = |name: String, count: usize, dtype: DType| {
+                let values = TensorData::new(uniform(&name, count), [count]);
+                Tensor::<1>::from_data(values, (device, DType::F32)).cast(dtype)
+            };
+            let weight = |(name, count): (&&str, &usize)| {
+                let values = drawn(format!("weight {name}"), *count, kept_as);
+                ((*name).to_owned(), Weight { values, shape: vec![*count] })
+            };
+            let start: Weights = lengths.iter().map(weight).collect();
+            let mut state = State::start(start.clone());
+            for step in 0..5 {
+                let tensors = lengths.iter().map(|(name, count)| {
+                    ((*name).to_owned(), drawn(format!("gradient {step} {name}"), *count, DType::BF16))
+                });
+                let gradients = Gradients { loss: 1.0, tensors: tensors.collect() };
+                state.update(gradients, &parameters, 1e-3, step).expect("a step");
+            }
+            let moved = start.iter().flat_map(|(name, before)| {
+                let after = state.weights.get(name).expect("the same weights").values.clone().cast(DType::F32);
+                to_host(after - before.values.clone().cast(DType::F32))
+            });
+            moved.collect::<Vec<_>>()
+        };
+        bench.check(&row, error(&change(&bench.device), &change(&Device::flex())), 1e-2);
+    }
+}

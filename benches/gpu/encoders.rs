@@ -1,0 +1,73 @@
+//! The text encoders and both halves of the VAE, at full size.
+
+use crate::{
+    measure::{Bench, Least},
+    released::{self, Names},
+};
+use burn::tensor::Tensor;
+use sd3pipe_stages::nn::{Clip, ClipKind, T5, VaeDecoder, VaeEncoder};
+
+/// One text through each encoder.
+pub fn text(bench: &Bench) {
+    for (row, names, kind) in [("CLIP-L", released::clip_l(), ClipKind::L), ("CLIP-G", released::clip_g(), ClipKind::G)]
+    {
+        let least = of_text(&names, 77);
+        let clip = Clip::new(&bench.weights(names).root(), kind).expect(row);
+        let ids = ids(77, 49_407);
+        bench.time(row, least, || {
+            let output = clip.forward(&ids).expect(row);
+            (output.penultimate, output.pooled)
+        });
+    }
+    let names = released::t5_xxl();
+    let least = of_text(&names, 256);
+    let t5 = T5::new(&bench.weights(names).root()).expect("T5-XXL");
+    let ids = ids(256, 1);
+    bench.time("T5-XXL, 256 tokens", least, || t5.forward(&ids).expect("T5-XXL"));
+}
+
+/// Some tokens and an end.
+fn ids(count: u32, end: u32) -> Vec<Vec<u32>> {
+    vec![(0..count - 1).map(|position| 2 + position * 97 % 30_000).chain([end]).collect()]
+}
+
+/// The products with all matrices but those that are looked up in, and the reading of them.
+fn of_text(names: &Names, tokens: usize) -> Least {
+    let looked_up =
+        |name: &str| ["embedding.weight", "shared.weight", "bias.weight"].iter().any(|end| name.ends_with(end));
+    let matrices = names.iter().filter(|(name, shape)| shape.len() == 2 && !looked_up(name));
+    let values = matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>() as f64;
+    Least { operations: 2.0 * values * tokens as f64, bytes: 2.0 * values }
+}
+
+/// An image of 1024² pixels through each half.
+pub fn vae(bench: &Bench) {
+    let names = released::vae_encoder();
+    let operations = of_vae(&names, "conv_in");
+    let encoder = VaeEncoder::new(&bench.weights(names).root()).expect("the VAE's encoder");
+    let image: Tensor<4> = bench.random([1, 3, 1024, 1024]);
+    bench.time("VAE encode", operations, || encoder.encode(image.clone()));
+    drop((encoder, image));
+    bench.device.memory_cleanup();
+    let names = released::vae_decoder();
+    let operations = of_vae(&names, "conv_out");
+    let decoder = VaeDecoder::new(&bench.weights(names).root()).expect("the VAE's decoder");
+    let latents = bench.random([1, 16, 128, 128]);
+    bench.time("VAE decode", operations, || decoder.decode(latents.clone()));
+}
+
+/// Operations of the convolutions, and of the one attention, for 1024² pixels. `outside` is the convolution beside the image.
+pub fn of_vae(names: &Names, outside: &str) -> f64 {
+    let level = |level: &str| level.parse::<usize>().expect("a level");
+    // The side of what comes out.
+    let side = |name: &str| match name.split('.').collect::<Vec<_>>()[..] {
+        ["down", at, "downsample", ..] => 512 >> level(at),
+        ["up", at, "upsample", ..] => 2048 >> level(at),
+        ["down" | "up", at, ..] => 1024 >> level(at),
+        [first, ..] if first == outside => 1024_usize,
+        _ => 128,
+    };
+    let convolutions = names.iter().filter(|(_, shape)| shape.len() == 4);
+    let products = convolutions.map(|(name, shape)| 2.0 * (shape.iter().product::<usize>() * side(name).pow(2)) as f64);
+    products.sum::<f64>() + 4.0 * (128.0f64 * 128.0).powi(2) * 512.0
+}
