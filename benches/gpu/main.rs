@@ -9,6 +9,7 @@
 mod measure;
 mod network;
 mod operations;
+mod rest;
 
 use burn::tensor::{Device, DeviceType};
 use measure::Bench;
@@ -21,10 +22,11 @@ fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let bench = Bench::new(device);
     type Section = (&'static str, fn(&Bench));
-    let sections: [Section; 7] = [
+    let sections: [Section; 8] = [
         ("matmul", operations::matmul),
         ("attention", operations::attention),
         ("pieces", operations::pieces),
+        ("rest", rest::rest),
         ("block", network::block),
         ("forward", network::forward),
         ("backward", network::backward),

@@ -21,8 +21,9 @@ impl Bench {
         values.cast(DType::BF16)
     }
 
-    /// Times `work`, whose result is kept until the device is done: what is dropped unread is never computed.
-    pub fn time<T>(&self, name: &str, operations: f64, mut work: impl FnMut() -> T) {
+    /// Times `work`, whose result is kept until the device is done: what is dropped unread is never computed. Gives the median, in
+    /// seconds.
+    pub fn time<T>(&self, name: &str, operations: f64, mut work: impl FnMut() -> T) -> f64 {
         let start = Instant::now();
         let mut once = || {
             let start = Instant::now();
@@ -54,5 +55,6 @@ impl Bench {
             times[times.len() - 1] * 1e3,
             operations / median / 1e12,
         );
+        median
     }
 }

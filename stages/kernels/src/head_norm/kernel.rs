@@ -2,6 +2,7 @@
 
 use crate::columns::{self, of_strip};
 use crate::vectors::{EACH, Narrow, Wide, empty_like, narrow, vectors, widen};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
@@ -25,7 +26,9 @@ struct Places {
 impl Places {
     fn of(&self, row: u32) -> u32 {
         let rest = row / self.inner;
-        rest / self.middle * self.outer_step + rest % self.middle * self.middle_step + row % self.inner * self.inner_step
+        rest / self.middle * self.outer_step
+            + rest % self.middle * self.middle_step
+            + row % self.inner * self.inner_step
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::columns;
 use crate::vectors::{EACH, Narrow, PLANE, Wide, empty_like, narrow, vectors, widen};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
@@ -195,8 +196,8 @@ fn normalise_gradients(
             let along = (means.extract(3usize) - mean * mean_slope) * steepness;
             if here && token < tokens {
                 let slope = widen(slopes[index as usize]);
-                let normal = (widen(values[index as usize]) - Wide::new(origins[index as usize] + mean))
-                    * Wide::new(steepness);
+                let normal =
+                    (widen(values[index as usize]) - Wide::new(origins[index as usize] + mean)) * Wide::new(steepness);
                 let change = slope * scale - Wide::new(mean_slope) - normal * Wide::new(along);
                 of_x[((CUBE_POS_Y * tokens + token) * vectors + column) as usize] =
                     narrow(change * Wide::new(steepness));
