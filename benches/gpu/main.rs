@@ -16,6 +16,7 @@ mod network;
 mod operations;
 #[path = "../../stages/tests/released/mod.rs"]
 mod released;
+mod rest;
 
 use burn::tensor::{Device, DeviceType};
 use measure::Bench;
@@ -24,13 +25,14 @@ use std::{fs::File, process::ExitCode};
 type Section = (&'static str, fn(&Bench));
 
 /// What takes longest comes last.
-const SECTIONS: [Section; 15] = [
+const SECTIONS: [Section; 16] = [
     ("checks", checks::run),
     ("goldens", goldens::run),
     ("ceiling", operations::ceiling),
     ("products", operations::products),
     ("attention", attention::run),
     ("pieces", operations::pieces),
+    ("rest", rest::rest),
     ("block", network::block),
     ("text", encoders::text),
     ("vae", encoders::vae),

@@ -3,7 +3,7 @@
 
 mod kernel;
 
-use burn::backend::{Backend, Dispatch, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
 use burn::tensor::{Shape, Tensor};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 

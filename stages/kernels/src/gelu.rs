@@ -2,6 +2,7 @@
 
 mod kernel;
 
+use crate::vectors::EACH;
 use burn::backend::{
     Autodiff, Backend, Dispatch,
     autodiff::{
@@ -12,10 +13,15 @@ use burn::backend::{
     backend_extension,
     tensor::FloatTensor,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use burn_cubecl::{CubeBackend, tensor::CubeTensor};
 
-/// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` of bf16 values in rows that [`takes_rows`](crate::takes_rows) allows, computed in f32.
+/// Whether [`gelu`](fn@gelu) takes a tensor of this type, and of this many values or a multiple of them.
+pub fn takes_values(dtype: DType, count: usize) -> bool {
+    dtype == DType::BF16 && count.is_multiple_of(EACH)
+}
+
+/// `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))` in f32, rounded once; for tensors that [`takes_values`] allows.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::tanh_gelu(x.into_dispatch()))
 }

@@ -18,7 +18,7 @@ mod vectors;
 pub use attention::{attention, biased_attention};
 pub use columns::{ColumnsBackend, column_sum};
 pub use convolution::convolution;
-pub use gelu::gelu;
+pub use gelu::{gelu, takes_values};
 pub use head_norm::{head_norm, takes_heads};
 pub use norm::modulated_norm;
 pub use precision::keep_f32;

@@ -29,7 +29,7 @@ pub fn product(left: Tensor<2>, right: Tensor<2>, across: Across) -> Tensor<2> {
 
 /// `x·Wᵀ + b`, `[M, N]`, of `[M, K]`, a weight `[N, K]` and a bias `[N]`: a [`product`](fn@product) that is rounded once, after the bias.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()))
+    Tensor::from_dispatch(Dispatch::biased_product(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()))
 }
 
 /// Which matrices of a product lie across the summed dimension.
@@ -55,7 +55,7 @@ pub trait ProductBackend: Backend {
 
     /// See [`linear`](fn@linear).
     #[fusion(dtype = x, shape = shape_of(x, weight, &false, &false))]
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn biased_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 fn shape_of(left: &Shape, right: &Shape, left_across: &bool, right_across: &bool) -> Shape {
@@ -76,7 +76,7 @@ impl ProductBackend for CubeBackend {
         }
     }
 
-    fn linear(x: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
+    fn biased_product(x: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
         let across = Across::default();
         let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
         match tiling::Tiling::of(&x, &weight, across) {
@@ -152,11 +152,11 @@ impl<B: ProductBackend + ColumnsBackend, C: CheckpointStrategy> ProductBackend f
         }
     }
 
-    fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn biased_product(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
         let kept_x = weight.is_tracked().then(|| x.primitive().clone());
         let kept_weight = x.is_tracked().then(|| weight.primitive().clone());
         let prepared = Linear.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
-        let out = B::linear(x.into_primitive(), weight.into_primitive(), bias.into_primitive());
+        let out = B::biased_product(x.into_primitive(), weight.into_primitive(), bias.into_primitive());
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((kept_x, kept_weight), out),
             OpsKind::UnTracked(prepared) => prepared.finish(out),

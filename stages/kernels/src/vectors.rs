@@ -20,10 +20,8 @@ const MOST_UNITS: usize = 1024;
 pub(crate) type Narrow = Vector<bf16, Const<8>>;
 pub(crate) type Wide = Vector<f32, Const<8>>;
 
-/// Whether the kernels over rows take tensors of this type and with rows of this width.
-///
-/// [`modulated_norm`](crate::modulated_norm), [`gated_residual`](crate::gated_residual) and [`gelu`](crate::gelu) want all of their
-/// tensors to be so.
+/// Whether [`modulated_norm`](crate::modulated_norm) and [`gated_residual`](crate::gated_residual) take tensors of this type and with
+/// tokens of this width.
 pub fn takes_rows(dtype: DType, width: usize) -> bool {
     dtype == DType::BF16 && width > 0 && width.is_multiple_of(EACH) && width <= MOST_UNITS * EACH
 }

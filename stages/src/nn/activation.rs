@@ -8,6 +8,10 @@ pub use burn::tensor::activation::{gelu, silu};
 ///
 /// Written as `x·sigmoid(2u)`, which is the same, and x³ as a product: burn's own form takes a general power.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if sd3pipe_kernels::takes_values(x.dtype(), x.dims()[D - 1]) && crate::device::is_gpu(&x.device()) {
+        return sd3pipe_kernels::gelu(x);
+    }
     const TWICE_SQRT_2_OVER_PI: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     let squared = x.clone() * x.clone();
     let inner = x.clone() * (squared * (0.044715 * TWICE_SQRT_2_OVER_PI) + TWICE_SQRT_2_OVER_PI);

@@ -57,6 +57,10 @@ impl RmsNorm {
     /// Normalises the last dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
+        #[cfg(feature = "cuda")]
+        if sd3pipe_kernels::takes_heads(dtype, x.dims()[D - 1]) && crate::device::is_gpu(&x.device()) {
+            return sd3pipe_kernels::head_norm(x, self.weight.clone(), self.epsilon as f32);
+        }
         let x = x.cast(DType::F32);
         let mean_square = x.clone().square().mean_dim(D - 1);
         let weight = self.weight.clone().cast(DType::F32).unsqueeze::<D>();

@@ -1,6 +1,7 @@
 //! The kernels: a vector a unit.
 
 use crate::vectors::{EACH, Narrow, Wide, empty_like, narrow, widen};
+use burn::backend::TensorMetadata;
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 

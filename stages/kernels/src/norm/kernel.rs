@@ -2,6 +2,7 @@
 
 use crate::columns;
 use crate::vectors::{EACH, Narrow, PLANE, Wide, empty_like, narrow, vectors, widen};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;

@@ -2,6 +2,7 @@
 
 use crate::columns::{self, AT_ONCE, PLANES, STRIP, UNITS, of_strip};
 use crate::vectors::{Narrow, PLANE, Wide, empty_like, narrow, vectors, widen};
+use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;

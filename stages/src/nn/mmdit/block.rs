@@ -1,13 +1,14 @@
 //! A joint block: two streams, image and text, each with its own weights, that attend to each other.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
 use super::super::activation::gelu_tanh;
 use super::super::attention::attention;
 use super::super::linear::Linear;
-use super::super::norm::{RmsNorm, normalise};
+use super::super::norm::RmsNorm;
 use super::super::weights::{Scope, WeightsError};
 use super::EPSILON;
+use super::modulation::Modulation;
 use crate::checkpoint::MmditGeometry;
 
 /// The tokens between two blocks.
@@ -43,12 +44,11 @@ impl JointBlock {
         let Streams { image, context } = streams;
         let image_modulation = self.image.modulation(conditioning_bd.clone());
         let context_modulation = self.context.modulation(conditioning_bd);
-        let image_normal = normalise(image.clone(), EPSILON);
-        let context_normal = normalise(context.clone(), EPSILON);
+        let image_normal = image_modulation.normal(image.clone());
+        let context_normal = context_modulation.normal(context.clone());
 
-        let dtype = image.dtype();
-        let image_input = image_modulation.apply(image_normal.clone(), 0).cast(dtype);
-        let context_input = context_modulation.apply(context_normal, 0).cast(dtype);
+        let image_input = image_modulation.apply(image_normal.clone(), 0);
+        let context_input = context_modulation.apply(context_normal, 0);
         let [_, context_length, _] = context.dims();
         let qkv = [self.context.attention.project(context_input), self.image.attention.project(image_input)];
         let joint_bnd = attention(Tensor::cat(qkv.to_vec(), 1), self.image.attention.heads);
@@ -58,8 +58,7 @@ impl JointBlock {
 
         let second = self.image.second_attention.as_ref().map(|attention| {
             // The third group of the modulation is the second attention's; its gate comes after shift and scale.
-            let input = image_modulation.apply(image_normal, 6).cast(dtype);
-            attention.finish(attention.to_itself(input)) * image_modulation.part(8).cast(dtype)
+            attention.finish(attention.to_itself(image_modulation.apply(image_normal, 6)))
         });
         let image = self.image.finish(image, image_attended, second, &image_modulation);
         let context = self.context.finish(context, context_attended, None, &context_modulation);
@@ -97,8 +96,7 @@ impl Stream {
     }
 
     fn modulation(&self, conditioning_bd: Tensor<2>) -> Modulation {
-        let parts = self.modulation.forward(conditioning_bd).cast(DType::F32).unsqueeze_dim::<3>(1);
-        Modulation { parts, width: self.width }
+        Modulation::new(self.modulation.forward(conditioning_bd), self.width)
     }
 
     /// Everything after the joint attention; a last block's text has nothing there.
@@ -110,30 +108,12 @@ impl Stream {
         modulation: &Modulation,
     ) -> Tensor<3> {
         let Some(feed_forward) = &self.feed_forward else { return x_bnd };
-        let dtype = x_bnd.dtype();
-        let mut x = x_bnd + self.attention.finish(attended_bnd) * modulation.part(2).cast(dtype);
+        let mut x = modulation.add_gated(x_bnd, self.attention.finish(attended_bnd), 2);
         if let Some(second) = second_bnd {
-            x = x + second;
+            x = modulation.add_gated(x, second, 8);
         }
-        let input = modulation.apply(normalise(x.clone(), EPSILON), 3).cast(dtype);
-        x + feed_forward.forward(input) * modulation.part(5).cast(dtype)
-    }
-}
-
-/// What a stream's norms are modulated by: of each, a shift, a scale and a gate, `[B, 1, D]`, in f32.
-struct Modulation {
-    parts: Tensor<3>,
-    width: usize,
-}
-
-impl Modulation {
-    fn part(&self, index: usize) -> Tensor<3> {
-        self.parts.clone().narrow(2, index * self.width, self.width)
-    }
-
-    /// `x·(1 + scale) + shift`, with the shift at `index` and the scale after it.
-    fn apply(&self, x_bnd: Tensor<3>, index: usize) -> Tensor<3> {
-        x_bnd * (self.part(index + 1) + 1.0) + self.part(index)
+        let input = modulation.apply(modulation.normal(x.clone()), 3);
+        modulation.add_gated(x, feed_forward.forward(input), 5)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod block;
 mod embedding;
+mod modulation;
 
 use burn::tensor::activation::silu;
 use burn::tensor::{DType, Tensor};
@@ -10,10 +11,10 @@ pub use block::{JointBlock, Streams};
 pub use embedding::PositionCrop;
 
 use super::linear::Linear;
-use super::norm::normalise;
 use super::weights::{Scope, WeightsError, place};
 use crate::checkpoint::MmditGeometry;
 use embedding::{Embedder, PositionTable, timestep_features};
+use modulation::Modulation;
 
 /// The ε of every layer norm and RMS norm in the network.
 pub(super) const EPSILON: f64 = 1e-6;
@@ -153,10 +154,8 @@ impl Mmdit {
     /// The velocity from the last block's image tokens; `size` is the latents' height and width.
     pub fn finish(&self, image_bnd: Tensor<3>, conditioning_bd: Tensor<2>, size: [usize; 2]) -> Tensor<4> {
         let MmditGeometry { width, patch, channels, .. } = self.geometry;
-        let dtype = image_bnd.dtype();
-        let modulation = self.final_modulation.forward(conditioning_bd).cast(DType::F32).unsqueeze_dim::<3>(1);
-        let (shift, scale) = (modulation.clone().narrow(2, 0, width), modulation.narrow(2, width, width));
-        let x = (normalise(image_bnd, EPSILON) * (scale + 1.0) + shift).cast(dtype);
+        let modulation = Modulation::new(self.final_modulation.forward(conditioning_bd), width);
+        let x = modulation.apply(modulation.normal(image_bnd), 0);
         let patches = self.final_linear.forward(x).cast(DType::F32);
         let [batch, ..] = patches.dims();
         let (rows, columns) = (size[0] / patch, size[1] / patch);
