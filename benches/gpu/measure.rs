@@ -185,7 +185,6 @@ impl Bench {
                 "held": reserved, "operations": least.operations, "bytes": least.bytes,
             }),
         );
-        median
     }
 
     /// Whether something is as near to what it should be as it has to be.

@@ -1,5 +1,7 @@
 //! The kernels: forward a plane a row, which it holds in registers; backward a cube a strip of rows, with a unit for every eight columns.
 
+#![allow(clippy::manual_is_multiple_of, reason = "kernels are written in the part of Rust that CubeCL knows")]
+
 use crate::columns;
 use crate::vectors::{EACH, Narrow, PLANE, Wide, empty_like, narrow, vectors, widen};
 use burn::backend::TensorMetadata;

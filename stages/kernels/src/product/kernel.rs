@@ -248,7 +248,7 @@ fn multiply(
             values.insert(1usize, sum.get(2 * pair + 1));
             if comptime![biased] {
                 let of_column = select(column + c < columns, column + c, 0u32) / 2;
-                values = values + Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
+                values += Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
             }
             lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
         }
