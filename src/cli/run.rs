@@ -53,7 +53,9 @@ impl Run {
             sample_every: self.sample_every.map(|every| every as usize),
             ..Options::default()
         };
-        let store = Store::open(&self.target.store(&resolved))?;
+        let folder = self.target.store(&resolved);
+        sd3pipe_stages::device::keep_kernels(&folder);
+        let store = Store::open(&folder)?;
         let previous =
             previous_keys(&resolved, Some(&store)).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let notify = self.notify.or_else(|| std::env::var("SD3PIPE_NOTIFY").ok());

@@ -114,6 +114,7 @@ impl Sample {
             let hint = "name the pipeline file, or the store with --store";
             return Err(Failure::Usage(format!("there is no store at {}\nhint: {hint}", folder.display())));
         }
+        sd3pipe_stages::device::keep_kernels(&folder);
         let store = Store::open(&folder)?;
         let of = find(&store, &name)?;
         let journal = journal(&of);

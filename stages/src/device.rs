@@ -1,6 +1,7 @@
 //! Where a pipeline computes: what the file says, and the numeric class that enters the keys.
 
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// The device as a pipeline names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,15 @@ impl Device {
             _ => burn::tensor::Device::flex(),
         }
     }
+}
+
+/// Has this process keep compiled GPU kernels in a store's folder, for the next one; in a build without CUDA there are none. To be called
+/// before a device is used.
+pub fn keep_kernels(store: &Path) {
+    #[cfg(feature = "cuda")]
+    sd3pipe_kernels::keep_kernels(&store.join("kernels"));
+    #[cfg(not(feature = "cuda"))]
+    let _ = store;
 }
 
 /// Whether tensors of this device are on a GPU.

@@ -1,7 +1,9 @@
-//! A step of AdamW with its moments in 8 bits, in one pass over the memory of a tensor.
+//! A step of AdamW, with its moments in 8 bits or in 32, in one pass over the memory of a tensor.
 
 mod kernel;
 mod map;
+mod rounding;
+mod wide;
 
 use burn::backend::{
     Backend, Dispatch, backend_extension,
@@ -76,9 +78,39 @@ pub fn step(
     (Tensor::from_dispatch(weights), moments)
 }
 
-/// Backends that have the operation.
+/// The same with the moments in f32, of any length.
+pub fn step_wide(
+    weights: Tensor<1>,
+    gradient: Tensor<1>,
+    factor: Tensor<1>,
+    [first, second]: [Tensor<1>; 2],
+    step: Step,
+) -> (Tensor<1>, [Tensor<1>; 2]) {
+    let (weights, first, second) = Dispatch::adamw_wide(
+        weights.into_dispatch(),
+        gradient.into_dispatch(),
+        factor.into_dispatch(),
+        first.into_dispatch(),
+        second.into_dispatch(),
+        step,
+    );
+    (Tensor::from_dispatch(weights), [first, second].map(Tensor::from_dispatch))
+}
+
+/// Backends that have the operations.
 #[backend_extension(Cube, Fusion)]
 pub trait AdamwBackend: Backend {
+    /// See [`step_wide`].
+    #[fusion(meta = wide_specs)]
+    fn adamw_wide(
+        weights: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
     /// See [`step`](fn@step).
     #[allow(clippy::too_many_arguments, clippy::type_complexity, reason = "a backend's operations take bare tensors")]
     #[fusion(meta = specs)]
@@ -92,6 +124,17 @@ pub trait AdamwBackend: Backend {
         second_scales: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>);
+}
+
+fn wide_specs(
+    weights: &TensorSpec,
+    _gradient: &TensorSpec,
+    _factor: &TensorSpec,
+    first: &TensorSpec,
+    second: &TensorSpec,
+    _step: &Step,
+) -> (TensorSpec, TensorSpec, TensorSpec) {
+    (weights.clone(), first.clone(), second.clone())
 }
 
 #[allow(clippy::too_many_arguments, reason = "as many as the operation's")]
@@ -108,7 +151,26 @@ fn specs(
     (weights.clone(), codes.clone(), scales.clone(), second_codes.clone(), second_scales.clone())
 }
 
+/// What nobody else holds is written where it lies.
+fn own(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    if tensor.can_mut() { tensor } else { tensor.copy() }
+}
+
 impl AdamwBackend for CubeBackend {
+    fn adamw_wide(
+        weights: CubeTensor,
+        gradient: CubeTensor,
+        factor: CubeTensor,
+        first: CubeTensor,
+        second: CubeTensor,
+        step: Step,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        let [weights, first, second] = [weights, first, second].map(own);
+        wide::launch(&weights, into_contiguous(gradient), factor, [&first, &second], step);
+        (weights, first, second)
+    }
+
     fn adamw(
         weights: CubeTensor,
         gradient: CubeTensor,
@@ -119,11 +181,6 @@ impl AdamwBackend for CubeBackend {
         second_scales: CubeTensor,
         step: Step,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        // What nobody else holds is written where it lies.
-        let own = |tensor: CubeTensor| {
-            let tensor = into_contiguous(tensor);
-            if tensor.can_mut() { tensor } else { tensor.copy() }
-        };
         let gradient = into_contiguous(gradient);
         let [weights, codes, scales, second_codes, second_scales] =
             [weights, codes, scales, second_codes, second_scales].map(own);

@@ -37,6 +37,8 @@ pub fn load(source: &ComponentSource, device: &Device, dtype: DType) -> Result<W
 /// # Errors
 /// As [`load`].
 pub fn load_each(source: &ComponentSource, place: impl Fn(&str) -> (Device, DType)) -> Result<Weights, LoadError> {
+    #[cfg(feature = "cuda")]
+    let mut waiting = Waiting::default();
     let tensor = |(name, view): (&str, TensorView<'_>)| {
         let data = read(&view).ok_or_else(|| LoadError::Dtype {
             file: source.path().display().to_string(),
@@ -46,11 +48,32 @@ pub fn load_each(source: &ComponentSource, place: impl Fn(&str) -> (Device, DTyp
         // Named, because the device's default type would be used otherwise; cast there, where it is faster.
         let stored = data.dtype();
         let (device, dtype) = place(name);
+        #[cfg(feature = "cuda")]
+        waiting.add(&device, view.bytes().len());
         let values = Tensor::<1>::from_data(data, (&device, stored)).cast(dtype);
         source.release(name);
         Ok((name.to_owned(), Weight { values, shape: view.shape }))
     };
     source.tensors().map(tensor).collect()
+}
+
+/// Bytes on their way to a GPU, where casts are put off: without a stop what was sent and what it becomes are all there at once.
+#[cfg(feature = "cuda")]
+#[derive(Default)]
+struct Waiting(usize);
+
+#[cfg(feature = "cuda")]
+impl Waiting {
+    const MOST: usize = 128 << 20;
+
+    fn add(&mut self, device: &Device, bytes: usize) {
+        self.0 += bytes;
+        if self.0 > Self::MOST && crate::device::is_gpu(device) {
+            // What fails here fails again, and is told of, where the values are first read.
+            let _ = device.sync();
+            self.0 = 0;
+        }
+    }
 }
 
 /// The values in their own type, except F8, which few devices know and F16 holds exactly.

@@ -218,6 +218,10 @@ fn taken<const D: usize>(leaf: &Tensor<D>, all: &mut All) -> Tensor<D> {
 
 /// A number whose gradient by `output` is `gradient`.
 fn along<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "cuda")]
+    if crate::device::is_gpu(&output.device()) {
+        return sd3pipe_kernels::along(output, gradient.autodiff());
+    }
     (output * gradient.autodiff()).sum()
 }
 

@@ -121,6 +121,8 @@ impl Trainer<'_> {
                 Method::LoRA(lora) => adapter::trained(&adapter::start(self.job, lora)?, home),
             }),
         };
+        // Of no use any more: buffers of other sizes that weights came through.
+        self.device.memory_cleanup();
         Ok(State { frozen: self.frozen.clone(), ..state })
     }
 

@@ -81,6 +81,10 @@ fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError
 /// The sum of squares of each gradient, `[1]`.
 fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
     let square = |gradient: &Tensor<1>| {
+        #[cfg(feature = "cuda")]
+        if crate::device::is_gpu(&gradient.device()) {
+            return sd3pipe_kernels::square_sum(gradient.clone());
+        }
         let gradient = gradient.clone().cast(DType::F32);
         (gradient.clone() * gradient).sum()
     };
@@ -157,27 +161,31 @@ impl<'p> Stride<'p> {
     /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
     #[cfg(feature = "cuda")]
     fn take_on_gpu(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-        let Optimizer::AdamW8bit(adamw) = &self.parameters.optimizer else { return gradients };
+        use crate::train::optimizer::AdamW;
+
+        let (adamw, in_8_bits) = match &self.parameters.optimizer {
+            Optimizer::AdamW(adamw) => (adamw, false),
+            Optimizer::AdamW8bit(adamw) => (adamw, true),
+            _ => return gradients,
+        };
+        let Some(device) = gradients.values().next().map(Tensor::device).filter(crate::device::is_gpu) else {
+            return gradients;
+        };
+        let factor = self.factor.clone().unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32)));
+        let nothing = Tensor::zeros([1], (&device, DType::F32));
         let others = gradients.into_iter().filter_map(|(name, gradient)| {
-            let device = gradient.device();
-            if !crate::device::is_gpu(&device) || !adamw.has_kernel(gradient.dims()[0]) {
+            if !AdamW::has_kernel(in_8_bits, gradient.dims()[0]) {
                 return Some((name, gradient));
             }
             let Weight { values, shape } = state.weights.get(&name).cloned()?;
             let home = values.device();
             // The kernel writes where the weights lie, if nobody else holds them.
-            state.weights.insert(&name, Weight { values: Tensor::zeros([1], (&home, values.dtype())), shape: vec![1] });
+            state.weights.insert(&name, Weight { values: nothing.clone(), shape: vec![1] });
             let pace = self.pace(state.course, self.parameters.pace_of(&name, shape.len()));
             let mut kept = state.kept.remove(&name).unwrap_or_default().to_device(&device);
             let key = rounding::key(self.parameters.seed, self.step, &name);
-            let moved = adamw.step_8bit_by_kernel(
-                values.to_device(&device),
-                gradient,
-                self.factor.clone(),
-                &mut kept,
-                &pace,
-                key,
-            );
+            let values = values.to_device(&device);
+            let moved = adamw.step_by_kernel(values, gradient, factor.clone(), &mut kept, &pace, (in_8_bits, key));
             state.weights.insert(&name, Weight { values: moved.to_device(&home), shape });
             state.kept.insert(name, kept.to_device(&home));
             None

@@ -63,33 +63,26 @@ impl AdamW {
         moved
     }
 
-    /// Whether a tensor of this many values is moved by [`step_8bit_by_kernel`](Self::step_8bit_by_kernel).
+    /// Whether a tensor of this many values is moved by [`step_by_kernel`](Self::step_by_kernel).
     #[cfg(feature = "cuda")]
-    pub(crate) fn has_kernel(&self, count: usize) -> bool {
-        count >= keeps::SMALLEST_IN_8_BITS && sd3pipe_kernels::adamw::takes(count)
+    pub(crate) fn has_kernel(in_8_bits: bool, count: usize) -> bool {
+        !in_8_bits || count < keeps::SMALLEST_IN_8_BITS || sd3pipe_kernels::adamw::takes(count)
     }
 
-    /// The same step as in many operations, by one kernel; weights of bf16 are rounded by chance there, with draws of `key`.
+    /// The same step as in many operations, by one kernel on a GPU: with the moments in 8 bits where `in_8_bits` and the tensor is large
+    /// enough, else in 32. Weights of bf16 are rounded by chance there, with draws of `key`.
     #[cfg(feature = "cuda")]
-    pub(crate) fn step_8bit_by_kernel(
+    pub(crate) fn step_by_kernel(
         &self,
         weights: Tensor<1>,
         gradient: Tensor<1>,
-        factor: Option<Tensor<1>>,
+        factor: Tensor<1>,
         kept: &mut Kept,
         pace: &Pace,
-        key: u64,
+        (in_8_bits, key): (bool, u64),
     ) -> Tensor<1> {
-        use burn::tensor::DType;
-        use sd3pipe_kernels::adamw::{Moments, Step, step};
+        use sd3pipe_kernels::adamw::{Moments, Step, step, step_wide};
 
-        let device = weights.device();
-        let (first, second) = (codes::Map::Signed, codes::Map::Unsigned);
-        let count = weights.dims()[0];
-        let moments = Moments {
-            first: first.take_codes(kept, "first", count, &device),
-            second: second.take_codes(kept, "second", count, &device),
-        };
         let correction = |beta: f64| 1.0 - libm::pow(beta, pace.step as f64);
         let parts = Step {
             beta1: self.beta1 as f32,
@@ -100,7 +93,20 @@ impl AdamW {
             kept: (1.0 - pace.learning_rate * pace.weight_decay) as f32,
             key,
         };
-        let factor = factor.unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32)));
+        let (count, device) = (weights.dims()[0], weights.device());
+        let (first, second) = (codes::Map::Signed, codes::Map::Unsigned);
+        if !in_8_bits || count < keeps::SMALLEST_IN_8_BITS {
+            let zeros = || Tensor::zeros([count], (&device, burn::tensor::DType::F32));
+            let wide = ["first", "second"].map(|name| kept.take_if(name).unwrap_or_else(zeros));
+            let (moved, [of_first, of_second]) = step_wide(weights, gradient, factor, wide, parts);
+            kept.put("first", of_first);
+            kept.put("second", of_second);
+            return moved;
+        }
+        let moments = Moments {
+            first: first.take_codes(kept, "first", count, &device),
+            second: second.take_codes(kept, "second", count, &device),
+        };
         let (moved, moments) = step(weights, gradient, factor, moments, parts);
         first.put_codes(kept, "first", moments.first);
         second.put_codes(kept, "second", moments.second);
