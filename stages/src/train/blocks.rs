@@ -74,9 +74,12 @@ pub(super) fn backward(
         let (image, context, condition) = (leaf(&input.image), leaf(&input.context), leaf(&conditioning));
         let output = block.forward(Streams { image: image.clone(), context: context.clone() }, condition.clone());
         let mut all = (along(output.image, above.image) + along(output.context, above.context)).backward();
-        sink(state, of_weights(&weights, &all).collect());
         above = Streams { image: taken(&image, &mut all), context: taken(&context, &mut all) };
         of_condition = of_condition + taken(&condition, &mut all);
+        let gradients = of_weights(&weights, &all).collect();
+        // A weight that nobody else holds can be moved where it lies.
+        drop((weights, block, all));
+        sink(state, gradients);
     }
     if first.is_none_or(|first| first > Section::Around) {
         return Ok(value);

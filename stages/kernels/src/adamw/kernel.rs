@@ -11,6 +11,8 @@ use half::bf16;
 /// Values of a unit.
 const EACH: usize = 8;
 const UNITS: u32 = 256;
+/// Vectors that a unit takes, one after the other: the tables are laid out once for all of them.
+const TURNS: u32 = 8;
 
 /// Puts the kernel in the queue; all tensors but the gradient and its factor are written where they lie.
 pub(super) fn launch(
@@ -21,7 +23,7 @@ pub(super) fn launch(
     step: Step,
 ) {
     let count = weights.meta.shape()[0];
-    let cubes = count.div_ceil(EACH * UNITS as usize) as u32;
+    let cubes = count.div_ceil(EACH * (UNITS * TURNS) as usize) as u32;
     let client = weights.client.clone();
     let argument = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
     let is_bf16 = |tensor: &CubeTensor| tensor.dtype == DType::BF16;
@@ -46,7 +48,7 @@ pub(super) fn launch(
                     step.beta2,
                     step.epsilon,
                     step.rate,
-                    step.correction,
+                    step.correction.recip(),
                     step.kept,
                     (step.key >> 32) as u32,
                     step.key as u32,
@@ -78,66 +80,70 @@ fn adamw<W: Float, G: Float>(
     beta2: f32,
     epsilon: f32,
     rate: f32,
-    correction: f32,
+    to_root: f32,
     kept: f32,
     key_high: u32,
     key_low: u32,
     #[comptime] rounds: bool,
 ) {
-    let position = CUBE_POS as u32 * UNITS + UNIT_POS;
-    // Every unit of a plane goes on to the end, because the plane finds its largest value together.
-    let here = position < count;
-    let at = select(here, position, 0u32) as usize;
-    let block = at / comptime![BLOCK / EACH];
-    let weight = weights[at];
-    let slope = gradient[at];
-    let old_first = codes[at];
-    let old_second = second_codes[at];
-    let first_scale = scales[block];
-    let second_scale = second_scales[block];
+    let tables = map::tables();
     let factor = factor[0];
+    for turn in 0..TURNS {
+        let position = (CUBE_POS_X * TURNS + turn) * UNITS + UNIT_POS;
+        // Every unit of a plane goes on to the end, because the plane finds its largest value together.
+        let here = position < count;
+        let at = select(here, position, 0u32) as usize;
+        let block = at / comptime![BLOCK / EACH];
+        let weight = weights[at];
+        let slope = gradient[at];
+        let old_first = codes[at];
+        let old_second = second_codes[at];
+        let first_scale = scales[block];
+        let second_scale = second_scales[block];
 
-    let mut first = Array::<f32>::new(EACH);
-    let mut second = Array::<f32>::new(EACH);
-    let mut largest = 0f32;
-    let mut largest_second = 0f32;
-    let mut moved = Vector::<W, Const<8>>::empty();
-    #[unroll]
-    for index in 0..EACH {
-        let g = f32::cast_from(slope.extract(index)) * factor;
-        let m = map::decode(u32::cast_from(old_first.extract(index)), true) * first_scale * beta1 + g * (1f32 - beta1);
-        let v = map::decode(u32::cast_from(old_second.extract(index)), false) * second_scale * beta2
-            + g * g * (1f32 - beta2);
-        first[index] = m;
-        second[index] = v;
-        largest = f32::max(largest, f32::abs(m));
-        largest_second = f32::max(largest_second, v);
-        let value = f32::cast_from(weight.extract(index)) * kept - m / (f32::sqrt(v) / correction + epsilon) * rate;
-        if comptime![rounds] {
-            let place = position * comptime![EACH as u32] + comptime![index as u32];
-            moved.insert(index, W::cast_from(rounded(value, place, key_high, key_low)));
-        } else {
-            moved.insert(index, W::cast_from(value));
-        }
-    }
-    let largest = plane_max(select(here, largest, 0f32));
-    let largest_second = plane_max(select(here, largest_second, 0f32));
-    if here {
-        let mut new_first = Vector::<u8, Const<8>>::empty();
-        let mut new_second = Vector::<u8, Const<8>>::empty();
-        let share = 1f32 / f32::max(largest, 1.2e-38f32);
-        let second_share = 1f32 / f32::max(largest_second, 1.2e-38f32);
+        let mut first = Array::<f32>::new(EACH);
+        let mut second = Array::<f32>::new(EACH);
+        let mut largest = 0f32;
+        let mut largest_second = 0f32;
+        let mut moved = Vector::<W, Const<8>>::empty();
         #[unroll]
         for index in 0..EACH {
-            new_first.insert(index, u8::cast_from(map::encode(first[index] * share, true)));
-            new_second.insert(index, u8::cast_from(map::encode(second[index] * second_share, false)));
+            let g = f32::cast_from(slope.extract(index)) * factor;
+            let m = map::decode(u32::cast_from(old_first.extract(index)), &tables, true) * first_scale * beta1
+                + g * (1f32 - beta1);
+            let v = map::decode(u32::cast_from(old_second.extract(index)), &tables, false) * second_scale * beta2
+                + g * g * (1f32 - beta2);
+            first[index] = m;
+            second[index] = v;
+            largest = f32::max(largest, f32::abs(m));
+            largest_second = f32::max(largest_second, v);
+            let value = f32::cast_from(weight.extract(index)) * kept - m / (f32::sqrt(v) * to_root + epsilon) * rate;
+            if comptime![rounds] {
+                let place = position * comptime![EACH as u32] + comptime![index as u32];
+                moved.insert(index, W::cast_from(rounded(value, place, key_high, key_low)));
+            } else {
+                moved.insert(index, W::cast_from(value));
+            }
         }
-        weights[at] = moved;
-        codes[at] = new_first;
-        second_codes[at] = new_second;
-        if UNIT_POS % comptime![(BLOCK / EACH) as u32] == 0 {
-            scales[block] = largest;
-            second_scales[block] = largest_second;
+        let largest = plane_max(select(here, largest, 0f32));
+        let largest_second = plane_max(select(here, largest_second, 0f32));
+        if here {
+            let mut new_first = Vector::<u8, Const<8>>::empty();
+            let mut new_second = Vector::<u8, Const<8>>::empty();
+            let share = 1f32 / f32::max(largest, 1.2e-38f32);
+            let second_share = 1f32 / f32::max(largest_second, 1.2e-38f32);
+            #[unroll]
+            for index in 0..EACH {
+                new_first.insert(index, u8::cast_from(map::encode(first[index] * share, &tables, true)));
+                new_second.insert(index, u8::cast_from(map::encode(second[index] * second_share, &tables, false)));
+            }
+            weights[at] = moved;
+            codes[at] = new_first;
+            second_codes[at] = new_second;
+            if UNIT_POS % comptime![(BLOCK / EACH) as u32] == 0 {
+                scales[block] = largest;
+                second_scales[block] = largest_second;
+            }
         }
     }
 }

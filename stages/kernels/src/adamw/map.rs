@@ -32,24 +32,67 @@ fn threshold(decade: usize, signed: bool) -> f64 {
     (below + above) / 2.0
 }
 
+/// What a cube looks up of the decades.
+#[derive(CubeType)]
+pub(super) struct Tables {
+    /// Of the decade above so many thresholds: the inverse of its end, its parts over 0.9, one less than its parts, and the index of its
+    /// first value, as bits. For shares with a sign, then for those without; where no threshold is below, zeros.
+    encoded: Shared<[Vector<f32, Const<4>>]>,
+    /// Of each decade its lowest value and their distance, by the last bits of the exponent of a number that begins with it.
+    decoded: Shared<[Vector<f32, Const<2>>]>,
+}
+
+/// Entries for either sign.
+const ENTRIES: usize = 8;
+
+/// Lays the tables out. Its cube waits here.
+#[cube]
+pub(super) fn tables() -> Tables {
+    let mut encoded: Shared<[Vector<f32, Const<4>>]> = Shared::new_slice(2 * ENTRIES);
+    let mut decoded: Shared<[Vector<f32, Const<2>>]> = Shared::new_slice(2 * ENTRIES);
+    if UNIT_POS == 0 {
+        #[unroll]
+        for side in 0..2usize {
+            encoded[side * ENTRIES] = Vector::<f32, Const<4>>::new(0f32);
+            #[unroll]
+            for decade in 0..DECADES {
+                let signed = comptime![side == 0];
+                let mut entry = Vector::<f32, Const<4>>::empty();
+                entry.insert(0usize, comptime![(1.0 / end(decade)) as f32].runtime());
+                entry.insert(1usize, comptime![(parts(decade, signed) as f64 / 0.9) as f32].runtime());
+                entry.insert(2usize, comptime![parts(decade, signed) as f32 - 1.0].runtime());
+                entry.insert(3usize, f32::reinterpret(comptime![first(decade, signed) as u32].runtime()));
+                encoded[side * ENTRIES + decade + 1] = entry;
+                let mut entry = Vector::<f32, Const<2>>::empty();
+                entry.insert(0usize, comptime![value(decade, 0, signed) as f32].runtime());
+                let step = comptime![(end(decade) * 0.9 / parts(decade, signed) as f64) as f32];
+                entry.insert(1usize, step.runtime());
+                decoded[side * ENTRIES + comptime![place(decade, signed)]] = entry;
+            }
+        }
+    }
+    sync_cube();
+    Tables { encoded, decoded }
+}
+
+/// The place of a decade by the exponent of the number that its codes are counted with: an index itself, or one more.
+fn place(decade: usize, signed: bool) -> usize {
+    (127 + decade + usize::from(!signed)) % ENTRIES
+}
+
 /// The code of the value that is nearest to a share from −1 to 1 (or from 0).
 #[cube]
-pub(super) fn encode(share: f32, #[comptime] signed: bool) -> u32 {
+pub(super) fn encode(share: f32, tables: &Tables, #[comptime] signed: bool) -> u32 {
     let magnitude = f32::abs(share);
-    let mut at = 0u32;
-    let mut most = 0f32;
-    let mut scale = 0f32;
-    let mut finer = 0f32;
+    let mut below = 0u32;
     #[unroll]
-    for decade in 0..comptime![DECADES] {
-        let above = magnitude > comptime![threshold(decade, signed) as f32];
-        at = select(above, comptime![first(decade, signed) as u32], at);
-        most = select(above, comptime![parts(decade, signed) as f32 - 1.0], most);
-        scale = select(above, comptime![(1.0 / end(decade)) as f32], scale);
-        finer = select(above, comptime![(parts(decade, signed) as f64 / 0.9) as f32], finer);
+    for decade in 0..DECADES {
+        below += u32::cast_from(magnitude > comptime![threshold(decade, signed) as f32]);
     }
-    let part = f32::min(f32::max((magnitude * scale - 0.1f32) * finer, 0f32), most);
-    let index = at + u32::cast_from(part);
+    let entry = tables.encoded[(below + comptime![if signed { 0 } else { ENTRIES as u32 }]) as usize];
+    let part = (magnitude * entry.extract(0usize) - 0.1f32) * entry.extract(1usize);
+    let part = f32::min(f32::max(part, 0f32), entry.extract(2usize));
+    let index = u32::reinterpret(entry.extract(3usize)) + u32::cast_from(part);
     let is_one = magnitude > comptime![threshold(DECADES, signed) as f32];
     if comptime![signed] {
         // Zero is 127; its neighbours mirror each other, but for 1, which has no opposite.
@@ -62,17 +105,17 @@ pub(super) fn encode(share: f32, #[comptime] signed: bool) -> u32 {
 
 /// The share that a code stands for.
 #[cube]
-pub(super) fn decode(code: u32, #[comptime] signed: bool) -> f32 {
-    let index = if comptime![signed] { select(code < 127u32, 127u32 - code, code - 127u32) } else { code };
-    let mut share = 0f32;
-    #[unroll]
-    for decade in 0..comptime![DECADES] {
-        let from = comptime![first(decade, signed) as u32];
-        let lowest = comptime![value(decade, 0, signed) as f32];
-        let step = comptime![(end(decade) * 0.9 / parts(decade, signed) as f64) as f32];
-        share = select(index >= from, lowest + f32::cast_from(index - from) * step, share);
-    }
-    share = select(code == 255u32, 1f32, share);
+pub(super) fn decode(code: u32, tables: &Tables, #[comptime] signed: bool) -> f32 {
+    let number = if comptime![signed] { select(code < 127u32, 127u32 - code, code - 127u32) } else { code + 1 };
+    // As a float without a conversion: numbers below 2²³ behind the bits of 2²³.
+    let float = f32::reinterpret(number | 0x4B00_0000u32) - 8_388_608f32;
+    let bits = u32::reinterpret(float);
+    let place = (bits >> 23) % comptime![ENTRIES as u32];
+    let entry = tables.decoded[(place + comptime![if signed { 0 } else { ENTRIES as u32 }]) as usize];
+    let lowest = f32::reinterpret(bits & 0xFF80_0000u32);
+    let share = entry.extract(0usize) + (float - lowest) * entry.extract(1usize);
+    let zero = comptime![if signed { 127u32 } else { 0u32 }];
+    let share = select(code == zero, 0f32, select(code == 255u32, 1f32, share));
     if comptime![signed] { select(code < 127u32, -share, share) } else { share }
 }
 
