@@ -99,7 +99,7 @@ def milliseconds(seconds):
 
 def figures(row):
     if "median" not in row:
-        return row.get("error", "–").replace("|", "/")
+        return row.get("error", "–").replace("|", "/")[:100]
     held = f", {row['held'] / 2**30:.1f} GiB" if row["held"] else ""
     return f"{milliseconds(row['median'])} ms{held}"
 
