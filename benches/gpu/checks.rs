@@ -70,18 +70,19 @@ fn attentions(bench: &Bench) {
     }
 }
 
-/// Five steps of 8-bit AdamW by the kernel against the same of many operations on the CPU, as what they change of the weights. Draws
-/// are the same there, so that weights of bf16 are rounded alike.
+/// Five steps of AdamW by the kernels against the same of many operations on the CPU, as what they change of the weights. Draws are the
+/// same there, so that weights of bf16 are rounded alike.
 fn adamw(bench: &Bench) {
-    let lengths = BTreeMap::from([("one block short", 4096 + 8), ("whole blocks", 1 << 20)]);
-    for (weights, kept_as) in [(WeightType::F32, DType::F32), (WeightType::Bf16Stochastic, DType::BF16)] {
-        let row = format!("five steps of 8-bit AdamW, weights {weights:?}");
-        let parameters = Train {
-            optimizer: Optimizer::AdamW8bit(AdamW::default()),
-            weights,
-            max_gradient_norm: 0.0,
-            ..Train::default()
-        };
+    let lengths = BTreeMap::from([("small", 1003), ("one block short", 4096 + 8), ("whole blocks", 1 << 20)]);
+    let small = Optimizer::AdamW8bit(AdamW::default());
+    for (optimizer, weights, kept_as) in [
+        (small.clone(), WeightType::F32, DType::F32),
+        (small, WeightType::Bf16Stochastic, DType::BF16),
+        (Optimizer::default(), WeightType::F32, DType::F32),
+        (Optimizer::default(), WeightType::Bf16Stochastic, DType::BF16),
+    ] {
+        let row = format!("five steps of {optimizer:?}, weights {weights:?}");
+        let parameters = Train { optimizer, weights, max_gradient_norm: 0.0, ..Train::default() };
         let change = |device: &Device| {
             let drawn = |name: String, count: usize, dtype: DType| {
                 let values = TensorData::new(uniform(&name, count), [count]);

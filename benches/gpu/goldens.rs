@@ -9,13 +9,14 @@ use golden::{Golden, error, uniform, weight};
 use sd3pipe_stages::checkpoint::POSITION_TABLE;
 use sd3pipe_stages::nn::{Clip, ClipKind, Mmdit, PositionCrop, T5, VaeDecoder, VaeEncoder, Weight, Weights, to_host};
 use sd3pipe_stages::sample::{Guidance, Steps, draw, parameters::Sampler, sigmas::sigmas};
+use std::collections::BTreeMap;
 
 const FORMS: [&str; 3] = ["3-medium", "3.5-medium", "3.5-large"];
 
 /// In f32, whose products are not to be of TF32, and in bf16: relative errors by Euclidean length.
 pub fn run(bench: &Bench) {
-    for (dtype, bound) in [(DType::F32, 1e-4), (DType::BF16, 2e-2)] {
-        let goldens = Goldens { bench, dtype, bound };
+    for dtype in [DType::F32, DType::BF16] {
+        let goldens = Goldens { bench, dtype, of_references: golden::of_references_in_bf16() };
         for form in FORMS {
             goldens.each(&format!("mmdit-{form}"), Goldens::mmdit);
         }
@@ -27,7 +28,7 @@ pub fn run(bench: &Bench) {
         goldens.each("t5", Goldens::t5);
     }
     // Guidance makes differences larger, by its strength at each step: there is no bound for bf16.
-    let goldens = Goldens { bench, dtype: DType::F32, bound: 1e-4 };
+    let goldens = Goldens { bench, dtype: DType::F32, of_references: BTreeMap::new() };
     for form in FORMS {
         goldens.each(&format!("sampler-{form}"), Goldens::sampler);
     }
@@ -36,7 +37,8 @@ pub fn run(bench: &Bench) {
 struct Goldens<'b> {
     bench: &'b Bench,
     dtype: DType,
-    bound: f64,
+    /// The errors of the reference implementations themselves in bf16, by golden and output.
+    of_references: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 /// What was compared, and by how much it is off.
@@ -46,8 +48,17 @@ impl Goldens<'_> {
     fn each(&self, name: &str, run: impl Fn(&Self, &Golden) -> Vec<Off>) {
         let row = |what: &str| format!("{name} in {:?}, {what}", self.dtype);
         for (what, off) in self.bench.attempt(&row("all"), || run(self, &Golden::open(name))).unwrap_or_default() {
-            self.bench.check(&row(what), off, self.bound);
+            self.bench.check(&row(what), off, self.bound(name, what));
         }
+    }
+
+    /// In bf16 2e-2, or what the reference has where that is more, and never more than half as much again as the reference.
+    fn bound(&self, name: &str, what: &str) -> f64 {
+        if self.dtype == DType::F32 {
+            return 1e-4;
+        }
+        let reference = self.of_references[name][what];
+        (1.5 * reference).min(reference.max(2e-2))
     }
 
     /// The weights of a network, by their names without what `strip` takes off them.

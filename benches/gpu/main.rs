@@ -25,13 +25,12 @@ use std::{fs::File, process::ExitCode};
 type Section = (&'static str, fn(&Bench));
 
 /// What takes longest comes last.
-const SECTIONS: [Section; 16] = [
+const SECTIONS: [Section; 15] = [
     ("checks", checks::run),
     ("goldens", goldens::run),
     ("ceiling", operations::ceiling),
     ("products", operations::products),
     ("attention", attention::run),
-    ("pieces", operations::pieces),
     ("rest", rest::rest),
     ("block", network::block),
     ("text", encoders::text),

@@ -177,9 +177,8 @@ pub fn recipe(bench: &Bench) {
 
 /// Steps that keep what the backward pass needs, and the optimizer alone.
 pub fn step(bench: &Bench) {
-    let small = || Optimizer::AdamW8bit(AdamW::default());
     let least = |bytes| Least { operations: 3.0 * FORWARD, bytes };
-    let mut training = Training::new(bench, small());
+    let mut training = Training::new(bench, Optimizer::AdamW8bit(AdamW::default()));
     bench.time("step, 8-bit AdamW", least(IN_8_BITS), || training.step());
     let gradients = training.gradients();
     bench.time("8-bit AdamW alone", Least { operations: 0.0, bytes: IN_8_BITS }, || training.update(gradients.clone()));

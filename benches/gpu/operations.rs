@@ -1,7 +1,6 @@
-//! What the chip can do, and the products and other operations that a block is made of, alone.
+//! What the chip can do, and the products that a block is made of, alone.
 
 use crate::measure::{Bench, Least};
-use burn::tensor::DType;
 use sd3pipe_kernels::product;
 
 /// Rows, inner dimension and columns of a block's matrix products: queries, keys and values by themselves and together, the two of the
@@ -33,26 +32,4 @@ pub fn products(bench: &Bench) {
         bench.back_to_back(&name, LAUNCHES, operations, ours);
         bench.time(&format!("{name}, alone"), operations, ours);
     }
-}
-
-/// What lies between matrix products, as burn fuses it.
-pub fn pieces(bench: &Bench) {
-    const IMAGE: usize = 4096;
-    let x = bench.random([1, IMAGE, 1536]);
-    let wide = bench.random([1, IMAGE, 6144]);
-    let (scale, shift) = (bench.random([1, 1, 1536]), bench.random([1, 1, 1536]));
-    let bytes = |values: usize| Least { operations: 0.0, bytes: 2.0 * values as f64 };
-    bench.time("layer norm and modulation", bytes(2 * IMAGE * 1536), || {
-        let wide = x.clone().cast(DType::F32);
-        let centred = wide.clone() - wide.mean_dim(2);
-        let variance = centred.clone().square().mean_dim(2);
-        let normal = centred / (variance + 1e-6).sqrt();
-        (normal * (scale.clone().cast(DType::F32) + 1.0) + shift.clone().cast(DType::F32)).cast(DType::BF16)
-    });
-    bench.time("gelu, tanh form", bytes(2 * IMAGE * 6144), || {
-        let x = wide.clone().cast(DType::F32);
-        let inner = (x.clone() * x.clone() * x.clone() * 0.044_715 + x.clone()) * 0.797_884_560_802_865_4;
-        (x * 0.5 * (inner.tanh() + 1.0)).cast(DType::BF16)
-    });
-    bench.time("gated residual", bytes(2 * IMAGE * 1536), || x.clone() + x.clone() * scale.clone());
 }

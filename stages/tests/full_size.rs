@@ -79,6 +79,7 @@ fn the_full_sizes_are_those_that_are_known() {
     assert_eq!((mmdit.len(), count(&mmdit)), (491, 2_028_328_000 + 56_623_104));
     assert_eq!((vae.len(), count(&vae)), (244, 83_819_683));
     assert_eq!(count(&t5_xxl()), 4_762_310_656);
+    assert_eq!([released::clip_l(), released::clip_g()].map(|names| count(&names)), [123_650_304, 694_659_840]);
 }
 
 /// Writes the model, has it loaded by another process, and gives the peak of that one's memory in bytes.

@@ -64,7 +64,11 @@ def golden(name, activation, projected, padding):
     })
 
 
-if __name__ == "__main__":
-    torch.set_grad_enabled(False)
+def goldens():
     golden("clip-l", "quick_gelu", projected=False, padding=END)
     golden("clip-g", "gelu", projected=True, padding=0)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    goldens()

@@ -106,7 +106,11 @@ def golden(name, channels, blocks, groups):
     })
 
 
-if __name__ == "__main__":
-    torch.set_grad_enabled(False)
+def goldens():
     golden("vae", channels=[32, 64, 64], blocks=2, groups=32)
     golden("vae-narrow", channels=[16, 16], blocks=1, groups=16)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    goldens()

@@ -1,6 +1,7 @@
 //! The attention of tokens to each other, with its backward pass; the scores of all queries and keys are never in memory at once.
 
 mod backward;
+mod exact;
 mod forward;
 mod tensor;
 
@@ -22,7 +23,8 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 /// `softmax(q·kᵀ/√E)·v`, `[B, S, D]`, of queries, keys and values one after the other, `[B, S, 3·D]`, each of all heads one after the
 /// other; with `causal` a query sees its own key and those before it alone.
 ///
-/// bf16 with heads of 64 features goes through our own kernels on a GPU of Hopper's generation; all else through burn's.
+/// bf16 with heads of 64 features goes through our own kernels on a GPU of Hopper's generation, f32 through products; all else through
+/// burn's.
 pub fn attention(qkv_bsd: Tensor<3>, heads: usize, causal: bool) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::attend(qkv_bsd.into_dispatch(), heads, causal))
 }
@@ -84,8 +86,10 @@ impl AttentionPasses for CubeBackend {
         if forward::takes(&qkv, heads) {
             return forward::launch(qkv, heads, None, scale(), causal);
         }
-        let [q, k, v] = split(&qkv, heads);
-        let (out, sums) = Self::attention_with_logsumexp(q, k, v, options(causal));
+        let (out, sums) = match (qkv.dtype, split(&qkv, heads)) {
+            (DType::F32, parts) => exact::forward(parts, options(causal)),
+            (_, [q, k, v]) => Self::attention_with_logsumexp(q, k, v, options(causal)),
+        };
         (join(out), sums)
     }
 
@@ -101,9 +105,11 @@ impl AttentionPasses for CubeBackend {
         if forward::takes(&qkv, heads) {
             return backward::launch(qkv, out, sums, of_out, heads, causal);
         }
-        let [q, k, v] = split(&qkv, heads);
         let [out, of_out] = [out, of_out].map(|tensor| heads_outside(tensor, heads));
-        let gradients = Self::attention_backward(q, k, v, out, sums, of_out, options(causal));
+        let gradients = match (qkv.dtype, split(&qkv, heads)) {
+            (DType::F32, parts) => exact::backward(parts, [out, sums, of_out], options(causal)),
+            (_, [q, k, v]) => Self::attention_backward(q, k, v, out, sums, of_out, options(causal)),
+        };
         Self::float_cat([gradients.query_grad, gradients.key_grad, gradients.value_grad].map(join).to_vec(), 2)
     }
 

@@ -76,6 +76,11 @@ impl Golden {
     }
 }
 
+/// How far the references in bf16 are from what they give in f32 (`tools/goldens/bf16.py`), by golden and output.
+pub fn of_references_in_bf16() -> BTreeMap<String, BTreeMap<String, f64>> {
+    serde_json::from_slice(&std::fs::read(folder().join("bf16.json")).unwrap()).unwrap()
+}
+
 /// Where the goldens are: below the working folder or in one that is named, when the program was carried to another machine.
 fn folder() -> PathBuf {
     let named = std::env::var_os("SD3PIPE_GOLDENS").map(PathBuf::from);
