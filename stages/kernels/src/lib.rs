@@ -29,5 +29,5 @@ pub use precision::keep_f32;
 pub use product::{Across, linear, product};
 pub use residual::gated_residual;
 pub use seed::along;
-pub use squares::square_sum;
+pub use squares::square_sums;
 pub use vectors::takes_rows;

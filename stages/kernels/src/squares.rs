@@ -1,98 +1,100 @@
 //! The sum of squares of a tensor, in f32 and in an order that is always the same.
 
-use crate::vectors::empty_like;
-use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
-use burn::tensor::{DType, Shape, Tensor};
+use crate::vectors::{EACH, empty_like};
+use burn::backend::{
+    Backend, Dispatch, TensorMetadata, backend_extension, fusion::custom::TensorSpec, ops::FloatTensorOps, tensor::FloatTensor,
+};
+use burn::tensor::{DType, FloatDType, Shape, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
 
-/// The sum of squares, `[1]` in f32, of a tensor of bf16 or f32. It has no gradients.
-pub fn square_sum(values: Tensor<1>) -> Tensor<1> {
-    Tensor::from_dispatch(Dispatch::square_sum(values.into_dispatch()))
+/// Parts of a sum of squares: one a cube, two cubes for each of a large chip's processors.
+pub const PARTS: usize = 256;
+const UNITS: u32 = 256;
+
+/// The sum of squares of a tensor of bf16 or f32 in [`PARTS`] parts, in f32, so that those of many tensors are added up at once. It has
+/// no gradients.
+pub fn square_sums(values: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::square_sums(values.into_dispatch()))
 }
 
 /// Backends that have the operation.
 #[backend_extension(Cube, Fusion)]
 pub trait SquaresBackend: Backend {
-    /// See [`square_sum`](fn@square_sum).
+    /// See [`square_sums`](fn@square_sums).
     #[fusion(meta = spec)]
-    fn square_sum(values: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn square_sums(values: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-fn spec(_: &burn::backend::fusion::custom::TensorSpec) -> burn::backend::fusion::custom::TensorSpec {
-    burn::backend::fusion::custom::TensorSpec { shape: Shape::from([1]), dtype: DType::F32 }
+fn spec(_: &TensorSpec) -> TensorSpec {
+    TensorSpec { shape: Shape::from([PARTS]), dtype: DType::F32 }
 }
-
-/// Units of a cube, and the most cubes of the first kernel: two for each of a large chip's processors.
-const UNITS: u32 = 512;
-const CUBES: usize = 256;
 
 impl SquaresBackend for CubeBackend {
-    fn square_sum(values: CubeTensor) -> CubeTensor {
+    fn square_sums(values: CubeTensor) -> CubeTensor {
         let values = match values.dtype {
             DType::BF16 | DType::F32 => into_contiguous(values),
-            _ => Self::float_cast(values, burn::tensor::FloatDType::F32),
+            _ => Self::float_cast(values, FloatDType::F32),
         };
         let count = values.shape().num_elements();
-        let cubes = count.div_ceil(UNITS as usize * 8).clamp(1, CUBES);
-        let partial = empty_like(&values, Shape::from([cubes]), DType::F32);
-        let out = empty_like(&values, Shape::from([1]), DType::F32);
-        let client = values.client.clone();
+        let out = empty_like(&values, Shape::from([PARTS]), DType::F32);
         macro_rules! launch {
-            ($kind:ty, $from:expr, $to:expr, $count:expr, $cubes:expr, $squares:expr) => {
-                // SAFETY: what lies past the last value is not read, and a cube writes its own place alone.
+            ($kind:ty, $size:literal) => {
+                // SAFETY: what lies past the last value is not read, and a cube writes its own part alone.
                 unsafe {
                     add::launch_unchecked::<$kind>(
-                        &client,
-                        CubeCount::Static($cubes as u32, 1, 1),
+                        &out.client,
+                        CubeCount::Static(PARTS as u32, 1, 1),
                         CubeDim::new_1d(UNITS),
-                        $from.into_buffer_arg(),
-                        $to.into_buffer_arg(),
-                        $count as u32,
-                        $squares,
+                        $size,
+                        values.into_buffer_arg(),
+                        out.clone().into_buffer_arg(),
+                        (count / $size) as u32,
                     )
                 }
             };
         }
-        if values.dtype == DType::BF16 {
-            launch!(bf16, values, partial.clone(), count, cubes, true);
-        } else {
-            launch!(f32, values, partial.clone(), count, cubes, true);
+        match (values.dtype == DType::BF16, count.is_multiple_of(EACH)) {
+            (true, true) => launch!(bf16, 8),
+            (true, false) => launch!(bf16, 1),
+            (false, true) => launch!(f32, 8),
+            (false, false) => launch!(f32, 1),
         }
-        launch!(f32, partial, out.clone(), cubes, 1, false);
         out
     }
 }
 
-/// Each cube adds up every so many-th value, or their squares.
+/// Each cube adds up the squares in every so many-th vector.
 #[cube(launch_unchecked)]
-fn add<E: Float>(values: &[E], sums: &mut [f32], count: u32, #[comptime] squares: bool) {
+fn add<E: Float, N: Size>(values: &[Vector<E, N>], sums: &mut [f32], count: u32) {
     let step = CUBE_COUNT_X * UNITS;
     let first = CUBE_POS_X * UNITS + UNIT_POS;
-    let mut sum = 0f32;
+    let mut sum = Vector::<f32, N>::new(0f32);
     for turn in 0..count.div_ceil(step) {
         let at = first + turn * step;
-        let value = f32::cast_from(values[select(at < count, at, 0u32) as usize]);
-        let value = select(at < count, value, 0f32);
-        if comptime![squares] {
-            sum += value * value;
-        } else {
-            sum += value;
+        if at < count {
+            let found = Vector::<f32, N>::cast_from(values[at as usize]);
+            sum += found * found;
         }
     }
-    let sum = plane_sum(sum);
+    let mut all = 0f32;
+    #[unroll]
+    for index in 0..sum.vector_size() {
+        all += sum.extract(index);
+    }
+    let all = plane_sum(all);
     let mut planes: Shared<[f32]> = Shared::new_slice(comptime![(UNITS / 32) as usize]);
     if UNIT_POS_PLANE == 0 {
-        planes[(UNIT_POS / 32) as usize] = sum;
+        planes[(UNIT_POS / 32) as usize] = all;
     }
     sync_cube();
     if UNIT_POS == 0 {
-        let mut all = 0f32;
+        let mut total = 0f32;
         #[unroll]
         for plane in 0..comptime![(UNITS / 32) as usize] {
-            all += planes[plane];
+            total += planes[plane];
         }
-        sums[CUBE_POS_X as usize] = all;
+        sums[CUBE_POS_X as usize] = total;
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     precision::Precision,
     train::{
         TrainJob,
+        optimizer::Optimizer,
         parameters::{Checkpointing, Train},
     },
 };
@@ -40,11 +41,18 @@ pub struct Footprint {
     pub recomputes_blocks: bool,
     /// Whether gradients are freed as soon as they are used.
     pub fused_step: bool,
-    /// Whether attention keeps no scores: its backward pass is a kernel of its own on GPUs, and is put together from the scores on CPUs.
-    pub fused_attention: bool,
+    /// Whether it runs on a GPU, where attention keeps no scores: its backward pass is a kernel of its own there, and is put together from
+    /// the scores on CPUs.
+    pub on_gpu: bool,
+    /// Whether gradients are cast to 32 bits before a step; kernels take them as they are.
+    pub casts_gradients: bool,
     /// Every shape of a batch: samples, tokens of an image, tokens of a text.
     pub batches: Vec<[u64; 3]>,
 }
+
+/// Bytes on a GPU beside all that is counted, as measured on an H100: CUDA's context and the kernels, half of it, and what pools of memory
+/// hold and don't use.
+const BESIDE: u64 = 1300 << 20;
 
 /// The width of a head of either CLIP.
 const CLIP_HEAD: u64 = 64;
@@ -96,6 +104,7 @@ impl Footprint {
         batches: Vec<[u64; 3]>,
     ) -> Result<Self, StageError> {
         let on_gpu = device == DeviceKind::Cuda;
+        let by_kernel = matches!(parameters.optimizer, Optimizer::AdamW(_) | Optimizer::AdamW8bit(_));
         let (mut held, mut largest, mut parts) = (0, 0, BTreeMap::<(Component, Option<usize>), Part>::new());
         let own = parameters.tensors(geometry, clips)?.into_iter().map(|tensor| (tensor, false));
         let (mut beside, mut running) = (Vec::new(), Vec::new());
@@ -146,7 +155,8 @@ impl Footprint {
             accumulates: parameters.accumulate > 1,
             recomputes_blocks: parameters.checkpointing == Checkpointing::Blocks,
             fused_step: parameters.fused_step,
-            fused_attention: on_gpu,
+            on_gpu,
+            casts_gradients: !(on_gpu && parameters.accumulate == 1 && by_kernel),
             batches,
         })
     }
@@ -154,25 +164,33 @@ impl Footprint {
     /// The most bytes that are held at once, whichever moment that is:
     ///
     /// - the end of the forward pass, with all activations;
-    /// - the end of the backward pass, with all gradients, in the network's type and as they are cast to 32 bits; with recomputed blocks
-    ///   there is one block's activations beside them;
-    /// - the optimizer's step, with the gradients in 32 bits.
+    /// - the end of the backward pass, with all gradients, in the network's type and, where they are, as they are cast to 32 bits; with
+    ///   recomputed blocks there is one block's activations beside them;
+    /// - the optimizer's step, with the gradients.
     ///
     /// A validation goes forward only, block by block, and so needs less.
     pub fn peak(&self) -> u64 {
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
-        let gradients = F32 * if self.fused_step { self.largest_part.trained } else { self.whole.trained };
+        let (computed, beside) = (self.precision.bytes() as u64, if self.on_gpu { BESIDE } else { 0 });
+        let each = if self.casts_gradients { F32 } else { computed };
+        let gradients = each * if self.fused_step { self.largest_part.trained } else { self.whole.trained };
         let summed = if self.accumulates { gradients } else { 0 };
-        let uncast = if self.precision == Precision::F32 { 0 } else { running.trained * self.precision.bytes() as u64 };
+        let is_cast = self.casts_gradients && self.precision != Precision::F32;
+        let uncast = if is_cast { running.trained * computed } else { 0 };
         let (blocks, inputs) = self.activations_of_parts();
         let forward = summed + blocks + inputs;
         let backward = if self.recomputes_blocks {
-            gradients + blocks + if self.fused_step { 0 } else { F32 * running.trained } + uncast
+            gradients + blocks + if self.fused_step { 0 } else { each * running.trained } + uncast
         } else {
             summed + gradients + uncast
         };
-        let step = gradients + 6 * F32 * self.largest;
-        self.held + running.guests + forward.max(backward).max(step)
+        let step = gradients + if self.casts_gradients { 6 * F32 * self.largest } else { 0 };
+        beside + self.held + running.guests + forward.max(backward).max(step)
+    }
+
+    /// Whether operations keep what went into them alone, as our kernels do.
+    fn by_kernels(&self) -> bool {
+        self.on_gpu && self.precision == Precision::Bf16
     }
 
     /// The bytes of all that the forward pass keeps for the backward pass, of the batch that needs most.
@@ -231,10 +249,14 @@ impl Footprint {
         (blocks, between + inputs + self.norm(streams[0]))
     }
 
-    /// A layer norm and its modulation, of so many values: the centred and the normal values, in 32 bits, and what comes out in the
-    /// network's type, which the next layer keeps for its weight's gradient.
+    /// A layer norm and its modulation, of so many values: the centred and the normal values, in 32 bits, or what went into the kernel; and
+    /// what comes out in the network's type, which the next layer keeps for its weight's gradient.
     fn norm(&self, values: u64) -> u64 {
-        values * (2 * F32 + self.precision.bytes() as u64)
+        values * (self.of_norm() + self.precision.bytes() as u64)
+    }
+
+    fn of_norm(&self) -> u64 {
+        if self.by_kernels() { self.precision.bytes() as u64 } else { 2 * F32 }
     }
 
     /// Queries, keys and values; with their norms also what these divide, and what they give before it is scaled, in 32 bits.
@@ -250,7 +272,7 @@ impl Footprint {
     }
 
     fn before_attention(&self, values: u64) -> u64 {
-        values * 2 * F32 + self.projections(values)
+        values * self.of_norm() + self.projections(values)
     }
 
     /// What attention keeps beside queries, keys and values: its result, and the logarithms of its sums or, put together from
@@ -258,16 +280,17 @@ impl Footprint {
     fn attention(&self, samples: u64, tokens: u64, values: u64) -> u64 {
         let precision = self.precision.bytes() as u64;
         let rows = samples * self.geometry.heads as u64 * tokens;
-        let scores = if self.fused_attention { values * precision + rows * F32 } else { 3 * rows * tokens * precision };
+        let scores = if self.on_gpu { values * precision + rows * F32 } else { 3 * rows * tokens * precision };
         // Heads are joined again in a copy, which the output's projection keeps.
         values * precision + scores
     }
 
     /// The gated projection, the second norm, and the feed-forward network: inside it is four times as wide, and its GELU keeps its
-    /// input, the polynomial, the sigmoid's argument and value, and gives the last layer's input.
+    /// input, put together from operations also the polynomial and the sigmoid's argument and value, and gives the last layer's input.
     fn after_attention(&self, values: u64) -> u64 {
         let precision = self.precision.bytes() as u64;
-        values * precision + self.norm(values) + 5 * 4 * values * precision + values * precision
+        let inner = if self.by_kernels() { 2 } else { 5 };
+        values * precision + self.norm(values) + inner * 4 * values * precision + values * precision
     }
 }
 
@@ -307,19 +330,22 @@ mod tests {
     #[test]
     fn a_block_keeps_what_its_operations_list() {
         let [one, two] = [1, 2].map(|depth| of_depth(depth, "()", DeviceKind::Cuda));
-        // Of a value of each stream: two norms with two values each in 32 bits; in 16 bits their two outputs, q, k and v, what
-        // attention gives twice, the gated projection, five times four inside the feed-forward network, and the gated output.
+        // Of a value of each stream, in 16 bits: what goes into two norms and comes out of them, q, k and v, what attention gives twice, the
+        // gated projection, twice four inside the feed-forward network, and the gated output.
         let values = (4096 + 333) * 1536;
         let logarithms = 24 * (4096 + 333) * 4;
-        assert_eq!(two.activations() - one.activations(), values * (4 * 4 + 2 * (2 + 3 + 2 + 1 + 20 + 1)) + logarithms);
+        assert_eq!(two.activations() - one.activations(), values * 2 * (4 + 3 + 2 + 1 + 8 + 1) + logarithms);
+        // Without kernels, two values of each norm in 32 bits instead of its input, and five times four.
+        let [one, two] = [1, 2].map(|depth| of_depth(depth, "(precision: F32)", DeviceKind::Cuda));
+        assert_eq!(two.activations() - one.activations(), values * 4 * (4 + 2 + 3 + 2 + 1 + 20 + 1) + logarithms);
     }
 
     #[test]
     fn scores_are_kept_where_attention_is_not_fused() {
-        let [fused, plain] = [DeviceKind::Cuda, DeviceKind::Cpu].map(|device| of_depth(24, "()", device));
+        let [fused, plain] = [DeviceKind::Cuda, DeviceKind::Cpu].map(|device| of_depth(24, "(precision: F32)", device));
         let tokens = 4096 + 333;
-        let scores = 24 * (24 * tokens * tokens * 3 * 2);
-        let instead = 24 * (tokens * 1536 * 2 + 24 * tokens * 4);
+        let scores = 24 * (24 * tokens * tokens * 3 * 4);
+        let instead = 24 * (tokens * 1536 * 4 + 24 * tokens * 4);
         assert_eq!(plain.activations() - fused.activations(), scores - instead);
     }
 
@@ -333,11 +359,11 @@ mod tests {
     #[test]
     fn the_peak_is_at_the_gradients_when_activations_are_few() {
         let few = |parameters| Footprint { batches: vec![[1, 16, 93]], ..medium(parameters) };
-        // Weights, their copies, two moments, gradients in both types.
-        assert_eq!(few("()").peak(), TRAINED * (4 + 2 + 8 + 2 + 4) + TABLE * (4 + 2));
-        let largest = few("()").largest;
-        assert_eq!(few("(precision: F32)").peak(), TRAINED * (4 + 8 + 4) + TABLE * 4 + 6 * 4 * largest);
-        assert_eq!(few("(accumulate: 2)").peak() - few("()").peak(), 4 * TRAINED);
+        // Weights, their copies, two moments, gradients; those of other optimizers in both types.
+        assert_eq!(few("()").peak(), TRAINED * (4 + 2 + 8 + 2) + TABLE * (4 + 2) + BESIDE);
+        assert_eq!(few("(optimizer: Lion(()))").peak(), TRAINED * (4 + 2 + 4 + 2 + 4) + TABLE * (4 + 2) + BESIDE);
+        assert_eq!(few("(precision: F32)").peak(), TRAINED * (4 + 8 + 4) + TABLE * 4 + BESIDE);
+        assert_eq!(few("(accumulate: 2)").peak() - few("()").peak(), (4 + 4) * TRAINED);
         assert_eq!(few("(average: Some(()))").peak() - few("()").peak(), 4 * TRAINED);
         // Half the weights and no copies of them.
         assert_eq!(few("()").peak() - few("(weights: Bf16Stochastic)").peak(), TRAINED * (2 + 2));
@@ -357,10 +383,10 @@ mod tests {
         .map(|parameters| medium(&parameters).peak());
         assert!(plain > eight && eight > blocks && blocks > fused && fused > swapped);
         let held = TRAINED * (2 + 2);
-        assert!((held..held * 5 / 4).contains(&fused), "{fused}");
+        assert!((held..held * 7 / 5).contains(&fused), "{fused}");
         assert!(swapped < fused * 3 / 4, "{swapped} of {fused}");
         let lora = medium("(method: LoRA(()), checkpointing: Blocks)").peak();
-        assert!((TRAINED * 2..TRAINED * 3).contains(&lora), "{lora}");
+        assert!((TRAINED * 2..TRAINED * 7 / 2).contains(&lora), "{lora}");
         // CLIPs are held beside it in 16 bits, with their adapters and states; activations only unless they run again.
         let [with_clips, kept] = ["checkpointing: Blocks", ""].map(|checkpointing| {
             let targets = "ClipLAttention, ClipGAttention, ImageQuery";

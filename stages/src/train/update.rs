@@ -78,12 +78,12 @@ fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError
     )))
 }
 
-/// The sum of squares of each gradient, `[1]`.
+/// The sum of squares of each gradient, `[1]`, or in parts that are as many for each.
 fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
     let square = |gradient: &Tensor<1>| {
         #[cfg(feature = "cuda")]
         if crate::device::is_gpu(&gradient.device()) {
-            return sd3pipe_kernels::square_sum(gradient.clone());
+            return sd3pipe_kernels::square_sums(gradient.clone());
         }
         let gradient = gradient.clone().cast(DType::F32);
         (gradient.clone() * gradient).sum()
@@ -94,7 +94,7 @@ fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1
 /// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
 /// the order that they came in.
 fn norm(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
-    squares.into_values().reduce(|total, square| total + square).map(Tensor::sqrt)
+    squares.into_values().reduce(|total, square| total + square).map(|total| total.sum().sqrt())
 }
 
 /// One optimizer step.
