@@ -92,3 +92,15 @@ impl<B: HeadNormBackend + HeadNormGradients, C: CheckpointStrategy> HeadNormBack
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_units_of_a_row_are_a_part_of_a_plane() {
+        let taken = (0..400).filter(|width| takes_heads(DType::BF16, *width)).collect::<Vec<_>>();
+        assert_eq!(taken, [8, 16, 32, 64, 128, 256]);
+        assert!(!takes_heads(DType::F32, 64));
+    }
+}

@@ -14,8 +14,8 @@ use half::bf16;
 pub(crate) const EACH: usize = 8;
 /// Units of a plane, on every NVIDIA GPU.
 pub(crate) const PLANE: u32 = 32;
-/// The most units of a cube, on every NVIDIA GPU.
-const MOST_UNITS: usize = 1024;
+/// The widest rows of which a unit still holds its share in registers.
+const WIDEST: usize = 4096;
 
 pub(crate) type Narrow = Vector<bf16, Const<8>>;
 pub(crate) type Wide = Vector<f32, Const<8>>;
@@ -23,7 +23,7 @@ pub(crate) type Wide = Vector<f32, Const<8>>;
 /// Whether [`modulated_norm`](crate::modulated_norm) and [`gated_residual`](crate::gated_residual) take tensors of this type and with
 /// tokens of this width.
 pub fn takes_rows(dtype: DType, width: usize) -> bool {
-    dtype == DType::BF16 && width > 0 && width.is_multiple_of(EACH) && width <= MOST_UNITS * EACH
+    dtype == DType::BF16 && width > 0 && width.is_multiple_of(EACH) && width <= WIDEST
 }
 
 /// Vectors of a row.
@@ -45,6 +45,17 @@ pub(crate) fn widen(values: Narrow) -> Wide {
 #[cube]
 pub(crate) fn narrow(values: Wide) -> Narrow {
     Narrow::cast_from(values)
+}
+
+/// The sum of the products.
+#[cube]
+pub(crate) fn dot(left: Wide, right: Wide) -> f32 {
+    let mut sum = left.extract(0usize) * right.extract(0usize);
+    #[unroll]
+    for index in 1..EACH {
+        sum += left.extract(index) * right.extract(index);
+    }
+    sum
 }
 
 /// Hands the gradients of an operation's inputs on to those who ask for them.

@@ -1,4 +1,4 @@
-//! The kernels.
+//! The kernels: a cube a strip of rows and 256 columns, then a cube 32 columns of all strips.
 
 use crate::vectors::{EACH, Narrow, PLANE, Wide, empty_like, vectors, widen};
 use burn::tensor::{DType, Shape};

@@ -1,7 +1,7 @@
 //! The kernels: some neighbouring units a row, a vector each.
 
 use crate::columns::{self, of_strip};
-use crate::vectors::{EACH, Narrow, Wide, empty_like, narrow, vectors, widen};
+use crate::vectors::{EACH, Narrow, Wide, dot, empty_like, narrow, vectors, widen};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
@@ -156,7 +156,7 @@ fn normalise(
     let index = CUBE_POS_X * comptime![UNITS / row] + UNIT_POS / row;
     let column = UNIT_POS % row;
     let value = widen(x[(places.of(select(index < rows, index, 0u32)) + column) as usize]);
-    let mean_square = row_sum((value * value).vector_sum(), row) * comptime![1f32 / (row as usize * EACH) as f32];
+    let mean_square = row_sum(dot(value, value), row) * comptime![1f32 / (row as usize * EACH) as f32];
     if index < rows {
         let weight = widen(weight[column as usize]);
         let steepness = Wide::new(f32::inverse_sqrt(mean_square + epsilon));
@@ -196,22 +196,30 @@ fn normalise_gradients(
             values[step as usize] = x[(places.of(index) + column) as usize];
             slopes[step as usize] = gradient[(gradient_places.of(index) + column) as usize];
         }
+        let mut steepness = Array::<f32>::new(AT_ONCE as usize);
+        let mut along = Array::<f32>::new(AT_ONCE as usize);
+        #[unroll]
+        for step in 0..AT_ONCE {
+            let value = widen(values[step as usize]);
+            let slope = widen(slopes[step as usize]) * weight;
+            let steep = f32::inverse_sqrt(row_sum(dot(value, value), row) * share + epsilon);
+            steepness[step as usize] = steep;
+            along[step as usize] = row_sum(dot(slope, value), row) * share * steep;
+        }
         #[unroll]
         for step in 0..AT_ONCE {
             let index = first + comptime![step * UNITS / row];
-            let value = widen(values[step as usize]);
-            let slope = widen(slopes[step as usize]);
-            let scaled = slope * weight;
-            let mean_square = row_sum((value * value).vector_sum(), row) * share;
-            let steepness = f32::inverse_sqrt(mean_square + epsilon);
-            let along = row_sum((scaled * value).vector_sum(), row) * share * steepness;
             if index < rows {
-                let normal = value * Wide::new(steepness);
-                let change = (scaled - normal * Wide::new(along)) * Wide::new(steepness);
-                of_x[(index * row + column) as usize] = narrow(change);
+                let steep = Wide::new(steepness[step as usize]);
+                let slope = widen(slopes[step as usize]);
+                let normal = widen(values[step as usize]) * steep;
+                let change = slope * weight - normal * Wide::new(along[step as usize]);
+                of_x[(index * row + column) as usize] = narrow(change * steep);
                 of_weight += slope * normal;
             }
         }
+        // The units of a row find their sums together again.
+        sync_plane();
     }
     of_strip(of_weight, partial, CUBE_POS_X * row + column, true, row);
 }

@@ -3,7 +3,7 @@
 #![allow(clippy::manual_is_multiple_of, reason = "kernels are written in the part of Rust that CubeCL knows")]
 
 use crate::columns;
-use crate::vectors::{EACH, Narrow, PLANE, Wide, empty_like, narrow, vectors, widen};
+use crate::vectors::{EACH, Narrow, PLANE, Wide, dot, empty_like, narrow, vectors, widen};
 use burn::backend::TensorMetadata;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{kernel::into_contiguous, tensor::CubeTensor};
@@ -96,22 +96,25 @@ fn normalise(
     if token < tokens {
         let row = (CUBE_POS_Y * tokens + token) * vectors;
         let mut values = Array::<Narrow>::new(each as usize);
-        let mut sum = 0f32;
+        let mut sum = Wide::new(0f32);
         #[unroll]
         for index in 0..each {
             let column = lane + index * PLANE;
-            let here = column < vectors;
-            values[index as usize] = x[(row + select(here, column, 0u32)) as usize];
-            sum += select(here, widen(values[index as usize]).vector_sum(), 0f32);
+            values[index as usize] = x[(row + select(column < vectors, column, 0u32)) as usize];
+            if column < vectors {
+                sum += widen(values[index as usize]);
+            }
         }
-        let mean = Wide::new(plane_sum(sum) * share);
-        let mut squares = 0f32;
+        let mean = Wide::new(plane_sum(sum.vector_sum()) * share);
+        let mut squares = Wide::new(0f32);
         #[unroll]
         for index in 0..each {
-            let centred = widen(values[index as usize]) - mean;
-            squares += select(lane + index * PLANE < vectors, (centred * centred).vector_sum(), 0f32);
+            if lane + index * PLANE < vectors {
+                let centred = widen(values[index as usize]) - mean;
+                squares += centred * centred;
+            }
         }
-        let steepness = Wide::new(f32::inverse_sqrt(plane_sum(squares) * share + epsilon));
+        let steepness = Wide::new(f32::inverse_sqrt(plane_sum(squares.vector_sum()) * share + epsilon));
         #[unroll]
         for index in 0..each {
             let column = lane + index * PLANE;
@@ -169,17 +172,22 @@ fn normalise_gradients(
             slopes[index as usize] = gradient[at];
             origins[index as usize] = f32::cast_from(x[row as usize].extract(0usize));
         }
+        let mut found = Array::<Vector<f32, Const<4>>>::new(AT_ONCE as usize);
         #[unroll]
         for index in 0..AT_ONCE {
             let value = widen(values[index as usize]) - Wide::new(origins[index as usize]);
             let slope = widen(slopes[index as usize]) * scale;
             let mut all = Vector::<f32, Const<4>>::empty();
             all.insert(0usize, plane_sum(select(here, value.vector_sum(), 0f32)));
-            all.insert(1usize, plane_sum(select(here, (value * value).vector_sum(), 0f32)));
+            all.insert(1usize, plane_sum(select(here, dot(value, value), 0f32)));
             all.insert(2usize, plane_sum(select(here, slope.vector_sum(), 0f32)));
-            all.insert(3usize, plane_sum(select(here, (slope * value).vector_sum(), 0f32)));
-            if UNIT_POS % PLANE == 0 {
-                sums[(set + index * planes + UNIT_POS / PLANE) as usize] = all;
+            all.insert(3usize, plane_sum(select(here, dot(slope, value), 0f32)));
+            found[index as usize] = all;
+        }
+        if UNIT_POS % PLANE == 0 {
+            #[unroll]
+            for index in 0..AT_ONCE {
+                sums[(set + index * planes + UNIT_POS / PLANE) as usize] = found[index as usize];
             }
         }
         sync_cube();
@@ -207,6 +215,8 @@ fn normalise_gradients(
                 of_scale += slope * normal;
             }
         }
+        // Planes find their sums together again.
+        sync_plane();
     }
     if here {
         let at = ((CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * comptime![2 * vectors] + column) as usize;
