@@ -7,15 +7,11 @@ use super::{
 use crate::{
     pipeline::Resolved,
     plan::PlanError,
-    run::{Journal, UNFINISHED, sweep},
+    run::{Journal, put},
 };
-use sd3pipe_cache::{
-    Digest, Key, Run, Store,
-    files::{of_bytes, step},
-};
+use sd3pipe_cache::{Digest, Key, Run, Store};
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -65,31 +61,6 @@ pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: boo
     put(to, page.as_bytes()).map_err(|source| PlanError::Deliver { path: to.to_owned(), source })?;
     let key = |gallery: &Gallery| Some((gallery.name.clone(), gallery.key?));
     Ok(Written { length: page.len(), verdicts: gathered.galleries.iter().filter_map(key).collect() })
-}
-
-fn put(to: &Path, page: &[u8]) -> io::Result<()> {
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    step("report.make", || fs::create_dir_all(folder))?;
-    // Held until the page is there: beside another run its unfinished files would be taken for those of a killed one.
-    let alone = fs::File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
-    if alone.is_ok() {
-        sweep(folder);
-    }
-    let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
-    // Never into what lies there already: it may be a link to somebody's file.
-    drop(fs::remove_file(&unfinished));
-    let written = step("report.write", || {
-        let mut file = fs::File::create_new(&unfinished)?;
-        file.write_all(page)?;
-        file.sync_data()
-    });
-    let result = written
-        .map_err(of_bytes(page.len() as u64))
-        .and_then(|()| step("report.rename", || fs::rename(&unfinished, to)));
-    if result.is_err() {
-        drop(fs::remove_file(&unfinished));
-    }
-    result
 }
 
 #[cfg(test)]

@@ -71,7 +71,8 @@ impl Comparison {
     /// A folder that can't be written.
     pub fn write(&self, resolved: &Resolved) -> Result<PathBuf, PlanError> {
         let path = resolved.results.join("comparison.json");
-        deliver::write(&path, &serde_json::to_vec_pretty(self)?)?;
+        deliver::put(&path, &serde_json::to_vec_pretty(self)?)
+            .map_err(|source| PlanError::Deliver { path: path.clone(), source })?;
         Ok(path)
     }
 
