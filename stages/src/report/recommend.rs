@@ -9,7 +9,7 @@ use super::{
 const MOST_DOUBTS: usize = 2;
 
 /// The checkpoint that nothing speaks against and whose pictures are drawn most like the training set's, and why; or why none.
-pub(super) fn recommend(checkpoints: &[Checkpoint]) -> (Option<String>, Vec<String>) {
+pub fn recommend(checkpoints: &[Checkpoint]) -> (Option<String>, Vec<String>) {
     let flags = |checkpoint: &Checkpoint| -> Vec<Concern> {
         let flagged = checkpoint.verdicts.iter().filter(|verdict| verdict.finding == Finding::Flagged);
         flagged.map(|verdict| verdict.concern).collect()
