@@ -170,14 +170,14 @@ impl<'a> Remote<'a> {
     ) -> Result<T, HubError> {
         let seconds = std::env::var(variable).ok().and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(seconds);
         let (told, heard) = channel();
-        let asking = thread::spawn(move || ask(told));
+        // The line is open until all is said, whatever becomes of the copy.
+        let asking = thread::spawn(move || (ask(told.clone()), drop(told)).0);
         loop {
-            match heard.recv_timeout(Duration::from_secs(seconds) + LOCK_WAIT) {
+            match heard.recv_timeout(Duration::from_secs(seconds).saturating_add(LOCK_WAIT)) {
                 Ok(news) => tell(news),
                 Err(RecvTimeoutError::Timeout) => {
                     return Err(HubError::Silent { address: self.address.clone(), seconds, variable });
                 }
-                // The end of what it asks lets go of the sender.
                 Err(RecvTimeoutError::Disconnected) => {
                     let reason = "the client ended in a panic".to_owned();
                     return asking.join().map_err(|_| HubError::Failed { address: self.address.clone(), reason });
