@@ -20,9 +20,6 @@ use sd3pipe_stages::{
     sample::ShotName,
 };
 
-/// Lines of a chart at most: it has no more colours.
-const MOST_LINES: usize = 5;
-
 /// What was drawn at a point of the grid, and the checkpoint that stands for it.
 struct Drawn<'c> {
     point: &'c Compared,
@@ -221,21 +218,19 @@ fn merged(group: &[&Drawn<'_>], best: Option<&str>) -> Gallery {
 fn losses(comparison: &Comparison) -> String {
     let held_out = comparison.best().is_some();
     let of = |losses: &EpochLosses| if held_out { losses.held_out } else { losses.trained };
-    let mut trainings: IndexMap<&str, (f64, Vec<(f64, f64)>)> = IndexMap::new();
+    let mut trainings: IndexMap<&str, Vec<(f64, f64)>> = IndexMap::new();
     for point in &comparison.points {
-        let points: Vec<(f64, f64)> =
-            point.epochs.iter().filter_map(|losses| Some((f64::from(losses.epoch), of(losses)?))).collect();
-        let lowest = points.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
-        trainings.insert(&point.training, (lowest, points));
+        let points = point.epochs.iter().filter_map(|losses| Some((f64::from(losses.epoch), of(losses)?)));
+        trainings.insert(&point.training, points.collect());
     }
     let all = trainings.len();
-    trainings.sort_by(|_, (one, _), _, (other, _)| one.total_cmp(other));
+    let lowest = |points: &[(f64, f64)]| points.iter().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
+    trainings.sort_by(|_, one, _, other| lowest(one).total_cmp(&lowest(other)));
     let classes = ["one", "two", "three", "four", "five"];
     let lines: Vec<Line> = trainings
         .into_iter()
-        .take(MOST_LINES)
         .zip(classes)
-        .map(|((training, (_, points)), class)| {
+        .map(|((training, points), class)| {
             let (base, point) = base_and_point(training);
             Line { name: point.map_or(base.to_owned(), in_words), class: class.to_owned(), points }
         })
@@ -243,7 +238,9 @@ fn losses(comparison: &Comparison) -> String {
     let last = lines.iter().flat_map(|line| &line.points).map(|(epoch, _)| *epoch).fold(0.0, f64::max);
     let marks = [1.0, (last / 2.0).round(), last].map(|epoch| (epoch, format!("epoch {epoch}"))).to_vec();
     let what = if held_out { "loss on what is held out, by epoch" } else { "loss by epoch" };
-    let title = if all > MOST_LINES { format!("{what}: the {MOST_LINES} lowest of {all}") } else { what.to_owned() };
+    // There are no more colours.
+    let title =
+        if all > lines.len() { format!("{what}: the {} lowest of {all}", lines.len()) } else { what.to_owned() };
     let chart = Chart { title, lines, marks }.svg();
     if chart.is_empty() { chart } else { format!("<div class=\"charts\">{chart}</div>") }
 }
