@@ -39,10 +39,10 @@ PIPELINES = {
 
 # The picture, the page, what is clicked before, the heading of the section, and how much of its height is shown at most.
 PICTURES = [
-    ("guide-verdicts", "demo/report.html", "document.querySelector('details.card:last-of-type').open = true", "Which checkpoint", 900),
-    ("guide-samples", "demo/report.html", "", "Samples", 900),
-    ("guide-training", "demo/report.html", "", "Training", 500),
-    ("guide-data", "demo/report.html", "", "Data", 520),
+    ("guide-verdicts", "demo/report.html", "document.querySelector('details.card:last-of-type').open = true", "Which checkpoint", 782),
+    ("guide-samples", "demo/report.html", "", "Samples", 868),
+    ("guide-training", "demo/report.html", "", "Training", 420),
+    ("guide-data", "demo/report.html", "", "Data", 502),
     ("guide-grid", "rates/comparison.html", "", "Which of them", 700),
     ("guide-grid-samples", "rates/comparison.html", "", "Samples", 980),
 ]
