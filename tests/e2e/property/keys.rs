@@ -1,6 +1,6 @@
 //! Each field of a pipeline in turn: it moves the key of its stage, or is shown to change no byte.
 
-use super::fields::FIELDS;
+use super::fields::{FIELDS, Field};
 use crate::space::TestSpace;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
