@@ -128,17 +128,19 @@ fn table(comparison: &Comparison, drawn: &[Drawn<'_>]) -> String {
         comparison.points.iter().flat_map(|point| choices(&point.point)).map(|(field, _)| field).collect();
     let heads: String = fields.iter().map(|field| format!("<th>{}</th>", escape(field))).collect();
     let loss = |loss: Option<f64>| loss.map_or(String::new(), number);
+    let held_out = comparison.best().is_some();
     let line = |point: &Compared| {
         let value = |field: &&str| choices(&point.point).find(|(own, _)| own == field).map_or("", |(_, value)| value);
         let values: String = fields.iter().map(|field| format!("<th>{}</th>", escape(value(field)))).collect();
         let last = point.epochs.last().copied().unwrap_or_default();
         let lowest = EpochLosses::best(&point.epochs)
             .map_or(String::new(), |(epoch, held_out)| format!("{} <small>epoch {epoch}</small>", number(held_out)));
+        let lowest = if held_out { format!("<td>{lowest}</td>") } else { String::new() };
         let mine: Vec<&Drawn<'_>> = drawn.iter().filter(|drawn| drawn.point.point == point.point).collect();
         let begin: Vec<String> = mine.iter().map(|drawn| begin_with(drawn)).collect();
         let said: String = mine.iter().map(|drawn| format!("<div>{}</div>", badges(drawn))).collect();
         format!(
-            "<tr>{values}<td>{}</td><td>{}</td><td>{lowest}</td><td>{}</td><td>{said}</td></tr>",
+            "<tr>{values}<td>{}</td><td>{}</td>{lowest}<td>{}</td><td>{said}</td></tr>",
             point.epochs.len(),
             loss(last.trained),
             begin.join("<br>")
@@ -146,8 +148,9 @@ fn table(comparison: &Comparison, drawn: &[Drawn<'_>]) -> String {
     };
     let lines: String = comparison.points.iter().map(line).collect();
     format!(
-        "<div class=\"wide\"><table><thead><tr>{heads}<th>epochs</th><th>last loss</th><th>lowest held out</th><th>begin with</th>\
-         <th>verdicts on that, or on the last</th></tr></thead><tbody>{lines}</tbody></table></div>"
+        "<div class=\"wide\"><table><thead><tr>{heads}<th>epochs</th><th>last loss</th>{}<th>begin with</th>\
+         <th>verdicts on that, or on the last</th></tr></thead><tbody>{lines}</tbody></table></div>",
+        if held_out { "<th>lowest held out</th>" } else { "" }
     )
 }
 
@@ -167,7 +170,10 @@ fn badges(drawn: &Drawn<'_>) -> String {
         .filter(|verdict| matches!(verdict.finding, Finding::Flagged | Finding::Unsure))
         .map(badge)
         .collect();
-    if against.is_empty() { "<small>nothing against it</small>".to_owned() } else { against }
+    match against.is_empty() {
+        true => "<small>nothing against it</small>".to_owned(),
+        false => format!("<span class=\"badges\">{against}</span>"),
+    }
 }
 
 /// Why each point has the checkpoint that it has.
