@@ -2,9 +2,8 @@
 
     python tools/pushed.py target/release/sd3pipe --folder /tmp/pushed [--seeds 5]
 
-Each run must be flagged for what was done to it, in half of its checkpoints at least; of the run as the demo has it no checkpoint may
-be flagged and one must be recommended. Which one is recommended of a pushed run is told too: a high rate that falls to nothing leaves
-its last epochs half mended. It takes Pillow. What was run is kept in the folder's store: a second call only judges. A run takes
+Each run must be flagged for what was done to it, in half of its checkpoints at least, and none may be recommended that is not surely
+free of it; of the run as the demo has it no checkpoint may be flagged and one must be recommended. It takes Pillow. What was run is kept in the folder's store: a second call only judges. A run takes
 between five seconds and two minutes.
 """
 
@@ -98,16 +97,18 @@ def main() -> None:
         for seed in range(1, given.seeds + 1):
             verdicts = judge(given.program, folder, write(folder, push, seed))
             wanted, lines = PUSHES[push][2], []
-            found = {}
+            found, clear = {}, {}
             for checkpoint in verdicts["checkpoints"]:
                 of = checkpoint["verdicts"]
                 found[checkpoint["name"]] = {verdict["concern"] for verdict in of if verdict["finding"] == "Flagged"}
+                clear[checkpoint["name"]] = {verdict["concern"] for verdict in of if verdict["finding"] == "Clear"}
                 deciding = " ".join(f"{v['concern']} {v['numbers'][0]['value']:.2f} {v['finding']};" for v in of if v["numbers"])
                 lines.append(f"    {checkpoint['name']}: {deciding}")
             # A run that was pushed may be flagged for more.
             flagged = [flags for flags in found.values() if flags & set(wanted)]
+            sure = verdicts["recommended"] is None or clear[verdicts["recommended"]] >= set(wanted)
             unharmed = not any(found.values()) and verdicts["recommended"] is not None
-            good = 2 * len(flagged) >= len(found) if wanted else unharmed
+            good = 2 * len(flagged) >= len(found) and sure if wanted else unharmed
             right += good
             recommended[verdicts["recommended"]] += 1
             print(f"{push}, seed {seed}: {'right' if good else 'WRONG'}, recommended {verdicts['recommended']}")

@@ -8,7 +8,11 @@ use crate::{
 };
 use clap::Args;
 use sd3pipe_cache::Store;
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
@@ -216,6 +220,15 @@ fn graphics(driver: &Path, listed: &Option<String>) -> Vec<Finding> {
                     .hint("nvidia-smi lists no GPU: look at what it says"),
                 (false, true) => library,
             });
+            if cfg!(feature = "cuda") && !has_libdevice() {
+                let none = Finding::new(
+                    "CUDA",
+                    State::Bad,
+                    "nvvm/libdevice/libdevice.10.bc of the toolkit is not to be found",
+                );
+                findings
+                    .push(none.hint("install the CUDA toolkit, its compiler at least; CUDA_PATH says where it lies"));
+            }
             if !cfg!(feature = "cuda") {
                 let remedy = "build with `--features cuda` to use the GPU";
                 findings.push(Finding::new("CUDA", State::Note, "this program has none").hint(remedy));
@@ -244,6 +257,14 @@ fn has_library(name: &str) -> bool {
     });
     let told = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     listed == Some(true) || env::split_paths(&told).any(|folder| folder.join(name).exists())
+}
+
+/// Whether there is what compiled kernels take of the toolkit: functions that a GPU has no instruction for. Looked for where burn does.
+fn has_libdevice() -> bool {
+    let told = env::var_os("CUDA_PATH").map(PathBuf::from);
+    let usual = ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda", "/usr"].map(PathBuf::from);
+    let mut roots = told.map_or(usual.to_vec(), |told| vec![told]).into_iter();
+    roots.any(|root| root.join("nvvm/libdevice/libdevice.10.bc").is_file())
 }
 
 /// The cache of downloads and the token.

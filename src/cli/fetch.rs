@@ -71,6 +71,7 @@ pub(super) fn size(file: &HubFile) -> Result<u64, String> {
         hub::HubError::Offline { .. } => "can't be downloaded: HF_HUB_OFFLINE is set".to_owned(),
         hub::HubError::Refused { .. } => "may not be read without a token; `sd3pipe fetch` says more".to_owned(),
         hub::HubError::Absent { .. } => "is not there".to_owned(),
+        hub::HubError::Silent { .. } => "of unknown size: the server does not answer".to_owned(),
         _ => "of unknown size".to_owned(),
     })
 }

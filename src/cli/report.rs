@@ -1,10 +1,13 @@
-//! `sd3pipe report`: the page of the last run, made again.
+//! `sd3pipe report`: the page of the last run, and the one of its grid, made again.
 
 use super::{Failure, Target, print, runs, text};
-use crate::{report, run::Journal};
+use crate::{
+    report,
+    run::{Comparison, Journal},
+};
 use clap::Args;
 use sd3pipe_cache::{Run, Store};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(super) struct Report {
@@ -38,17 +41,27 @@ impl Report {
             let message = format!("run {} is of `{}` and not of `{name}`", run.id, run.pipeline);
             return Err(Failure::Usage(format!("{message}\nhint: `sd3pipe runs` lists them")));
         }
+        let gathered = report::Gathered::of(&run, &store, &resolved.folder, false)?;
         if self.json {
-            let gathered = report::Gathered::of(&run, &store, &resolved.folder, false)?;
             let verdicts: serde_json::Map<_, _> = report::verdicts(&gathered)
                 .map(|(stage, verdicts)| (stage.to_owned(), serde_json::json!(verdicts)))
                 .collect();
             return print(&format!("{:#}\n", serde_json::json!({ "run": run.id, "verdicts": verdicts })));
         }
-        let path = self.output.unwrap_or_else(|| report::path(&resolved));
-        let written =
-            report::write(&run, &store, &resolved, &path, false).map_err(|error| Failure::plan(name, error))?;
-        print(&format!("run #{} in {} ({})\n", run.id, path.display(), text::size(written.length as u64)))
+        let write = |comparison: Option<&Comparison>, path: &Path| {
+            let length = report::write(&gathered, comparison, path).map_err(|error| Failure::plan(name, error))?;
+            print(&format!("run #{} in {} ({})\n", run.id, path.display(), text::size(length as u64)))
+        };
+        // What the store has lost is left out: then of a grid there is no page.
+        let comparison = Comparison::of(&resolved, &gathered.journal, &store).ok().flatten();
+        match (&self.output, comparison) {
+            (Some(path), _) => write(None, path),
+            (None, None) => write(None, &report::path(&resolved)),
+            (None, Some(comparison)) => {
+                write(None, &report::path(&resolved))?;
+                write(Some(&comparison), &report::comparison_path(&resolved))
+            }
+        }
     }
 }
 

@@ -104,12 +104,16 @@ pub(super) fn carry_out(
     let (engine, interrupt) = (&Networks, &INTERRUPT);
     let runner = Runner { resolved, store, engine, progress, interrupt, options };
     let (mut journal, result) = runner.run(previous);
-    // While the run is under way, so that no collection takes what the page is made of.
-    let reported = match result.is_ok() && beside.report {
-        true => write_report(resolved, store, id, &mut journal),
+    let comparison = match result.is_ok() {
+        true => Comparison::of(resolved, &journal, store),
         false => Ok(None),
     };
-    if let Ok(Some(path)) = &reported {
+    // While the run is under way, so that no collection takes what the pages are made of.
+    let reported = match (&comparison, result.is_ok() && beside.report) {
+        (Ok(comparison), true) => write_pages(resolved, store, id, &mut journal, comparison.as_ref()),
+        _ => Ok(Vec::new()),
+    };
+    for path in reported.iter().flatten() {
         progress.line(&format!("wrote {}", path.display()));
     }
     let outcome = match &result {
@@ -121,12 +125,10 @@ pub(super) fn carry_out(
     let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
     store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
     print(&summary(resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
-    if result.is_ok() {
-        let fault = |error| Failure::plan(&resolved.pipeline.name, error);
-        if let Some(comparison) = Comparison::of(resolved, &journal, store).map_err(fault)? {
-            comparison.write(resolved).map_err(fault)?;
-            print(&compared(&comparison))?;
-        }
+    let fault = |error| Failure::plan(&resolved.pipeline.name, error);
+    if let Some(comparison) = comparison.map_err(fault)? {
+        comparison.write(resolved).map_err(fault)?;
+        print(&compared(&comparison))?;
     }
     if let Some(command) = &beside.notify {
         let (pipeline, error) = (&*resolved.pipeline.name, journal.error.as_deref());
@@ -142,25 +144,34 @@ pub(super) fn carry_out(
     reported.map(drop)
 }
 
-/// Writes the page of a run that trained or drew, unless the one that is there shows the same.
-fn write_report(
+/// Writes the pages of a run that trained or drew, unless those that are there show the same: its own, and the one of its grid.
+fn write_pages(
     resolved: &Resolved,
     store: &Store,
     id: u64,
     journal: &mut Journal,
-) -> Result<Option<PathBuf>, Failure> {
-    let path = report::path(resolved);
+    comparison: Option<&Comparison>,
+) -> Result<Vec<PathBuf>, Failure> {
+    let of_grid = comparison.map(|comparison| (report::comparison_path(resolved), Some(comparison)));
+    let pages = [Some((report::path(resolved), None)), of_grid].into_iter().flatten();
+    let pages: Vec<_> = pages.filter(|(path, _)| !report::is_current(path, journal)).collect();
     let tells = journal.stages.iter().any(|stage| ["Train", "Sample"].contains(&stage.kind.as_str()));
-    if !tells || report::is_current(&path, journal) {
-        return Ok(None);
+    if !tells || pages.is_empty() {
+        return Ok(Vec::new());
     }
-    let Some(run) = store.run(id)? else { return Ok(None) };
+    let Some(run) = store.run(id)? else { return Ok(Vec::new()) };
     let document = serde_json::to_value(&*journal).unwrap_or_default();
     let run = Entry { outcome: "done".to_owned(), document, ..run };
-    let written = report::write(&run, store, resolved, &path, true)
-        .map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
-    written.verdicts.into_iter().for_each(|(stage, key)| journal.add_verdicts(&stage, key));
-    Ok(Some(path.strip_prefix(&resolved.folder).unwrap_or(&path).to_owned()))
+    // Verdicts that had to be found are kept.
+    let gathered = report::Gathered::of(&run, store, &resolved.folder, true)?;
+    for (path, comparison) in &pages {
+        report::write(&gathered, *comparison, path).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
+    }
+    for gallery in &gathered.galleries {
+        gallery.key.into_iter().for_each(|key| journal.add_verdicts(&gallery.name, key));
+    }
+    let shown = |path: PathBuf| path.strip_prefix(&resolved.folder).map_or(path.clone(), ToOwned::to_owned);
+    Ok(pages.into_iter().map(|(path, _)| shown(path)).collect())
 }
 
 /// What was done and what was reused, a line a stage; one line when everything was.

@@ -18,6 +18,9 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::mpsc::{RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
 };
 
 /// So often a transfer that breaks off is taken up again before it is the user's turn.
@@ -25,6 +28,13 @@ const RETRIES: usize = 5;
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
+
+/// What a server may be silent for, in seconds, and the variables that say otherwise: those of all programs of Hugging Face.
+const ETAG_TIMEOUT: (&str, u64) = ("HF_HUB_ETAG_TIMEOUT", 10);
+const DOWNLOAD_TIMEOUT: (&str, u64) = ("HF_HUB_DOWNLOAD_TIMEOUT", 30);
+
+/// So long `hf-hub` waits for the lock of another program, which is no silence of the server.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// A file and the server that has it.
 struct Remote<'a> {
@@ -110,8 +120,10 @@ impl<'a> Remote<'a> {
 
     /// What the server says of the file: its size, its commit, and the digest that is its name in the cache.
     fn metadata(&self) -> Result<Metadata, HubError> {
-        let url = self.api.repo(self.repo.clone()).url(&self.address.file);
-        let metadata = self.api.metadata(&url).map_err(|error| self.fault(error))?;
+        let api = self.api.clone();
+        let url = api.repo(self.repo.clone()).url(&self.address.file);
+        let metadata =
+            self.listened(ETAG_TIMEOUT, |_| {}, move |_| api.metadata(&url))?.map_err(|error| self.fault(error))?;
         let plain = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if plain(metadata.etag()) && plain(metadata.commit_hash()) {
             return Ok(metadata);
@@ -123,10 +135,20 @@ impl<'a> Remote<'a> {
     fn transfer(&self, progress: &dyn Progress) -> Result<(), HubError> {
         let mut waited = false;
         loop {
-            let meter = Meter { progress, what: format!("downloading {}", self.address.file), begun: false, done: 0 };
-            let done = self.api.repo(self.repo.clone()).download_with_progress(&self.address.file, meter);
+            let mut begun = false;
+            let tell = |(size, done): (u64, u64)| {
+                if !begun {
+                    progress.begin(&format!("downloading {}", self.address.file), size >> 20, "MiB");
+                }
+                begun = true;
+                progress.advance(done >> 20, "");
+            };
+            let (api, file) = (self.api.repo(self.repo.clone()), self.address.file.clone());
+            let done = self.listened(DOWNLOAD_TIMEOUT, tell, move |told| {
+                api.download_with_progress(&file, Meter { told, size: 0, done: 0 })
+            });
             progress.end();
-            match done {
+            match done? {
                 Ok(_) => return Ok(()),
                 Err(ApiError::LockAcquisition(_)) if !waited => {
                     progress.line(&format!("waiting for another program that downloads {}", self.address));
@@ -134,6 +156,32 @@ impl<'a> Remote<'a> {
                 }
                 Err(ApiError::LockAcquisition(_)) => {}
                 Err(error) => return Err(self.fault(error)),
+            }
+        }
+    }
+
+    /// What the server has to say, unless it says nothing for too long. `hf-hub` would listen for ever and can't be told otherwise, so
+    /// it listens in a thread of its own, which then is left to itself: whoever asked ends with an error.
+    fn listened<T: Send + 'static>(
+        &self,
+        (variable, seconds): (&'static str, u64),
+        mut tell: impl FnMut((u64, u64)),
+        ask: impl FnOnce(Sender<(u64, u64)>) -> T + Send + 'static,
+    ) -> Result<T, HubError> {
+        let seconds = std::env::var(variable).ok().and_then(|seconds| seconds.trim().parse().ok()).unwrap_or(seconds);
+        let (told, heard) = channel();
+        // The line is open until all is said, whatever becomes of the copy.
+        let asking = thread::spawn(move || (ask(told.clone()), drop(told)).0);
+        loop {
+            match heard.recv_timeout(Duration::from_secs(seconds).saturating_add(LOCK_WAIT)) {
+                Ok(news) => tell(news),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(HubError::Silent { address: self.address.clone(), seconds, variable });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let reason = "the client ended in a panic".to_owned();
+                    return asking.join().map_err(|_| HubError::Failed { address: self.address.clone(), reason });
+                }
             }
         }
     }
@@ -188,26 +236,24 @@ fn status(error: &ApiError) -> Option<u16> {
     }
 }
 
-/// Tells how far a download is.
-struct Meter<'p> {
-    progress: &'p dyn Progress,
-    what: String,
-    begun: bool,
+/// Tells how many bytes there are and how many of them have come.
+struct Meter {
+    told: Sender<(u64, u64)>,
+    size: u64,
     done: u64,
 }
 
-impl api::Progress for Meter<'_> {
+impl api::Progress for Meter {
     /// Comes again whenever a transfer is taken up again, and then what is there is told once more.
     fn init(&mut self, size: usize, _: &str) {
-        if !self.begun {
-            self.progress.begin(&self.what, size as u64 >> 20, "MiB");
-        }
-        (self.begun, self.done) = (true, 0);
+        (self.size, self.done) = (size as u64, 0);
+        self.update(0);
     }
 
     fn update(&mut self, size: usize) {
         self.done += size as u64;
-        self.progress.advance(self.done >> 20, "");
+        // Nobody hears it any more when the server was given up.
+        let _ = self.told.send((self.size, self.done));
     }
 
     fn finish(&mut self) {}

@@ -63,6 +63,19 @@ pub enum HubError {
         /// What went wrong.
         reason: String,
     },
+    /// The server keeps the line open and says nothing.
+    #[error(
+        "{address} can't be downloaded: the server said nothing for {seconds} s\nhint: run again; it goes on from what has come so far. \
+         {variable}=… has it wait longer"
+    )]
+    Silent {
+        /// The file.
+        address: Address,
+        /// What was waited, in seconds.
+        seconds: u64,
+        /// What sets it.
+        variable: &'static str,
+    },
     /// Other bytes came than were promised.
     #[error(
         "{address} came damaged: its SHA-256 is {found} and not {promised}\nhint: it was removed; run again to download it anew"

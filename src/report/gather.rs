@@ -76,6 +76,7 @@ pub struct Step {
 }
 
 /// What a `Sample` stage drew.
+#[derive(Clone)]
 pub struct Gallery {
     /// The stage's name.
     pub name: String,

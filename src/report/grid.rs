@@ -4,6 +4,7 @@ use super::{
     gather::{Gallery, Gathered, picture},
     html::{data_uri, escape, excerpt},
 };
+use sd3pipe_cache::Store;
 use sd3pipe_stages::{
     captions::Item,
     report::{
@@ -14,7 +15,7 @@ use sd3pipe_stages::{
 use std::collections::{HashMap, HashSet};
 
 /// Bytes of all galleries' pictures together, at most.
-const MOST_BYTES: usize = 9 << 20;
+pub(super) const MOST_BYTES: usize = 9 << 20;
 /// Sides that samples are shrunk to, in pixels: the largest at which they have room.
 const SIDES: [u32; 7] = [768, 512, 384, 256, 192, 128, 96];
 /// Bytes of a JPEG for each pixel, as a first guess.
@@ -38,8 +39,7 @@ fn columns(gallery: &Gallery) -> Vec<(usize, u64)> {
 }
 
 /// Copies of all samples, as large as have room together; where even the smallest have none, of fewer checkpoints.
-fn copies(gathered: &Gathered<'_>, gallery: &Gallery) -> Copies {
-    let most = MOST_BYTES / gathered.galleries.len().max(1);
+fn copies(store: &Store, gallery: &Gallery, most: usize) -> Copies {
     let columns = columns(gallery);
     let place = |row: &str, prompt: usize, seed: u64| {
         let row = gallery.rows.iter().position(|name| name == row)?;
@@ -62,7 +62,7 @@ fn copies(gathered: &Gathered<'_>, gallery: &Gallery) -> Copies {
             if guess(side.min(width.max(height)), shots.len()) > most as f64 && side != SIDES[SIDES.len() - 1] {
                 continue;
             }
-            let read = |index: usize| gathered.store.read(&shots[index].1).ok();
+            let read = |index: usize| store.read(&shots[index].1).ok();
             let made = small_copies(shots.len(), side, &read);
             let bytes: usize = made.iter().flatten().map(|copy| copy.jpeg.len()).sum();
             if bytes <= most {
@@ -84,9 +84,9 @@ fn copies(gathered: &Gathered<'_>, gallery: &Gallery) -> Copies {
     }
 }
 
-/// The grid, with the slider above it.
-pub(super) fn section(gathered: &Gathered<'_>, gallery: &Gallery) -> String {
-    let Copies { rows, images } = copies(gathered, gallery);
+/// The grid, with the slider above it; its pictures take `most` bytes.
+pub(super) fn section(store: &Store, gallery: &Gallery, most: usize) -> String {
+    let Copies { rows, images } = copies(store, gallery, most);
     if images.is_empty() {
         return "<p>The samples are not in the store any more.</p>".to_owned();
     }

@@ -2,6 +2,7 @@
 
 mod chart;
 mod charts;
+mod comparison;
 mod data;
 mod gather;
 mod grid;
@@ -12,14 +13,14 @@ mod verdicts;
 mod write;
 
 pub use gather::Gathered;
-pub use write::{REPORT, Written, is_current, path, write};
+pub use write::{REPORT, comparison_path, is_current, path, write};
 
-use crate::run::Journal;
+use crate::run::{Comparison, Journal};
 use sd3pipe_cache::Digest;
 use sd3pipe_stages::report::Verdicts;
 
 /// Raised by hand whenever equal results give another page, so that older pages are written anew.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// What a page shows, apart from when and how fast it was made: a page with another is out of date.
 fn identity(journal: &Journal) -> Digest {
@@ -28,9 +29,10 @@ fn identity(journal: &Journal) -> Digest {
     Digest::of(shown.to_string().as_bytes())
 }
 
-/// The page.
-pub fn page(gathered: &Gathered<'_>) -> String {
-    page::page(gathered, &identity(&gathered.journal))
+/// The page of a run, or the one of its grid.
+fn page(gathered: &Gathered<'_>, comparison: Option<&Comparison>) -> String {
+    let body = comparison.map_or_else(|| page::body(gathered), |comparison| comparison::body(gathered, comparison));
+    page::page(gathered, &identity(&gathered.journal), &body)
 }
 
 /// What is said of the checkpoints, by the names of the `Sample` stages.

@@ -16,8 +16,8 @@ use std::collections::{BTreeSet, HashMap};
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
-/// The whole page. It reads nothing else, by its own rule: the browser refuses everything but what is written here.
-pub(super) fn page(gathered: &Gathered<'_>, identity: &Digest) -> String {
+/// A whole page. It reads nothing else, by its own rule: the browser refuses everything but what is written here.
+pub(super) fn page(gathered: &Gathered<'_>, identity: &Digest, body: &str) -> String {
     let name = escape(&gathered.run.pipeline);
     let rule = format!(
         "default-src 'none'; img-src data:; style-src 'nonce-{identity}'; script-src 'nonce-{identity}'; base-uri 'none'; \
@@ -28,17 +28,18 @@ pub(super) fn page(gathered: &Gathered<'_>, identity: &Digest) -> String {
          <meta http-equiv=\"Content-Security-Policy\" content=\"{rule}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{name} · run {}</title>\n\
-         <style nonce=\"{identity}\">{STYLE}</style></head>\n<body><main>{}</main>\n<script nonce=\"{identity}\">{SCRIPT}</script>\n",
-        gathered.run.id,
-        body(gathered)
+         <style nonce=\"{identity}\">{STYLE}</style></head>\n<body><main>{body}</main>\n<script nonce=\"{identity}\">{SCRIPT}</script>\n",
+        gathered.run.id
     )
 }
 
-fn body(gathered: &Gathered<'_>) -> String {
+/// What the page of a run shows.
+pub(super) fn body(gathered: &Gathered<'_>) -> String {
     let mut body = head(gathered);
+    let most = grid::MOST_BYTES / gathered.galleries.len().max(1);
     for gallery in &gathered.galleries {
         body += &part("Which checkpoint", gallery_name(gathered, gallery), &verdicts(gathered, gallery));
-        body += &part("Samples", gallery_name(gathered, gallery), &grid::section(gathered, gallery));
+        body += &part("Samples", gallery_name(gathered, gallery), &grid::section(gathered.store, gallery, most));
     }
     let drawn: BTreeSet<u32> =
         gathered.galleries.iter().flat_map(|gallery| &gallery.shots).filter_map(|(shot, _)| shot.epoch()).collect();
@@ -62,7 +63,8 @@ fn body(gathered: &Gathered<'_>) -> String {
     body
 }
 
-fn part(title: &str, of: Option<&str>, content: &str) -> String {
+/// A section.
+pub(super) fn part(title: &str, of: Option<&str>, content: &str) -> String {
     let of = of.map_or(String::new(), |of| format!(" <small>{}</small>", escape(of)));
     format!("<section><h2>{title}{of}</h2>{content}</section>")
 }
@@ -123,11 +125,13 @@ fn word(finding: Finding) -> (&'static str, &'static str) {
     }
 }
 
+/// A verdict in a word or two.
+pub(super) fn badge(verdict: &Verdict) -> String {
+    let (class, word) = word(verdict.finding);
+    format!("<span class=\"badge {class}\">{}: {word}</span>", verdict.concern.name())
+}
+
 fn card(checkpoint: &Checkpoint, recommended: bool, pairs: &HashMap<String, String>) -> String {
-    let badge = |verdict: &Verdict| {
-        let (class, word) = word(verdict.finding);
-        format!("<span class=\"badge {class}\">{}: {word}</span>", verdict.concern.name())
-    };
     let row = |verdict: &Verdict| {
         let numbers: String = verdict.numbers.iter().map(|number| format!("<li>{}</li>", in_words(number))).collect();
         let (class, word) = word(verdict.finding);

@@ -1,21 +1,14 @@
 //! Puts the page into `out/`, whole or not at all, and tells whether the one that lies there is up to date.
 
-use super::{
-    gather::{Gallery, Gathered},
-    identity, page,
-};
+use super::{gather::Gathered, identity, page};
 use crate::{
     pipeline::Resolved,
     plan::PlanError,
-    run::{Journal, UNFINISHED, sweep},
+    run::{Comparison, Journal, put},
 };
-use sd3pipe_cache::{
-    Digest, Key, Run, Store,
-    files::{of_bytes, step},
-};
+use sd3pipe_cache::Digest;
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -25,6 +18,11 @@ pub const REPORT: &str = "report.html";
 /// Where a pipeline's page lies.
 pub fn path(resolved: &Resolved) -> PathBuf {
     resolved.results.join(REPORT)
+}
+
+/// Where the page of its grid lies.
+pub fn comparison_path(resolved: &Resolved) -> PathBuf {
+    resolved.results.join("comparison.html")
 }
 
 /// What the last line says before the digest of all lines before it.
@@ -45,51 +43,15 @@ fn sealed(body: &[u8]) -> String {
     format!("{SEAL}{} -->\n", Digest::of(body))
 }
 
-/// A page that was written.
-#[derive(Debug)]
-pub struct Written {
-    /// Its bytes.
-    pub length: usize,
-    /// By each `Sample` stage's name, what the verdicts on its checkpoints are found by.
-    pub verdicts: Vec<(String, Key)>,
-}
-
-/// Writes the page of a run. Verdicts that had to be found are kept in the store if `keep` says so: it may be written then.
+/// Writes the page of a run, or the one of its grid, and gives its bytes.
 ///
 /// # Errors
-/// When it or the verdicts can't be written; then the page that was there is there still.
-pub fn write(run: &Run, store: &Store, resolved: &Resolved, to: &Path, keep: bool) -> Result<Written, PlanError> {
-    let gathered = Gathered::of(run, store, &resolved.folder, keep)?;
-    let mut page = page(&gathered);
+/// When it can't be written; then the page that was there is there still.
+pub fn write(gathered: &Gathered<'_>, comparison: Option<&Comparison>, to: &Path) -> Result<usize, PlanError> {
+    let mut page = page(gathered, comparison);
     page += &sealed(page.as_bytes());
     put(to, page.as_bytes()).map_err(|source| PlanError::Deliver { path: to.to_owned(), source })?;
-    let key = |gallery: &Gallery| Some((gallery.name.clone(), gallery.key?));
-    Ok(Written { length: page.len(), verdicts: gathered.galleries.iter().filter_map(key).collect() })
-}
-
-fn put(to: &Path, page: &[u8]) -> io::Result<()> {
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    step("report.make", || fs::create_dir_all(folder))?;
-    // Held until the page is there: beside another run its unfinished files would be taken for those of a killed one.
-    let alone = fs::File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
-    if alone.is_ok() {
-        sweep(folder);
-    }
-    let unfinished = folder.join(format!("{UNFINISHED}{}", std::process::id()));
-    // Never into what lies there already: it may be a link to somebody's file.
-    drop(fs::remove_file(&unfinished));
-    let written = step("report.write", || {
-        let mut file = fs::File::create_new(&unfinished)?;
-        file.write_all(page)?;
-        file.sync_data()
-    });
-    let result = written
-        .map_err(of_bytes(page.len() as u64))
-        .and_then(|()| step("report.rename", || fs::rename(&unfinished, to)));
-    if result.is_err() {
-        drop(fs::remove_file(&unfinished));
-    }
-    result
+    Ok(page.len())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Journal, deliver};
 use crate::{
-    pipeline::{Resolved, is_at},
+    pipeline::{Resolved, ResolvedStage, is_at},
     plan::{EpochLosses, PlanError, Planner},
 };
 use sd3pipe_cache::Store;
@@ -28,7 +28,9 @@ pub struct Compared {
     pub folder: Option<PathBuf>,
     /// The training, which several points may share.
     pub training: String,
-    /// What that has measured.
+    /// The stages that drew with it.
+    pub samples: Vec<String>,
+    /// What it has measured.
     pub epochs: Vec<EpochLosses>,
 }
 
@@ -58,7 +60,18 @@ impl Comparison {
             let done = training.and_then(|training| journal.stages.iter().find(|entry| entry.name == training.name));
             if let Some((entry, result)) = done.and_then(|entry| Some((entry, entry.result?))) {
                 let epochs = EpochLosses::of(result, store)?;
-                points.push(Compared { point: point.to_owned(), folder, training: entry.name.clone(), epochs });
+                let drew = |stage: &&ResolvedStage| {
+                    let at = stage.base_and_point().1;
+                    stage.stage.kind() == Kind::Sample && at.is_some_and(|at| is_at(point, at))
+                };
+                let samples = resolved.stages.iter().filter(drew).map(|stage| stage.name.clone()).collect();
+                points.push(Compared {
+                    point: point.to_owned(),
+                    folder,
+                    training: entry.name.clone(),
+                    samples,
+                    epochs,
+                });
             }
         }
         let pipeline = resolved.pipeline.name.clone();
@@ -71,7 +84,8 @@ impl Comparison {
     /// A folder that can't be written.
     pub fn write(&self, resolved: &Resolved) -> Result<PathBuf, PlanError> {
         let path = resolved.results.join("comparison.json");
-        deliver::write(&path, &serde_json::to_vec_pretty(self)?)?;
+        deliver::put(&path, &serde_json::to_vec_pretty(self)?)
+            .map_err(|source| PlanError::Deliver { path: path.clone(), source })?;
         Ok(path)
     }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// What the names of unfinished copies begin with; the number of the process follows.
-pub(crate) const UNFINISHED: &str = ".sd3pipe-copy-";
+const UNFINISHED: &str = ".sd3pipe-copy-";
 
 /// Makes the files of a stage be what its artifact says, and tells in lines what was written and what lies beside it from runs
 /// before: those files are the user's to keep or to delete.
@@ -43,21 +43,20 @@ pub fn deliver(
     let mut digests = store.digests("bytes", &root)?;
     let mut written: Vec<PathBuf> = Vec::new();
     let all: Vec<PathBuf> = wanted.iter().map(|target| target.shown.clone()).collect();
-    // Beside another run that delivers here, its unfinished copies could be taken for those of a killed one.
-    let mut alone = None;
+    let mut held = None;
     for Target { path, shown, digest, length } in wanted {
         let mut there = || path.exists() && digests.digest(&path).is_ok_and(|found| found == digest);
         if there() {
             continue;
         }
-        if alone.is_none() {
-            alone = File::open(&root).and_then(|root| root.lock().map(|()| root)).ok();
+        if held.is_none() {
+            held = alone(&root);
         }
         // The other run may have put it there meanwhile.
         if !there() {
             let folder = path.parent().unwrap_or(&root);
             step("deliver.make", || fs::create_dir_all(folder)).map_err(fault(folder))?;
-            if alone.is_some() {
+            if held.is_some() {
                 sweep(folder);
             }
             copy(&store.file(&digest)?, folder, &path, length).map_err(fault(&path))?;
@@ -119,7 +118,7 @@ fn others(folder: &Path, wanted: &[PathBuf]) -> Vec<String> {
 }
 
 /// Removes the copies that killed runs left unfinished. What can't be removed is only in the way.
-pub(crate) fn sweep(folder: &Path) {
+fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
             drop(step("deliver.sweep", || fs::remove_file(entry.path())));
@@ -139,20 +138,27 @@ fn copy(from: &Path, folder: &Path, to: &Path, length: u64) -> io::Result<()> {
     })
 }
 
-/// Makes a file of `out/` be these bytes, which are in no store.
+/// Makes a file be these bytes, which are in no store: whole or not at all. It is left alone if it has them.
 ///
 /// # Errors
-/// A folder that can't be written.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), PlanError> {
-    let fault = |source| PlanError::Deliver { path: path.to_owned(), source };
+/// A folder that can't be written; then what was there is there still.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    step("deliver.make", || fs::create_dir_all(folder)).map_err(fault)?;
-    let length = bytes.len() as u64;
-    put_in_place(folder, path, length, |unfinished| step("deliver.copy", || fs::write(unfinished, bytes)))
-        .map_err(fault)
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    step("deliver.make", || fs::create_dir_all(folder))?;
+    let alone = alone(folder);
+    if alone.is_some() {
+        sweep(folder);
+    }
+    put_in_place(folder, path, bytes.len() as u64, |unfinished| step("deliver.copy", || fs::write(unfinished, bytes)))
+}
+
+/// Holds a folder until the file is closed: beside another run that delivers here, its unfinished copies could be taken for those
+/// of a killed one.
+fn alone(folder: &Path) -> Option<File> {
+    File::open(folder).and_then(|folder| folder.lock().map(|()| folder)).ok()
 }
 
 /// Synced, because the stat cache will trust it, and renamed into place whole.

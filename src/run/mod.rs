@@ -12,7 +12,7 @@ mod space;
 mod tests;
 
 pub use comparison::{Compared, Comparison};
-pub(crate) use deliver::{UNFINISHED, sweep};
+pub(crate) use deliver::put;
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
 pub use space::{NoRoom, free_bytes};

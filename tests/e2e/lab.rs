@@ -18,7 +18,7 @@ use std::{
 const KEPT_LOCKS: [&str; 4] = ["locks/store", "locks/index", "locks/gate", "locks/making"];
 
 /// Every step towards the disk, each of which [`Scenario::ALL`] comes by. A new step is added here.
-pub const STEPS: [&str; 44] = [
+pub const STEPS: [&str; 41] = [
     "deliver.copy",
     "deliver.make",
     "deliver.rename",
@@ -49,9 +49,6 @@ pub const STEPS: [&str; 44] = [
     "quarantine.rename",
     "record.commit",
     "record.forget",
-    "report.make",
-    "report.rename",
-    "report.write",
     "state.folder",
     "state.rename",
     "state.sync",

@@ -19,6 +19,8 @@ mod layouts;
 mod lora;
 mod memory;
 mod pipeline_files;
+#[path = "../program/mod.rs"]
+mod program;
 mod property;
 mod report;
 mod reuse;

@@ -1,7 +1,7 @@
 //! The page that a run writes: there, whole, true to the run, kept while nothing changes, and fit for a browser.
 
 use crate::space::{TestSpace, repository};
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 const PAGE: &str = "out/test/report.html";
 
@@ -109,20 +109,24 @@ fn captions_and_prompts_stay_text() {
     assert_eq!(page.matches("</script>").count(), 1);
 }
 
-/// It opens in a browser, its slider moves, it asks for nothing, nothing is wider than a phone.
 #[test]
 fn a_browser_has_nothing_to_complain_of() {
+    let space = TestSpace::small();
+    space.edit("test.ron", "epochs: 1", "epochs: 2, validation: (share: 0.5)");
+    space.write("photos/fig.txt", "a \"fig\" <b>");
+    space.run().succeeds();
+    opens_in_a_browser(&space.path(PAGE));
+}
+
+/// It opens, its slider moves, it asks for nothing, nothing is wider than a phone.
+pub fn opens_in_a_browser(page: &Path) {
     let there = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|said| said.status.success());
     if !there("python3") || !["chromium", "chromium-browser", "google-chrome", "chrome"].into_iter().any(there) {
         eprintln!("skipped: it takes Chromium and Python (apt-get install chromium)");
         return;
     }
-    let space = TestSpace::small();
-    space.edit("test.ron", "epochs: 1", "epochs: 2, validation: (share: 0.5)");
-    space.write("photos/fig.txt", "a \"fig\" <b>");
-    space.run().succeeds();
     let script = repository().join("tools/check_report.py");
-    let checked = Command::new("python3").arg(script).arg(space.path(PAGE)).output().expect("Python is there");
+    let checked = Command::new("python3").arg(script).arg(page).output().expect("Python is there");
     let said = String::from_utf8_lossy(&checked.stdout) + String::from_utf8_lossy(&checked.stderr);
     assert!(checked.status.success(), "{said}");
 }

@@ -2,7 +2,10 @@
 
 use crate::space::TestSpace;
 use serde_json::Value;
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    process::{Command, Stdio},
+};
 
 const LINES: &str = "out/test/tensorboard/train/metrics.jsonl";
 const EVENTS: &str = "out/test/tensorboard/train/events.out.tfevents.sd3pipe";
@@ -126,4 +129,58 @@ fn samples_in_between_leave_the_same_bytes_and_are_there_while_the_training_goes
     let all = drawn.len();
     drawn.dedup();
     assert_eq!(drawn.len(), all, "{drawn:?}");
+}
+
+/// What stands on a terminal in the end that knows lines up and down, the start of a line, and a cleared line.
+fn on_screen(output: &str) -> Vec<String> {
+    let (mut lines, mut row, mut column) = (vec![Vec::new()], 0_usize, 0);
+    let mut rest = output.chars();
+    while let Some(symbol) = rest.next() {
+        match symbol {
+            '\r' => column = 0,
+            '\n' => row += 1,
+            '\u{1b}' => match rest.by_ref().take(3).collect::<String>().as_str() {
+                "[1A" => row = row.checked_sub(1).expect("a line above"),
+                "[1B" => row += 1,
+                "[2K" => lines[row].clear(),
+                other => panic!("a terminal is asked for {other:?}"),
+            },
+            symbol => {
+                let line = &mut lines[row];
+                line.resize(line.len().max(column + 1), ' ');
+                line[column] = symbol;
+                column += 1;
+            }
+        }
+        lines.resize(lines.len().max(row + 1), Vec::new());
+    }
+    lines.into_iter().map(|line| line.into_iter().collect::<String>().trim_end().to_owned()).collect()
+}
+
+#[test]
+fn on_a_terminal_a_bar_stays_in_its_line_and_leaves_nothing() {
+    if !Command::new("script").arg("--version").output().is_ok_and(|said| said.status.success()) {
+        eprintln!("skipped: it takes a terminal, which `script` makes");
+        return;
+    }
+    let space = TestSpace::demo();
+    let mut command = Command::new("script");
+    let run = format!("{} run test.ron", space.command(&[]).get_program().display());
+    command.args(["-qefc", &run, "/dev/null"]).current_dir(space.path("")).env_remove("SD3PIPE_STORE");
+    let output = command.env("NO_COLOR", "1").stdin(Stdio::null()).output().expect("`script` starts");
+    let raw = String::from_utf8(output.stdout).expect("a text");
+    assert!(output.status.success(), "{raw}");
+    assert!(
+        raw.contains('█') && raw.contains(" left · ") && raw.contains("epoch 2 · loss "),
+        "no bar was drawn: {raw}"
+    );
+    let screen = on_screen(&raw);
+    assert!(
+        !screen.iter().any(|line| line.contains('█') || line.contains('░') || line.contains(" left")),
+        "{screen:#?}"
+    );
+    for said in ["curves: tensorboard --logdir out/test/tensorboard", "wrote out/test/report.html"] {
+        assert_eq!(screen.iter().filter(|line| *line == said).count(), 1, "{said}: {screen:#?}");
+    }
+    assert!(screen.iter().any(|line| line.starts_with("train      ran    2 of 2")), "{screen:#?}");
 }

@@ -4,8 +4,6 @@ use crate::{
     definitions::{Choice, Definitions, Field, Kind, Shape},
     values::Place,
 };
-use sd3pipe::pipeline::options;
-use sd3pipe_stages::stage::Stage;
 use std::{collections::BTreeMap, fmt::Write};
 
 /// Tells of types, those with chapters of their own each in its chapter, and all others where they are needed.
@@ -91,6 +89,7 @@ impl<'p> Page<'p> {
         for field in fields {
             let of = format!("{of}.{}", field.name);
             let docs = self.docs(&of, &field.docs);
+            let needed = field.required || place.refuses(self.definitions, name, fields, &field.name);
             let place = place.field(self.definitions, name, fields, &field.name);
             let value =
                 written.iter().find(|(name, _)| *name == field.name).map_or("None", |(_, value)| value.as_str());
@@ -98,7 +97,6 @@ impl<'p> Page<'p> {
                 Kind::Optional(inner) => (&**inner, true),
                 kind => (kind, false),
             };
-            let needed = field.required || refused_when_left_out(&of);
             let default = match value {
                 _ if needed => "needed".to_owned(),
                 "None" if optional => "absent unless given".to_owned(),
@@ -197,13 +195,6 @@ impl<'p> Page<'p> {
 
 /// One of these is in the comment of a field that may be absent, as it says what holds then.
 const ABSENCE: [&str; 5] = ["absent", "left out", "unless", "default", "without"];
-
-/// Whether a stage that does not say this is refused, although it can be read: `Captions.data`.
-fn refused_when_left_out(of: &str) -> bool {
-    let (stage, field) = of.split_once('.').unwrap_or((of, ""));
-    let stage = options().from_str::<Stage>(&format!("{stage}()"));
-    stage.is_ok_and(|stage| stage.problems().iter().any(|problem| problem.path == field))
-}
 
 /// What a doc comment says that the default is: `Default 8.`, `8 by default`, `8 unless given`, `8 when left out`.
 fn stated(docs: &str) -> Option<&str> {

@@ -2,6 +2,7 @@
 
 use crate::definitions::{Definitions, Field, Kind, Shape};
 use sd3pipe::pipeline::{Pipeline, options};
+use sd3pipe_stages::stage::Stage;
 
 /// A place in a pipeline where a value of some type can stand.
 #[derive(Clone, Default)]
@@ -51,17 +52,31 @@ impl Place {
 
     /// What is read when `value` stands here, written out.
     pub fn read(&self, value: &str) -> String {
-        let text = format!("{}{value}{}", self.before, self.after);
-        let pipeline: Pipeline = options().from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let pipeline = self.pipeline(value);
         // With spaces and on one line.
         let config = ron::ser::PrettyConfig::new().depth_limit(0);
         // `r#None` is how RON tells a choice of that name from nothing; it is read without too.
         let written = options().to_string_pretty(&pipeline, config).expect("RON").replace("r#", "");
-        let value = self.steps.iter().try_fold(written.as_str(), |text, step| match step {
+        let found = self.steps.iter().try_fold(written.as_str(), |text, step| match step {
             None => parts(text).first().copied(),
             Some(field) => parts(text).iter().find_map(|part| part.strip_prefix(field.as_str())?.strip_prefix(": ")),
         });
-        value.unwrap_or_else(|| panic!("what is read of {text} is not in {written}")).to_owned()
+        found.unwrap_or_else(|| panic!("what is read of {value} is not in {written}")).to_owned()
+    }
+
+    /// Whether a stage is refused for a field that is left out of what stands here, although it can be read: `Captions.data`.
+    pub fn refuses(&self, definitions: &Definitions, name: &str, fields: &[Field], field: &str) -> bool {
+        // What leads to the stage is no part of the paths that it tells.
+        let steps =
+            self.steps.iter().skip(2).map(|step| step.as_ref().map_or("[0]".to_owned(), |name| format!(".{name}")));
+        let path: String = steps.chain([format!(".{field}")]).collect();
+        let stages = self.pipeline(&format!("{name}({})", needed(definitions, fields))).stages;
+        stages.values().flat_map(Stage::problems).any(|problem| problem.path == path[1..])
+    }
+
+    fn pipeline(&self, value: &str) -> Pipeline {
+        let text = format!("{}{value}{}", self.before, self.after);
+        options().from_str(&text).unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 }
 

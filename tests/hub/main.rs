@@ -1,14 +1,13 @@
 //! Models by their address at Hugging Face, from a server that this test runs.
 
+#[path = "../program/mod.rs"]
+mod program;
 mod server;
 
+use program::{Outcome, program, repository};
 use server::{COMMIT, Server, TOKEN};
 use sha2::{Digest, Sha256};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 use tempfile::TempDir;
 
 const MODEL: [&str; 6] = [
@@ -37,10 +36,6 @@ const PIPELINE: &str = r#"Pipeline(
 )
 "#;
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn model(name: &str) -> Vec<u8> {
     fs::read(repository().join("tests/model").join(name)).expect("the tests' model")
 }
@@ -49,12 +44,6 @@ fn model(name: &str) -> Vec<u8> {
 struct Lab {
     folder: TempDir,
     server: Server,
-}
-
-struct Outcome {
-    code: Option<i32>,
-    out: String,
-    err: String,
 }
 
 impl Lab {
@@ -88,37 +77,24 @@ impl Lab {
     }
 
     fn call_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sd3pipe"));
-        let unset =
-            ["HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "SD3PIPE_STORE", "http_proxy", "HTTP_PROXY", "ALL_PROXY"];
+        let mut command = Command::new(program());
+        let unset = [
+            "HF_TOKEN",
+            "HF_HUB_CACHE",
+            "HF_HUB_OFFLINE",
+            "HF_HUB_ETAG_TIMEOUT",
+            "HF_HUB_DOWNLOAD_TIMEOUT",
+            "SD3PIPE_STORE",
+            "http_proxy",
+            "HTTP_PROXY",
+            "ALL_PROXY",
+        ];
         for name in unset {
             command.env_remove(name);
         }
         command.env("HF_HOME", self.folder.path().join("hf")).env("HF_ENDPOINT", &self.server.url);
         command.args(arguments).envs(variables.iter().copied()).current_dir(self.folder.path());
-        let output = command.output().expect("the program");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Outcome { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-}
-
-impl Outcome {
-    #[track_caller]
-    fn succeeds(self) -> Self {
-        assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn fails(self, code: i32, parts: &[&str]) {
-        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
-        parts.iter().for_each(|part| assert!(self.err.contains(part), "no {part:?} in {}", self.err));
-    }
-
-    #[track_caller]
-    fn says(self, part: &str) -> Self {
-        assert!(self.out.contains(part), "no {part:?} in {}{}", self.out, self.err);
-        self
+        Outcome::of(command.output().expect("the program"))
     }
 }
 
@@ -130,8 +106,7 @@ fn a_plan_says_what_would_be_downloaded_and_downloads_nothing() {
         .says("model.checkpoint")
         .says("download   hf://lab/tiny/sd3_tiny.safetensors   1.6 MiB")
         .says("`sd3pipe run` downloads these first");
-    let json = lab.call(&["plan", "--json", "test.ron"]).succeeds().out;
-    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let json = lab.call(&["plan", "--json", "test.ron"]).succeeds().json();
     assert_eq!(json["downloads"][0]["bytes"], model(MODEL[0]).len());
     assert!(!lab.folder.path().join("hf").exists() && lab.server.state().transfers().is_empty());
     lab.call(&["why", "test.ron", "text"]).fails(2, &["is not downloaded yet", "sd3pipe fetch"]);
@@ -147,9 +122,9 @@ fn what_is_downloaded_lies_where_others_find_it_and_is_the_same_model_as_by_a_pa
     assert_eq!(fs::read(&pointer).unwrap(), model(MODEL[0]));
     assert_eq!(fs::read_to_string(lab.cached().join("refs/main")).unwrap(), COMMIT);
     let asked = lab.server.state().log.len();
-    let key = lab.call(&["why", "test.ron", "text"]).succeeds().out;
+    let key = lab.call(&["why", "test.ron", "text"]).succeeds().stdout;
     let plain = Lab::with("MODEL", &repository().join("tests/model").display().to_string());
-    assert_eq!(key, plain.call(&["why", "test.ron", "text"]).succeeds().out);
+    assert_eq!(key, plain.call(&["why", "test.ron", "text"]).succeeds().stdout);
     assert!(key.contains("\nkey: "), "{key}");
     // What is there is used without asking, also where asking is forbidden.
     lab.call(&["run", "test.ron", "--until", "captions"]).succeeds();
@@ -191,6 +166,21 @@ fn a_download_that_ended_badly_goes_on_in_the_next_run() {
         let next = lab.server.state().transfers()[7];
         assert_eq!(next, if breaks == 6 { 0 } else { came }, "of the next file, or of the rest of this one");
     }
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_and_what_came_is_kept() {
+    let lab = Lab::new();
+    let short = [("HF_HUB_ETAG_TIMEOUT", "1"), ("HF_HUB_DOWNLOAD_TIMEOUT", "1")];
+    lab.server.state().silent = true;
+    lab.call_with(&["fetch", "test.ron"], &short)
+        .fails(1, &["hf://lab/tiny/sd3_tiny.safetensors", "said nothing for 1 s", "HF_HUB_ETAG_TIMEOUT"]);
+    (lab.server.state().silent, lab.server.state().stalls) = (false, true);
+    lab.call_with(&["fetch", "test.ron"], &short).fails(1, &["said nothing for 1 s", "HF_HUB_DOWNLOAD_TIMEOUT"]);
+    lab.server.state().stalls = false;
+    lab.call(&["fetch", "test.ron"]).succeeds();
+    assert_eq!(lab.server.state().transfers()[..2], [0, model(MODEL[0]).len() / 2]);
+    assert_eq!(fs::read(lab.blob()).unwrap(), model(MODEL[0]));
 }
 
 #[test]

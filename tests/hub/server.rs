@@ -21,6 +21,10 @@ pub struct State {
     pub gated: bool,
     /// So many transfers break off in the middle of what is left.
     pub breaks: usize,
+    /// Whether it takes every request and answers none.
+    pub silent: bool,
+    /// Whether transfers stop in the middle of what is left, the line kept open.
+    pub stalls: bool,
     /// Whether `main` is another commit by now.
     pub moved: bool,
     /// Whether other bytes come than were promised.
@@ -79,18 +83,28 @@ impl Server {
         }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         self.state().log.push(format!("{request} {}", range.as_deref().unwrap_or_default()));
+        if self.state().silent {
+            loop {
+                thread::park();
+            }
+        }
         let (head, body) = self.reply(&path, range.as_deref(), token.as_deref());
-        let mut sent = body.len();
+        let (mut sent, mut stalls) = (body.len(), false);
         // Only what was asked for to the end is a transfer.
         if path.starts_with("/cdn/") && range.is_some_and(|range| range.ends_with('-')) {
             let mut state = self.state();
-            if state.breaks > 0 {
-                state.breaks -= 1;
+            stalls = state.stalls;
+            if stalls || state.breaks > 0 {
+                state.breaks = state.breaks.saturating_sub(1);
                 sent /= 2;
             }
         }
         write!(stream, "HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len())?;
-        stream.write_all(&body[..sent])
+        stream.write_all(&body[..sent])?;
+        while stalls {
+            thread::park();
+        }
+        Ok(())
     }
 
     fn reply(&self, path: &str, range: Option<&str>, token: Option<&str>) -> (String, Vec<u8>) {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dataset {
-    /// The folder, which must be given. Relative paths start from the folder of the pipeline file.
+    /// The folder. Relative paths start from the folder of the pipeline file.
     pub path: PathBuf,
     /// Goes before the name of each item, to tell two folders with files of equal names apart. Empty by default.
     pub name: String,
