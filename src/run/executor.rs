@@ -4,6 +4,7 @@ use super::{
     deliver,
     journal::{Journal, StageEntry},
     metrics::{self, Recorder},
+    shard::Shard,
     space::{self, NoRoom},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct Options {
     pub ignore_space: bool,
     /// Exports and draws samples after every so many epochs of a training, before it goes on.
     pub sample_every: Option<usize>,
+    /// Makes only this share of the stages that are made item by item, and no other stage.
+    pub shard: Option<Shard>,
 }
 
 /// Why a run did not end well.
@@ -174,7 +177,8 @@ impl Runner<'_> {
         results: &mut [Option<StageResult>],
         journal: &mut Journal,
     ) -> Result<(), RunError> {
-        let wanted = planner.needed(&self.options.until, &self.options.given);
+        let mut wanted = planner.needed(&self.options.until, &self.options.given);
+        self.leave_shared(&mut wanted);
         for &index in &wanted {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
@@ -203,6 +207,7 @@ impl Runner<'_> {
                 metrics::announce(self.resolved, self.progress);
             }
             let examined = self.train_in_parts(planner, index, examined, results, &wanted, journal)?;
+            let Some(examined) = self.make_share(planner, index, examined, results, journal)? else { continue };
             let start = Instant::now();
             let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
@@ -215,6 +220,7 @@ impl Runner<'_> {
                 result: Some(result.digest),
                 executed,
                 actions,
+                left: None,
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
@@ -342,6 +348,7 @@ impl Runner<'_> {
             result: None,
             executed,
             actions: None,
+            left: None,
             seconds: start.elapsed().as_secs_f64(),
         };
         journal.add(entry);
