@@ -121,7 +121,7 @@ impl Key {
         Key(Digest::from_bytes(bytes))
     }
 
-    pub const fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 }

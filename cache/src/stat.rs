@@ -29,6 +29,8 @@ const ATTEMPTS: u32 = 8;
 /// What tells one state of a file from another without reading it.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
+    /// 0 where the number is drawn anew with each mount, as that of a network file system is on each machine: there the
+    /// others have to do, and do, since the ctime is the server's.
     device: u64,
     inode: u64,
     size: u64,
@@ -65,7 +67,7 @@ impl Fingerprint {
     pub fn of(metadata: &Metadata) -> Fingerprint {
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Fingerprint {
-            device: metadata.dev(),
+            device: if rustix::fs::major(metadata.dev()) == 0 { 0 } else { metadata.dev() },
             inode: metadata.ino(),
             size: metadata.size(),
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),

@@ -181,16 +181,16 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         .iter()
         .map(|stage| {
             let of_all = |done| format!("{} of {}", text::count(done), stage.actions.map_or(String::new(), text::count));
-            let (word, amount) = match (stage.executed.len(), stage.actions) {
-                (0, _) if let Some(left) = stage.left => ("left", format!("{} to other shards", of_all(left))),
-                (done, _) if let Some(left) = stage.left => {
+            let (word, amount) = match (stage.executed.len(), stage.actions, stage.left) {
+                (0, _, Some(left)) => ("left", format!("{} to other shards", of_all(left))),
+                (done, _, Some(left)) => {
                     ("ran", format!("{}, {} left to other shards", of_all(done), text::count(left)))
                 }
-                (0, _) if stage.result.is_none() => ("failed", String::new()),
-                (0, Some(items)) if stage.kind == "Captions" => ("read", text::units(items, "items")),
-                (0, _) => ("reused", String::new()),
-                (done, Some(_)) => ("ran", of_all(done)),
-                (done, None) => ("unfinished", format!("{} done and kept", text::count(done))),
+                (0, ..) if stage.result.is_none() => ("failed", String::new()),
+                (0, Some(items), _) if stage.kind == "Captions" => ("read", text::units(items, "items")),
+                (0, ..) => ("reused", String::new()),
+                (done, Some(_), _) => ("ran", of_all(done)),
+                (done, None, _) => ("unfinished", format!("{} done and kept", text::count(done))),
             };
             let time = if stage.executed.is_empty() { String::new() } else { text::duration(stage.seconds) };
             vec![stage.name.clone(), word.to_owned(), amount, time]

@@ -2,7 +2,10 @@
 
 use super::{Failure, Target, print, progress};
 use clap::Args;
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Submit {
@@ -42,23 +45,19 @@ impl Submit {
     fn script(&self, name: &str) -> Result<String, Failure> {
         let program = std::env::current_exe()
             .map_err(|error| Failure::Submit(format!("where this program lies is not known: {error}")))?;
-        let pipeline = self.target.pipeline.clone().into_os_string();
-        let mut run = vec![program.into_os_string(), "run".into(), pipeline];
-        run.extend(self.target.settings.iter().flat_map(|setting| ["--set".into(), setting.into()]));
-        run.extend(self.target.place.chosen().into_iter().flat_map(|store| ["--store".into(), store.into_os_string()]));
-        let run: Vec<String> = run.iter().map(|word| quoted(&word.to_string_lossy())).collect();
-        let run = run.join(" ");
+        let mut run = format!("{} run {}", quoted_path(&program), quoted_path(&self.target.pipeline));
+        self.target.settings.iter().for_each(|setting| run += &format!(" --set {}", quoted(setting)));
+        self.target.place.chosen().iter().for_each(|store| run += &format!(" --store {}", quoted_path(store)));
         let options: String = self.options.iter().map(|option| format!(" {}", quoted(option))).collect();
-        let [shards, rest] = [format!("{name}-shards"), name.to_owned()].map(|name| quoted(&name));
         Ok(format!(
             "#!/bin/sh
 # Makes the texts and latents of {name} in {count} shards, and the rest once all are done.
 set -e
-shards=$(sbatch --parsable --job-name={shards} --array=1-{count} --requeue{options} <<'END'
+shards=$(sbatch --parsable --job-name={name}-shards --array=1-{count} --requeue{options} <<'END'
 {}END
 )
 shards=${{shards%%;*}}
-rest=$(sbatch --parsable --job-name={rest} --dependency=afterok:$shards --kill-on-invalid-dep=yes --requeue{options} <<'END'
+rest=$(sbatch --parsable --job-name={name} --dependency=afterok:$shards --kill-on-invalid-dep=yes --requeue{options} <<'END'
 {}END
 ) || {{ scancel $shards; exit 1; }}
 echo \"submitted $shards, an array of {count} shards, and ${{rest%%;*}}, which does the rest once they are done\"
@@ -80,6 +79,10 @@ if [ $code -eq 137 ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt 3 ]; then scontrol req
 exit $code
 "
     )
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
 }
 
 /// A word as a shell reads it.

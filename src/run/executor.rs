@@ -183,6 +183,7 @@ impl Runner<'_> {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
         }
+        self.read_once(planner, &wanted)?;
         let fault = |(index, error): (usize, Box<PlanError>)| {
             RunError::of_plan(self.resolved.stages[index].name.clone(), *error)
         };

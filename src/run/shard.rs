@@ -5,7 +5,13 @@ use super::{
     journal::{Journal, StageEntry},
 };
 use crate::plan::{Examined, Planner, StageResult, State};
-use sd3pipe_cache::Key;
+use sd3pipe_cache::{Key, Preimage};
+use sd3pipe_stages::{
+    action::Action,
+    error::StageError,
+    share::{Sharing, share},
+    work::Work,
+};
 use std::{collections::BTreeSet, fmt, time::Instant};
 
 /// One of so many shares. Where an action falls follows from its key alone, whatever else there is to do: shares are about as large as
@@ -26,7 +32,8 @@ impl Shard {
     /// Whether the action with this key falls to it.
     pub fn has(&self, key: &Key) -> bool {
         // A key is a digest: any of its bits are as good as drawn by lot.
-        let (start, _) = key.as_bytes().split_at(8);
+        let digest = key.digest();
+        let (start, _) = digest.as_bytes().split_at(8);
         let drawn = start.iter().fold(0, |drawn, byte| drawn << 8 | u64::from(*byte));
         drawn % u64::from(self.count) == u64::from(self.index)
     }
@@ -44,6 +51,37 @@ impl Runner<'_> {
         if self.options.shard.is_some() {
             wanted.retain(|index| self.resolved.stages[*index].stage.kind().is_by_item());
         }
+    }
+
+    /// Where this run makes a share: has the data read by one of the runs that begin together. The others wait for that, instead of
+    /// reading every file themselves to know its digest.
+    pub(super) fn read_once(&self, planner: &mut Planner<'_>, wanted: &BTreeSet<usize>) -> Result<(), RunError> {
+        for &index in wanted.iter().filter(|_| self.options.shard.is_some()) {
+            let stage = &self.resolved.stages[index];
+            let fault = |error| RunError::of_plan(stage.name.clone(), error);
+            if planner.is_read(index).map_err(fault)? {
+                continue;
+            }
+            let mut preimage = Preimage::new("read data", 1);
+            preimage.read("stage", &stage.stage).map_err(|error| fault(error.into()))?;
+            let action = Action::new(&stage.name, preimage);
+            let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
+            let sharing = Sharing { stage: &stage.name, chained: false, last: None, anew: true };
+            let mut read = Ok(());
+            let shared = share(&[action], vec![0], sharing, &mut work, &mut |_, _| {
+                read = planner.is_read(index).and_then(|is_read| match planner.data(index)? {
+                    data if is_read || data.kept => Ok(()),
+                    data => data.publish(&stage.name, self.store),
+                });
+                Ok(())
+            });
+            shared.map_err(|error| match error {
+                StageError::Interrupted => RunError::Interrupted,
+                error => fault(error.into()),
+            })?;
+            read.map_err(fault)?;
+        }
+        Ok(())
     }
 
     /// Where this run makes a share: carries out what falls to it of a stage's missing actions. Gives the stage as it is then; nothing if
