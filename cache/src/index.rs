@@ -53,7 +53,8 @@ const ALONE: Duration = Duration::from_secs(5);
 /// How often a reader tries to open the index, in all for a fifth of a second.
 const ATTEMPTS: u32 = 20;
 /// What a reader tells its user who would have to take back what a killed run has half written.
-const HALF_WRITTEN: &str = "a run was killed while it wrote to the index: nothing is known until the next run has put that right";
+const HALF_WRITTEN: &str =
+    "a run was killed while it wrote to the index: nothing is known until the next run has put that right";
 /// What a reader of a damaged index tells its user.
 pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
 

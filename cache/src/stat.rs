@@ -74,6 +74,11 @@ impl Fingerprint {
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// The file's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 impl Store {
@@ -110,11 +115,11 @@ impl Store {
 }
 
 impl FileDigests<'_> {
-    /// The digest of the file at `path`, if its metadata shows that it is still the file that was read.
-    pub fn known(&self, path: &Path, metadata: &Metadata) -> Option<Digest> {
+    /// The digest of the file at `path`, if what it is `now` shows that it is still the file that was read.
+    pub fn known(&self, path: &Path, now: &Fingerprint) -> Option<Digest> {
         let row = self.files.get(path.as_os_str().as_bytes())?;
         row.seen.store(true, Ordering::Relaxed);
-        row.trusts(&Fingerprint::of(metadata)).then_some(row.digest)
+        row.trusts(now).then_some(row.digest)
     }
 
     /// The digest of the file's bytes: as known, or else by reading it. A file that changes meanwhile is read again.
@@ -122,7 +127,7 @@ impl FileDigests<'_> {
     /// # Errors
     /// A file that cannot be read, or that does not stop changing.
     pub fn digest(&mut self, path: &Path) -> io::Result<Digest> {
-        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+        if let Some(digest) = self.known(path, &Fingerprint::of(&fs::metadata(path)?)) {
             return Ok(digest);
         }
         for attempt in 0..ATTEMPTS {
@@ -145,7 +150,7 @@ impl FileDigests<'_> {
         path: &Path,
         compute: impl FnOnce(&File) -> io::Result<Digest>,
     ) -> io::Result<Digest> {
-        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+        if let Some(digest) = self.known(path, &Fingerprint::of(&fs::metadata(path)?)) {
             return Ok(digest);
         }
         self.read(path, compute)?.ok_or_else(|| changing(path))

@@ -180,7 +180,8 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
         .stages
         .iter()
         .map(|stage| {
-            let of_all = |done| format!("{} of {}", text::count(done), stage.actions.map_or(String::new(), text::count));
+            let of_all =
+                |done| format!("{} of {}", text::count(done), stage.actions.map_or(String::new(), text::count));
             let (word, amount) = match (stage.executed.len(), stage.actions, stage.left) {
                 (0, _, Some(left)) => ("left", format!("{} to other shards", of_all(left))),
                 (done, _, Some(left)) => {

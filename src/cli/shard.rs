@@ -22,7 +22,8 @@ fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, 
         return first.parse().ok().zip(count).and_then(|(number, count)| Shard::new(number, count)).ok_or_else(wrong);
     }
     let (index, count) = if let Some(id) = number("SLURM_ARRAY_TASK_ID")? {
-        let of_array = |name: &str| number(name)?.ok_or_else(|| format!("SLURM_ARRAY_TASK_ID is set, and {name} is not"));
+        let of_array =
+            |name: &str| number(name)?.ok_or_else(|| format!("SLURM_ARRAY_TASK_ID is set, and {name} is not"));
         let [least, most, step, tasks] = [
             of_array("SLURM_ARRAY_TASK_MIN")?,
             of_array("SLURM_ARRAY_TASK_MAX")?,
@@ -30,7 +31,9 @@ fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, 
             of_array("SLURM_ARRAY_TASK_COUNT")?,
         ];
         if most.saturating_sub(least) / step + 1 != tasks || !(least..=most).contains(&id) {
-            return Err("the array has gaps, which tells nobody how many shards there are: name the shard, as `2/8`".to_owned());
+            return Err(
+                "the array has gaps, which tells nobody how many shards there are: name the shard, as `2/8`".to_owned()
+            );
         }
         if count.is_some_and(|count| count != tasks) {
             return Err(format!("the array has {tasks} tasks"));
@@ -43,7 +46,8 @@ fn read(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Shard, 
         let unset = "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set: name the shard, as `2/8`";
         return Err(unset.to_owned());
     };
-    Shard::new(index.saturating_add(1), count).ok_or_else(|| format!("there is no shard {} of {count}", index.saturating_add(1)))
+    Shard::new(index.saturating_add(1), count)
+        .ok_or_else(|| format!("there is no shard {} of {count}", index.saturating_add(1)))
 }
 
 /// Refuses stages that no share is made of.
@@ -66,11 +70,18 @@ mod tests {
     use super::*;
 
     fn shard(text: &str, variables: &[(&str, &str)]) -> Result<String, String> {
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         read(text, variable).map(|shard| shard.to_string())
     }
 
-    fn slurm<'v>(id: &'v str, least: &'v str, most: &'v str, step: &'v str, count: &'v str) -> [(&'static str, &'v str); 5] {
+    fn slurm<'v>(
+        id: &'v str,
+        least: &'v str,
+        most: &'v str,
+        step: &'v str,
+        count: &'v str,
+    ) -> [(&'static str, &'v str); 5] {
         [
             ("SLURM_ARRAY_TASK_ID", id),
             ("SLURM_ARRAY_TASK_MIN", least),

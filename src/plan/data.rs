@@ -34,8 +34,6 @@ pub struct Data {
     pub images: usize,
     /// What is worth saying of the data; only when the items were made anew.
     pub report: Option<DataReport>,
-    /// Every file that was looked at, as it was.
-    pub files: Vec<(PathBuf, Fingerprint)>,
     scan: Scan,
     memo: Option<Vec<u8>>,
 }
@@ -81,7 +79,6 @@ impl Data {
         }
         let preimage = preimage(stage, &scan, &digests)?;
         let images = scan.found.len();
-        let files = fingerprints(&scan);
         let key = preimage.key();
         let look_up = || match store {
             Some(store) => store.outputs(&key).map(Option::unwrap_or_default),
@@ -95,13 +92,23 @@ impl Data {
         }
         if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
-            return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });
+            return Ok(Self { preimage, result, kept: true, images, report: None, scan, memo: None });
         }
         let before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
         let (made, memo) = make(stage, &scan, &digests, before)?;
         let report = Some(DataReport::new(&made, &scan));
         let result = StageResult::in_memory(made.items.to_json()?);
-        Ok(Self { preimage, result, kept: false, images, report, files, scan, memo: Some(serde_json::to_vec(&memo)?) })
+        Ok(Self { preimage, result, kept: false, images, report, scan, memo: Some(serde_json::to_vec(&memo)?) })
+    }
+
+    /// Every file that was looked at, as it was.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
+        fn of(found: &Found) -> impl Iterator<Item = (&Path, &Fingerprint)> {
+            let caption = found.caption.as_deref().zip(found.caption_state.as_ref());
+            let mask = found.mask.as_ref().map(|(path, state)| (path.as_path(), state));
+            [Some((found.image.as_path(), &found.image_state)), caption, mask].into_iter().flatten()
+        }
+        self.scan.found.iter().flat_map(of)
     }
 
     /// The files of every item's picture.
@@ -194,15 +201,6 @@ impl Memo {
     }
 }
 
-fn fingerprints(scan: &Scan) -> Vec<(PathBuf, Fingerprint)> {
-    let of = |found: &Found| {
-        let caption = found.caption.clone().zip(found.caption_metadata.as_ref().map(Fingerprint::of));
-        let mask = found.mask.as_ref().map(|(path, metadata)| (path.clone(), Fingerprint::of(metadata)));
-        [Some((found.image.clone(), Fingerprint::of(&found.image_metadata))), caption, mask]
-    };
-    scan.found.iter().flat_map(of).flatten().collect()
-}
-
 /// The digests of an item's files.
 struct Digests {
     image: Digest,
@@ -233,12 +231,12 @@ fn digests_of(
     remembered: &mut [(PathBuf, FileDigests<'_>)],
     read: bool,
 ) -> Result<Option<Vec<Digests>>, PlanError> {
-    let mut digest = |path: &Path, metadata: &std::fs::Metadata| -> Result<Option<Digest>, PlanError> {
+    let mut digest = |path: &Path, state: &Fingerprint| -> Result<Option<Digest>, PlanError> {
         let cache = match &mut *remembered {
             [(_, only)] => Some(only),
             several => several.iter_mut().find(|(root, _)| path.starts_with(root)).map(|(_, cache)| cache),
         };
-        let known = cache.as_ref().and_then(|cache| cache.known(path, metadata));
+        let known = cache.as_ref().and_then(|cache| cache.known(path, state));
         if known.is_some() || !read {
             return Ok(known);
         }
@@ -250,13 +248,13 @@ fn digests_of(
     };
     let mut all = Vec::with_capacity(scan.found.len());
     for found in &scan.found {
-        let mut optional = |file: Option<(&PathBuf, &std::fs::Metadata)>| match file {
-            Some((path, metadata)) => Ok(digest(path, metadata)?.map(Some)),
+        let mut optional = |file: Option<(&Path, &Fingerprint)>| match file {
+            Some((path, state)) => Ok(digest(path, state)?.map(Some)),
             None => Ok::<_, PlanError>(Some(None)),
         };
-        let caption = optional(found.caption.as_ref().zip(found.caption_metadata.as_ref()))?;
-        let mask = optional(found.mask.as_ref().map(|(path, metadata)| (path, metadata)))?;
-        let image = digest(&found.image, &found.image_metadata)?;
+        let caption = optional(found.caption.as_deref().zip(found.caption_state.as_ref()))?;
+        let mask = optional(found.mask.as_ref().map(|(path, state)| (path.as_path(), state)))?;
+        let image = digest(&found.image, &found.image_state)?;
         let (Some(image), Some(caption), Some(mask)) = (image, caption, mask) else { return Ok(None) };
         all.push(Digests { image, caption, mask });
     }

@@ -387,9 +387,8 @@ impl Runner<'_> {
             let same = std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before);
             (!same).then(|| path.to_owned())
         };
-        let data =
-            planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
         let weights = planner.weight_files();
+        let data = planner.all_data().flat_map(|(_, data)| data.files());
         let weights = weights.iter().map(|(path, before)| (path.as_path(), before));
         let paths: BTreeSet<PathBuf> = data.chain(weights).filter_map(changed).collect();
         if paths.is_empty() || planner.inputs_are_equal().unwrap_or(false) {

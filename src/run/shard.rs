@@ -106,8 +106,7 @@ impl Runner<'_> {
         };
         planner.unforce(index);
         let stage = &self.resolved.stages[index];
-        let after =
-            planner.examine(index, results).map_err(|error| RunError::of_plan(stage.name.clone(), error))?;
+        let after = planner.examine(index, results).map_err(|error| RunError::of_plan(stage.name.clone(), error))?;
         let left = match &after.state {
             State::Run { missing, .. } => Some(missing.len()),
             _ => None,

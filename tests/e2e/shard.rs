@@ -93,13 +93,25 @@ fn schedulers_say_which_shard_a_run_is() {
     shard("auto/2", &[("JOB_COMPLETION_INDEX", "1")]).succeeds();
     assert!(space.planned(&["--until", "latents"]).is_empty());
     shard("auto", &[]).fails(2, &["neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set"]);
-    space.run_with(&["--shard", "1/2", "--until", "train"]).fails(2, &["`train` is made as a whole", "captions, text, latents"]);
+    space
+        .run_with(&["--shard", "1/2", "--until", "train"])
+        .fails(2, &["`train` is made as a whole", "captions, text, latents"]);
 }
 
 #[test]
 fn submit_prints_the_jobs_that_it_would_submit() {
     let space = TestSpace::small();
-    let submit = ["submit", "--slurm", "test.ron", "--shards", "8", "--set", "train.epochs=3", "--set", "sample.prompts=[\"two words\"]"];
+    let submit = [
+        "submit",
+        "--slurm",
+        "test.ron",
+        "--shards",
+        "8",
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "sample.prompts=[\"two words\"]",
+    ];
     let more = ["--store", "shared store", "--dry-run", "--", "--partition=gpu", "--comment=it's"];
     let printed = space.call(&[&submit[..], &more].concat()).succeeds().stdout;
     let program = program().canonicalize().expect("the program");
@@ -140,7 +152,10 @@ echo "submitted $shards, an array of 8 shards, and ${{rest%%;*}}, which does the
 #[test]
 fn submit_hands_both_jobs_over_or_none() {
     let space = TestSpace::small();
-    space.write("bin/sbatch", "#!/bin/sh\necho \"$@\" >> calls\ncase \"$*\" in *afterok*) exit $REST;; esac\necho '17;cluster'\n");
+    space.write(
+        "bin/sbatch",
+        "#!/bin/sh\necho \"$@\" >> calls\ncase \"$*\" in *afterok*) exit $REST;; esac\necho '17;cluster'\n",
+    );
     space.write("bin/scancel", "#!/bin/sh\necho scancel \"$@\" >> calls\n");
     for name in ["sbatch", "scancel"] {
         let mut rights = std::fs::metadata(space.path(&format!("bin/{name}"))).expect("a file").permissions();

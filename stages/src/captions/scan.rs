@@ -2,8 +2,8 @@
 
 use super::error::{CaptionsError, ScanFault};
 use super::parameters::{Captions, Dataset, Masks};
+use sd3pipe_cache::Fingerprint;
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map::Entry};
-use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
@@ -31,11 +31,11 @@ pub struct Found {
     /// The class of its folder; may be empty.
     pub class: String,
     /// Of the image file, taken during the walk.
-    pub image_metadata: Metadata,
+    pub image_state: Fingerprint,
     /// Of the caption file, taken during the walk.
-    pub caption_metadata: Option<Metadata>,
+    pub caption_state: Option<Fingerprint>,
     /// The file with its mask, if there is one, and what the walk found out about it.
-    pub mask: Option<(PathBuf, Metadata)>,
+    pub mask: Option<(PathBuf, Fingerprint)>,
     /// The dataset that it is of, by its place in `data`.
     pub dataset: usize,
 }
@@ -54,7 +54,7 @@ struct File {
     /// Path below the dataset's folder, `/` between folders.
     relative: String,
     path: PathBuf,
-    metadata: Metadata,
+    state: Fingerprint,
 }
 
 /// Lists the images of all datasets with their caption files. `root` is the folder that relative paths start from.
@@ -74,13 +74,15 @@ pub fn walk(parameters: &Captions, root: &Path) -> Result<Scan, CaptionsError> {
     for (index, dataset) in parameters.data.iter().enumerate() {
         for mut found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
             found.dataset = index;
-            match owners.get(&found.id) {
-                Some(owner) => shared.entry((*owner, index)).or_default().push(found.id),
-                None => {
-                    owners.insert(found.id.clone(), index);
-                    scan.found.push(found);
+            // The files of one folder have paths of their own.
+            if parameters.data.len() > 1 {
+                if let Some(owner) = owners.get(&found.id) {
+                    shared.entry((*owner, index)).or_default().push(found.id);
+                    continue;
                 }
+                owners.insert(found.id.clone(), index);
             }
+            scan.found.push(found);
         }
     }
     let folder = |index: usize| parameters.data.get(index).map(|dataset| root.join(&dataset.path)).unwrap_or_default();
@@ -161,16 +163,16 @@ fn walk_dataset(
         });
         let mask = masks.get(split_extension(&image.relative).0).map(|file| {
             used.insert(&file.path);
-            (file.path.clone(), file.metadata.clone())
+            (file.path.clone(), file.state)
         });
         found.push(Found {
             id: name(&image.relative),
             mask,
             dataset: 0,
             caption: caption.map(|file| file.path.clone()),
-            caption_metadata: caption.map(|file| file.metadata.clone()),
+            caption_state: caption.map(|file| file.state),
             image: image.path,
-            image_metadata: image.metadata,
+            image_state: image.state,
             repeats,
             class,
         });
@@ -258,7 +260,10 @@ fn list(
             continue;
         }
         match entry.metadata() {
-            Ok(metadata) => files.push(File { relative, path: entry.into_path(), metadata }),
+            Ok(metadata) => {
+                let state = Fingerprint::of(&metadata);
+                files.push(File { relative, path: entry.into_path(), state });
+            }
             Err(error) => faults.push(walk_fault(folder, error)),
         }
     }
