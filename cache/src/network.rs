@@ -118,7 +118,9 @@ mod tests {
         // More than fits into memory: pages go to the file before the commit.
         transaction.execute("DELETE FROM records", []).unwrap();
         let insert = "INSERT INTO runs (pipeline, started, outcome, document) VALUES ('x', 0, 'x', ?1)";
-        (0..100).for_each(|_| drop(transaction.execute(insert, ["x".repeat(4000)]).unwrap()));
+        for _ in 0..100 {
+            transaction.execute(insert, ["x".repeat(4000)]).unwrap();
+        }
         for name in ["index.sqlite", "index.sqlite-journal"] {
             fs::copy(folder.path().join(name), killed.path().join(name)).unwrap();
         }

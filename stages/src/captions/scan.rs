@@ -14,8 +14,9 @@ pub const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 /// A folder's number above this is a year or an index, not repeats.
 const MOST_FOLDER_REPEATS: u32 = 1000;
 
-/// Files and folders below a dataset's folder at most. Links make more of few: two in each of twenty folders lead to a million.
-const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 2_000_000 };
+/// Files and folders below a dataset's folder at most: two million images with captions. Links make more of few: two in each of twenty
+/// folders lead to a million.
+const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 5_000_000 };
 
 /// One image file and its caption file as found on disk, before any is read.
 #[derive(Clone, Debug)]
@@ -116,10 +117,10 @@ fn walk_dataset(
         _ => None,
     };
     let mut images = Vec::new();
-    // By path without its ending: the caption files with their places in `extensions`, the first place first.
-    let mut captions: HashMap<String, Vec<(usize, File, bool)>> = HashMap::new();
+    // The caption files with their places in `extensions`.
+    let mut captions = Vec::new();
     for file in list(&folder, mask_folder.as_deref(), unused, &name, faults) {
-        let (stem, extension) = split_extension(&file.relative);
+        let (_, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
             if file.relative.contains(char::is_control) {
                 faults.push(ScanFault::ControlInName { path: file.path.clone() });
@@ -127,20 +128,32 @@ fn walk_dataset(
             images.push(file);
         } else if let Some(place) = parameters.extensions.iter().position(|known| known.eq_ignore_ascii_case(extension))
         {
-            captions.entry(stem.to_owned()).or_default().push((place, file, false));
+            captions.push((place, file));
         } else {
             unused.push(name(&file.relative));
         }
     }
-    for candidates in captions.values_mut() {
-        candidates.sort_by(|one, other| (one.0, &one.1.relative).cmp(&(other.0, &other.1.relative)));
+    // In order and not in a map, as they come nearly in order: that is sorted, searched and freed in no time.
+    fn stem(file: &File) -> &str {
+        split_extension(&file.relative).0
     }
+    images.sort_by(|one, other| one.relative.cmp(&other.relative));
+    captions.sort_by(|(place, one), (other_place, other)| {
+        (stem(one), place, &one.relative).cmp(&(stem(other), other_place, &other.relative))
+    });
+    captions.dedup_by(|(_, file), (_, first)| {
+        let same = stem(file) == stem(first);
+        if same {
+            unused.push(name(&file.relative));
+        }
+        same
+    });
     if images.is_empty() && faults.len() == faults_before {
         faults.push(ScanFault::NoImage { path: folder.clone() });
     }
 
     let masks = mask_folder.map(|folder| walk_masks(&folder, unused, faults)).unwrap_or_default();
-    let mut used = HashSet::new();
+    let (mut used, mut used_captions) = (HashSet::new(), vec![false; captions.len()]);
     let mut subfolders: HashMap<String, (u32, String)> = HashMap::new();
     let mut found = Vec::with_capacity(images.len());
     for image in images {
@@ -155,18 +168,16 @@ fn walk_dataset(
                 }
             },
         };
-        let caption =
-            captions.get_mut(split_extension(&image.relative).0).and_then(|candidates| candidates.first_mut());
-        let caption = caption.map(|(_, file, used)| {
-            *used = true;
-            &*file
+        let caption = captions.binary_search_by(|(_, file)| stem(file).cmp(stem(&image))).ok().map(|at| {
+            used_captions[at] = true;
+            &captions[at].1
         });
-        let mask = masks.get(split_extension(&image.relative).0).map(|file| {
+        let mask = masks.get(stem(&image)).map(|file| {
             used.insert(&file.path);
             (file.path.clone(), file.state)
         });
         found.push(Found {
-            id: name(&image.relative),
+            id: if dataset.name.is_empty() { image.relative } else { name(&image.relative) },
             mask,
             dataset: 0,
             caption: caption.map(|file| file.path.clone()),
@@ -177,8 +188,8 @@ fn walk_dataset(
             class,
         });
     }
-    let without_image = captions.into_values().flatten().filter(|(_, _, used)| !used);
-    unused.extend(without_image.map(|(_, file, _)| name(&file.relative)));
+    let without_image = captions.iter().zip(&used_captions).filter(|(_, used)| !**used);
+    unused.extend(without_image.map(|((_, file), _)| name(&file.relative)));
     unused.extend(masks.values().filter(|file| !used.contains(&file.path)).map(|file| mask_name(&file.relative)));
     found
 }
@@ -204,7 +215,7 @@ fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFaul
     masks
 }
 
-/// The files below `folder` that are not hidden, in no order, but for those in the folder `without`.
+/// The files below `folder` that are not hidden, folder by folder in the order of their names, but for those in the folder `without`.
 fn list(
     folder: &Path,
     without: Option<&Path>,
@@ -213,7 +224,7 @@ fn list(
     faults: &mut Vec<ScanFault>,
 ) -> Vec<File> {
     let mut files = Vec::new();
-    let mut entries = WalkDir::new(folder).follow_links(true).into_iter();
+    let mut entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let (mut count, faults_before) = (0, faults.len());
     while let Some(entry) = entries.next() {
         count += 1;
