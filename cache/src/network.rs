@@ -40,8 +40,8 @@ pub(crate) fn is_network(_: &Path) -> bool {
     false
 }
 
-/// The rollback journal that is emptied after each commit, and not removed.
-const ROLLBACK: &str = "truncate";
+/// The journal mode in which every connection is that finds an index not to be in WAL mode.
+const ROLLBACK: &str = "delete";
 
 /// How an index is to keep its journal where it lies.
 pub(crate) fn journal_mode(path: &Path) -> &'static str {

@@ -76,7 +76,7 @@ fn processes_share_an_index_with_a_rollback_journal() {
     let folder = tempfile::tempdir().unwrap();
     drop(Store::open(folder.path()).unwrap());
     let index = rusqlite::Connection::open(folder.path().join("index.sqlite")).unwrap();
-    index.pragma_update(None, "journal_mode", "truncate").unwrap();
+    index.pragma_update(None, "journal_mode", "delete").unwrap();
     drop(index);
     let mut writers: Vec<Child> = (0..4).map(|_| spawn("make some", folder.path())).collect();
     while !writers.iter_mut().all(|writer| writer.try_wait().unwrap().is_some()) {
@@ -89,7 +89,7 @@ fn processes_share_an_index_with_a_rollback_journal() {
     assert!(spawn("read", folder.path()).wait().unwrap().success());
     let index = rusqlite::Connection::open(folder.path().join("index.sqlite")).unwrap();
     let mode: String = index.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
-    assert_eq!(mode, "truncate");
+    assert_eq!(mode, "delete");
 }
 
 /// Every record that there is names objects that are there and right.
