@@ -9,6 +9,13 @@
 //! long training that publishes a few rows an hour may never cause, and a power cut would then lose hours of published
 //! epochs. One more sync a publish costs milliseconds.
 //!
+//! # Several machines
+//!
+//! In WAL mode processes share memory, which only those of one machine can. On a file system that others may use (network.rs)
+//! the index has a rollback journal instead, which needs no more than locks on ranges of the file; there a commit takes
+//! two syncs more, and readers wait while one is written. An index that was made elsewhere is changed when it is first
+//! opened to write by somebody who is alone with it. A reader goes by what the file's header says.
+//!
 //! # Damage
 //!
 //! SQLite has no checksums in its pages. Damage to its structure is reported by SQLite; damage within a row's content
@@ -33,6 +40,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use crate::files::{index_step, step, sync_folder};
 use crate::layout::Layout;
 use crate::lock::open_lock_file;
+use crate::network::{is_half_written, is_network, journal_mode, leave_wal, rolls_back};
 use crate::store::random;
 use crate::{StoreError, schema};
 
@@ -44,6 +52,9 @@ const BUSY: Duration = Duration::from_secs(60);
 const ALONE: Duration = Duration::from_secs(5);
 /// How often a reader tries to open the index, in all for a fifth of a second.
 const ATTEMPTS: u32 = 20;
+/// What a reader tells its user who would have to take back what a killed run has half written.
+const HALF_WRITTEN: &str =
+    "a run was killed while it wrote to the index: nothing is known until the next run has put that right";
 /// What a reader of a damaged index tells its user.
 pub(crate) const UNKNOWN: &str = "the index is damaged: nothing is known until the next run makes it anew";
 
@@ -64,6 +75,8 @@ type FileIdentity = (u64, u64);
 /// What opening the file came to.
 enum Opened {
     Sound(Connection, FileIdentity),
+    /// Sound, but in WAL mode where several machines may come.
+    OfOneMachine,
     Absent,
     Damaged,
 }
@@ -110,9 +123,12 @@ impl Index {
         loop {
             let lock = open_lock_file(&lock_path)?;
             lock.lock_shared().map_err(StoreError::lock(&lock_path))?;
-            if let Opened::Sound(connection, file) = open()? {
-                return Ok(Index { connection, _lock: Some(lock), file: Some(file), damaged: None });
-            }
+            let of_one_machine = match open()? {
+                Opened::Sound(connection, file) => {
+                    return Ok(Index { connection, _lock: Some(lock), file: Some(file), damaged: None });
+                }
+                opened => matches!(opened, Opened::OfOneMachine),
+            };
             lock.unlock().map_err(StoreError::lock(&lock_path))?;
             match lock.try_lock() {
                 Ok(()) => {
@@ -123,11 +139,13 @@ impl Index {
                             "the index was damaged: moved to quarantine; what it knew will be made again".to_owned(),
                         );
                     }
-                    if let Opened::Absent = open()? {
-                        create(layout)?;
+                    match open()? {
+                        Opened::Absent => create(layout)?,
+                        Opened::OfOneMachine => leave_wal(&index_path).map_err(failed(&index_path))?,
+                        Opened::Sound(..) | Opened::Damaged => {}
                     }
                 }
-                Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                Err(fs::TryLockError::WouldBlock) if !of_one_machine && Instant::now() >= deadline => {
                     notices.push(
                         "the index is damaged, and another run has it open: this run's results will not be remembered \
                          unless that one ends first"
@@ -159,6 +177,10 @@ impl Index {
                 Ok(Some(connection)) => return Ok(Index { connection, _lock: lock, file: Some(file), damaged: None }),
                 Ok(None) | Err(_) if attempt < ATTEMPTS => thread::sleep(Duration::from_millis(10)),
                 Ok(None) => break,
+                Err(reason) if is_half_written(&reason) => {
+                    notices.push(HALF_WRITTEN.to_owned());
+                    return Index::in_memory(Some(file)).map_err(failed(&path));
+                }
                 Err(reason) => return Err(StoreError::Index { path, reason }),
             }
         }
@@ -202,7 +224,7 @@ pub(crate) fn corrupt() -> rusqlite::Error {
 }
 
 /// SQLite's error, whether it came from running a statement or from preparing one.
-fn failure(error: &rusqlite::Error) -> Option<&rusqlite::ffi::Error> {
+pub(crate) fn failure(error: &rusqlite::Error) -> Option<&rusqlite::ffi::Error> {
     match error {
         rusqlite::Error::SqlInputError { error, .. } => Some(error),
         other => other.sqlite_error(),
@@ -237,6 +259,7 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
         Ok(sound && unless_missing(schema::complete(&connection).map(|()| true))?)
     });
     match sound {
+        Ok(true) if is_network(path) && rolls_back(path) == Some(false) => Ok(Opened::OfOneMachine),
         Ok(true) => Ok(Opened::Sound(connection, file)),
         Ok(false) => Ok(Opened::Damaged),
         Err(error) if is_damage(&error) => Ok(Opened::Damaged),
@@ -247,7 +270,7 @@ fn open_file(path: &Path, damaged: Option<FileIdentity>) -> Result<Opened, Store
 /// A reader that writes nothing. Without a journal the file alone is the database, and SQLite is told that it does not
 /// change, or else it would create a journal. With one (a run is at it, or was killed) SQLite reads both; it then gets
 /// at the journal's index, the `-shm` file, for reading only, and makes one in memory where nobody keeps it current.
-/// Nothing if the file is damaged.
+/// Nothing if the file is damaged. A file with a rollback journal is read under SQLite's own lock, which writes nothing.
 fn open_file_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
     let journal = fs::metadata(with_suffix(path, "-wal")).is_ok_and(|metadata| metadata.len() > 0);
     let mut uri = String::from("file:");
@@ -258,6 +281,7 @@ fn open_file_read_only(path: &Path) -> rusqlite::Result<Option<Connection>> {
         }
     }
     uri.push_str(match journal && identity(&with_suffix(path, "-shm")).is_some() {
+        _ if rolls_back(path) == Some(true) => "?mode=ro",
         true => "?mode=ro&readonly_shm=1",
         false => "?immutable=1",
     });
@@ -278,7 +302,7 @@ fn create(layout: &Layout) -> Result<(), StoreError> {
     let filled = index_step("index.create", || {
         let mut connection = Connection::open(&temporary)?;
         configure(&connection)?;
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "journal_mode", journal_mode(&temporary))?;
         let transaction = connection.transaction()?;
         schema::create(&transaction)?;
         transaction.commit()?;
@@ -294,7 +318,7 @@ fn create(layout: &Layout) -> Result<(), StoreError> {
     sync_folder("index.folder", layout.root()).map_err(StoreError::write(layout.root()))
 }
 
-fn configure(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(32);
     connection.pragma_update(None, "synchronous", "full")?;

@@ -16,7 +16,8 @@ pub(crate) struct Layout {
 impl Layout {
     /// What the root may hold.
     pub(crate) const FOLDERS: [&str; 6] = ["objects", "work", "tmp", "quarantine", "locks", "pins"];
-    pub(crate) const FILES: [&str; 4] = ["FORMAT", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"];
+    pub(crate) const FILES: [&str; 5] =
+        ["FORMAT", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal"];
 
     /// That of the store at `root`, whatever is there.
     pub(crate) fn at(root: &Path) -> Result<Layout, StoreError> {

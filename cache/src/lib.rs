@@ -21,6 +21,7 @@ mod layout;
 mod live;
 mod lock;
 mod making;
+mod network;
 mod object;
 mod pin;
 mod record;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::time::SystemTime;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::files::step;
 use crate::layout::Layout;
@@ -49,14 +49,21 @@ impl Store {
     pub fn rely(&self, stage: &Key, actions: &[Key]) -> Result<(), StoreError> {
         let Some(run) = lock(&self.live).last().map(|(run, _)| *run) else { return Ok(()) };
         let run = i64::try_from(run).unwrap_or(i64::MAX);
-        let keys = actions.iter().flat_map(|key| *key.as_bytes()).collect();
-        let sealed = seal(&[&run.to_le_bytes(), stage.as_bytes()], keys);
+        let keys: Vec<u8> = actions.iter().flat_map(|key| *key.as_bytes()).collect();
         // A stage that is found whole after it was made says nothing new of its actions.
         let insert = match actions {
             [] => "INSERT OR IGNORE INTO reliances VALUES (?1, ?2, ?3)",
             _ => "INSERT OR REPLACE INTO reliances VALUES (?1, ?2, ?3)",
         };
-        self.with_index(|index| index.prepare_cached(insert)?.execute(params![run, stage.as_bytes(), sealed]).map(drop))
+        self.with_index(|index| {
+            let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // What another run has written down of the stage holds for this one too: many that make a share each list a million once.
+            let listed = !keys.is_empty() && is_listed(&transaction, stage, &keys)?;
+            let keys = if listed { Vec::new() } else { keys.clone() };
+            let sealed = seal(&[&run.to_le_bytes(), stage.as_bytes()], keys);
+            transaction.prepare_cached(insert)?.execute(params![run, stage.as_bytes(), sealed])?;
+            transaction.commit()
+        })
     }
 
     /// Marks a run as live until [`Store::end_live`], or until this store or its process is gone. Under the gate.
@@ -153,6 +160,19 @@ impl Reliances {
     }
 }
 
+/// Whether a run has written down a stage with just these actions.
+fn is_listed(index: &Connection, stage: &Key, keys: &[u8]) -> rusqlite::Result<bool> {
+    let mut statement = index.prepare_cached("SELECT run, actions FROM reliances WHERE stage = ?1")?;
+    let mut rows = statement.query([stage.as_bytes()])?;
+    while let Some(row) = rows.next()? {
+        let (run, sealed): (i64, _) = (row.get(0)?, row.get_ref(1)?.as_blob()?);
+        if unseal(&[&run.to_le_bytes(), stage.as_bytes()], sealed) == Some(keys) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn parse(row: &Row<'_>) -> Option<(u64, Key, Vec<Key>)> {
     let run: i64 = row.get(0).ok()?;
     let stage = Key::from_bytes(row.get(1).ok()?);
@@ -161,12 +181,12 @@ fn parse(row: &Row<'_>) -> Option<(u64, Key, Vec<Key>)> {
     Some((run.unsigned_abs(), stage, keys.iter().map(|key| Key::from_bytes(*key)).collect()))
 }
 
-/// Drops what runs wrote down that are not in `kept`, unless the stage has a record still.
+/// Drops what runs wrote down that are not in `kept`, unless the stage has a record still, or one that is kept relies on it too.
 pub(crate) fn drop_reliances(index: &Connection, kept: impl Iterator<Item = u64>) -> rusqlite::Result<()> {
-    let kept: Vec<String> = kept.map(|run| run.to_string()).collect();
+    let kept = kept.map(|run| run.to_string()).collect::<Vec<_>>().join(",");
     let delete = format!(
-        "DELETE FROM reliances WHERE run NOT IN ({}) AND stage NOT IN (SELECT key FROM records)",
-        kept.join(",")
+        "DELETE FROM reliances WHERE run NOT IN ({kept}) AND stage NOT IN (SELECT key FROM records)
+            AND stage NOT IN (SELECT stage FROM reliances WHERE run IN ({kept}))"
     );
     index.execute(&delete, []).map(drop)
 }

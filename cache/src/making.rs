@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::files::step;
 use crate::layout::Layout;
 use crate::lock::{open_lock_file, sign};
+use crate::network::is_network;
 use crate::{Key, Store, StoreError};
 
 /// What the names of the lists begin with.
@@ -64,6 +65,10 @@ impl Store {
             file.try_lock().map_err(|error| StoreError::Lock { path: path.clone(), reason: error.into() })?;
             let keys: String = making.keys.iter().map(|key| format!("{key}\n")).collect();
             sign(&file, &keys).map_err(StoreError::write(&path))?;
+            if is_network(&path) {
+                // Other machines see what a file holds that stays open only once it has been sent.
+                file.sync_data().map_err(StoreError::write(&path))?;
+            }
             making.list = Some((path, file));
         }
         Ok(making)

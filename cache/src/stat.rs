@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,19 +22,21 @@ use crate::seal::{seal, unseal};
 use crate::{Digest, Store, StoreError};
 
 /// How old times must be to be trusted: the coarsest grain among file systems, that of FAT.
-const RACY: i128 = 2_000_000_000;
+const RACY: i64 = 2_000_000_000;
 /// How often a file is read again that changes while it is read.
 const ATTEMPTS: u32 = 8;
 
 /// What tells one state of a file from another without reading it.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub struct Fingerprint {
+    /// 0 where the number is drawn anew with each mount, as that of a network file system is on each machine: there the
+    /// others have to do, and do, since the ctime is the server's.
     device: u64,
     inode: u64,
     size: u64,
     /// In nanoseconds since 1970, as all times here.
-    modified: i128,
-    changed: i128,
+    modified: i64,
+    changed: i64,
 }
 
 /// The digests of the files below one folder, in one aspect: of their bytes, of certain tensors in them, and so on.
@@ -44,33 +46,52 @@ pub struct Fingerprint {
 pub struct FileDigests<'s> {
     store: &'s Store,
     aspect: String,
-    files: HashMap<Box<[u8]>, Row>,
+    /// What was loaded, in the order of the paths, which lie one behind another in `paths`. A million files in a hash map would be
+    /// a million allocations, and as many jumps through memory for who asks for one after another.
+    loaded_rows: Vec<Loaded>,
+    paths: Vec<u8>,
+    /// Behind the row that was asked for last: files are mostly asked for in the order of their paths.
+    next: AtomicUsize,
+    /// What was not loaded but learned.
+    learned: HashMap<Box<[u8]>, Row>,
     /// When this was loaded. Every look at a file comes later, so this is the time that rows are recorded with: the
     /// racy window then covers the time from the look to the reading too.
-    loaded: i128,
+    loaded: i64,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    /// Where its path ends in `paths`.
+    end: usize,
+    row: Row,
+    /// Asked for since loading; what never is, is dropped.
+    seen: AtomicBool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) fingerprint: Fingerprint,
-    recorded: i128,
+    recorded: i64,
     digest: Digest,
-    /// Asked for since loading; what never is, is dropped.
-    seen: AtomicBool,
-    new: bool,
 }
 
 impl Fingerprint {
     /// Of the file that the metadata is of.
     pub fn of(metadata: &Metadata) -> Fingerprint {
-        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        // Beyond 292 years from 1970 it is the last that there is.
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Fingerprint {
-            device: metadata.dev(),
+            device: if rustix::fs::major(metadata.dev()) == 0 { 0 } else { metadata.dev() },
             inode: metadata.ino(),
             size: metadata.size(),
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
+    }
+
+    /// The file's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 }
 
@@ -81,38 +102,72 @@ impl Store {
     /// # Errors
     /// An index that cannot be read, for another reason than damage.
     pub fn digests(&self, aspect: &str, root: &Path) -> Result<FileDigests<'_>, StoreError> {
-        let loaded = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+        let loaded = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
         let mut exact = root.as_os_str().as_bytes();
         while let Some(shorter) = exact.strip_suffix(b"/") {
             exact = shorter;
         }
         // All that begins with `root/` lies between that and `root0`: 0 is the character after the slash.
         let (from, below) = ([exact, b"/"].concat(), [exact, b"0"].concat());
-        let query = "SELECT path, entry FROM files WHERE aspect = ?1 AND path = ?2
-            UNION ALL SELECT path, entry FROM files WHERE aspect = ?1 AND path >= ?3 AND path < ?4";
-        let files = self.with_index(|index| {
-            let mut files = HashMap::new();
-            let mut statement = index.prepare_cached(query)?;
-            let mut rows = statement.query(params![aspect, exact, from, below])?;
-            while let Some(row) = rows.next()? {
-                if let (Ok(path), Ok(entry)) = (row.get_ref(0)?.as_blob(), row.get_ref(1)?.as_blob())
-                    && let Some(known) = unseal(&[aspect.as_bytes(), path], entry).and_then(Row::decode)
-                {
-                    files.insert(Box::from(path), known);
+        let ranges = [(exact, "path = ?2 AND ?3 IS NULL", None), (&from[..], "path >= ?2 AND path < ?3", Some(&below))];
+        let (loaded_rows, paths) = self.with_index(|index| {
+            let (mut found, mut paths) = (Vec::new(), Vec::new());
+            for (from, range, below) in ranges {
+                let query = format!("SELECT path, entry FROM files WHERE aspect = ?1 AND {range} ORDER BY path");
+                let mut statement = index.prepare_cached(&query)?;
+                let mut rows = statement.query(params![aspect, from, below])?;
+                while let Some(row) = rows.next()? {
+                    if let (Ok(path), Ok(entry)) = (row.get_ref(0)?.as_blob(), row.get_ref(1)?.as_blob())
+                        && let Some(known) = unseal(&[aspect.as_bytes(), path], entry).and_then(Row::decode)
+                    {
+                        paths.extend_from_slice(path);
+                        found.push(Loaded { end: paths.len(), row: known, seen: AtomicBool::new(false) });
+                    }
                 }
             }
-            Ok(files)
+            Ok((found, paths))
         })?;
-        Ok(FileDigests { store: self, aspect: aspect.to_owned(), files, loaded })
+        let (next, learned) = Default::default();
+        Ok(FileDigests { store: self, aspect: aspect.to_owned(), loaded_rows, paths, next, learned, loaded })
     }
 }
 
 impl FileDigests<'_> {
-    /// The digest of the file at `path`, if its metadata shows that it is still the file that was read.
-    pub fn known(&self, path: &Path, metadata: &Metadata) -> Option<Digest> {
-        let row = self.files.get(path.as_os_str().as_bytes())?;
-        row.seen.store(true, Ordering::Relaxed);
-        row.trusts(&Fingerprint::of(metadata)).then_some(row.digest)
+    /// The digest of the file at `path`, if what it is `now` shows that it is still the file that was read.
+    pub fn known(&self, path: &Path, now: &Fingerprint) -> Option<Digest> {
+        let path = path.as_os_str().as_bytes();
+        let row = match self.learned.get(path) {
+            Some(row) => row,
+            None => {
+                let at = self.find(path)?;
+                let found = &self.loaded_rows[at];
+                found.seen.store(true, Ordering::Relaxed);
+                &found.row
+            }
+        };
+        row.trusts(now).then_some(row.digest)
+    }
+
+    /// The place of a path among what was loaded.
+    fn find(&self, path: &[u8]) -> Option<usize> {
+        let mut at = self.next.load(Ordering::Relaxed);
+        if self.path(at) != Some(path) {
+            let (mut from, mut to) = (0, self.loaded_rows.len());
+            while from < to {
+                let middle = from.midpoint(to);
+                if self.path(middle) < Some(path) { from = middle + 1 } else { to = middle }
+            }
+            at = from;
+        }
+        self.next.store(at + 1, Ordering::Relaxed);
+        (self.path(at) == Some(path)).then_some(at)
+    }
+
+    /// The path at a place of what was loaded.
+    fn path(&self, at: usize) -> Option<&[u8]> {
+        let end = self.loaded_rows.get(at)?.end;
+        let start = at.checked_sub(1).map_or(0, |before| self.loaded_rows[before].end);
+        self.paths.get(start..end)
     }
 
     /// The digest of the file's bytes: as known, or else by reading it. A file that changes meanwhile is read again.
@@ -120,7 +175,7 @@ impl FileDigests<'_> {
     /// # Errors
     /// A file that cannot be read, or that does not stop changing.
     pub fn digest(&mut self, path: &Path) -> io::Result<Digest> {
-        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+        if let Some(digest) = self.known(path, &Fingerprint::of(&fs::metadata(path)?)) {
             return Ok(digest);
         }
         for attempt in 0..ATTEMPTS {
@@ -143,7 +198,7 @@ impl FileDigests<'_> {
         path: &Path,
         compute: impl FnOnce(&File) -> io::Result<Digest>,
     ) -> io::Result<Digest> {
-        if let Some(digest) = self.known(path, &fs::metadata(path)?) {
+        if let Some(digest) = self.known(path, &Fingerprint::of(&fs::metadata(path)?)) {
             return Ok(digest);
         }
         self.read(path, compute)?.ok_or_else(|| changing(path))
@@ -152,14 +207,8 @@ impl FileDigests<'_> {
     /// Remembers a digest that the caller computed. `before` is the metadata of the open file from before it was read,
     /// and from after this was loaded; the caller has seen that it was the same after reading.
     pub fn remember(&mut self, path: &Path, before: &Metadata, digest: Digest) {
-        let row = Row {
-            fingerprint: Fingerprint::of(before),
-            recorded: self.loaded,
-            digest,
-            seen: AtomicBool::new(true),
-            new: true,
-        };
-        self.files.insert(Box::from(path.as_os_str().as_bytes()), row);
+        let row = Row { fingerprint: Fingerprint::of(before), recorded: self.loaded, digest };
+        self.learned.insert(Box::from(path.as_os_str().as_bytes()), row);
     }
 
     /// Keeps what was learned, and drops what was loaded and never asked for. Without either nothing is written; a
@@ -168,16 +217,14 @@ impl FileDigests<'_> {
     /// # Errors
     /// An index that cannot be written.
     pub fn save(self) -> Result<(), StoreError> {
-        let aspect = self.aspect;
-        let mut learned = Vec::new();
-        let mut dropped = Vec::new();
-        for (path, row) in &self.files {
-            if row.new {
-                learned.push((path, seal(&[aspect.as_bytes(), path], row.encode())));
-            } else if !row.seen.load(Ordering::Relaxed) {
-                dropped.push(path);
-            }
-        }
+        let aspect = &self.aspect;
+        let sealed = |(path, row): (&Box<[u8]>, &Row)| (path.clone(), seal(&[aspect.as_bytes(), path], row.encode()));
+        let mut learned: Vec<_> = self.learned.iter().map(sealed).collect();
+        // In the order of the table, so that each of its pages is written once.
+        learned.sort_unstable();
+        let unseen = |at: &usize| !self.loaded_rows[*at].seen.load(Ordering::Relaxed);
+        let dropped = (0..self.loaded_rows.len()).filter(unseen).filter_map(|at| self.path(at));
+        let dropped: Vec<&[u8]> = dropped.filter(|path| !self.learned.contains_key(*path)).collect();
         if self.store.is_read_only() || (learned.is_empty() && dropped.is_empty()) {
             return Ok(());
         }
@@ -221,7 +268,8 @@ impl Row {
         let Fingerprint { device, inode, size, modified, changed } = self.fingerprint;
         let mut bytes = Vec::with_capacity(112);
         [device, inode, size].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-        [modified, changed, self.recorded].iter().for_each(|time| bytes.extend_from_slice(&time.to_le_bytes()));
+        let times = [modified, changed, self.recorded].map(i128::from);
+        times.iter().for_each(|time| bytes.extend_from_slice(&time.to_le_bytes()));
         bytes.extend_from_slice(self.digest.as_bytes());
         bytes
     }
@@ -229,11 +277,14 @@ impl Row {
     pub(crate) fn decode(mut bytes: &[u8]) -> Option<Row> {
         let mut number = || bytes.split_off(..8).and_then(|number| Some(u64::from_le_bytes(number.try_into().ok()?)));
         let (device, inode, size) = (number()?, number()?, number()?);
-        let mut time = || bytes.split_off(..16).and_then(|time| Some(i128::from_le_bytes(time.try_into().ok()?)));
+        let mut time = || {
+            let time = i128::from_le_bytes(bytes.split_off(..16)?.try_into().ok()?);
+            i64::try_from(time).ok()
+        };
         let (modified, changed, recorded) = (time()?, time()?, time()?);
         let digest = Digest::from_bytes(bytes.try_into().ok()?);
         let fingerprint = Fingerprint { device, inode, size, modified, changed };
-        Some(Row { fingerprint, recorded, digest, seen: AtomicBool::new(false), new: false })
+        Some(Row { fingerprint, recorded, digest })
     }
 }
 

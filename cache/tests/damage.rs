@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use sd3pipe_cache::{Digest, Object, Output, Preimage, Record, Store, StoreError};
+use sd3pipe_cache::{Digest, Fingerprint, Object, Output, Preimage, Record, Store, StoreError};
 
 fn preimage(number: u32) -> Preimage {
     let mut preimage = Preimage::new("damage", 1);
@@ -65,7 +65,7 @@ fn check(root: &Path, what: &str) {
     }
     let files = store.digests("bytes", root).unwrap();
     let format = root.join("FORMAT");
-    let known = files.known(&format, &fs::metadata(&format).unwrap());
+    let known = files.known(&format, &Fingerprint::of(&fs::metadata(&format).unwrap()));
     assert!(known.is_none_or(|known| known == Digest::of(b"sd3pipe-store 1\n")), "{what}");
     fine(files.save());
     store.runs(10).unwrap();

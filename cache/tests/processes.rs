@@ -70,6 +70,28 @@ fn a_child() {
     }
 }
 
+/// As on a file system that several machines use.
+#[test]
+fn processes_share_an_index_with_a_rollback_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Store::open(folder.path()).unwrap());
+    let index = rusqlite::Connection::open(folder.path().join("index.sqlite")).unwrap();
+    index.pragma_update(None, "journal_mode", "delete").unwrap();
+    drop(index);
+    let mut writers: Vec<Child> = (0..4).map(|_| spawn("make some", folder.path())).collect();
+    while !writers.iter_mut().all(|writer| writer.try_wait().unwrap().is_some()) {
+        let store = Store::open_read_only(folder.path()).unwrap().unwrap();
+        (0..60).for_each(|number| drop(store.outputs(&preimage(number).key()).unwrap()));
+        assert_eq!(store.notices(), [""; 0]);
+    }
+    writers.iter_mut().for_each(|writer| assert!(writer.wait().unwrap().success()));
+    assert_eq!(whole(folder.path()), 60);
+    assert!(spawn("read", folder.path()).wait().unwrap().success());
+    let index = rusqlite::Connection::open(folder.path().join("index.sqlite")).unwrap();
+    let mode: String = index.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "delete");
+}
+
 /// Every record that there is names objects that are there and right.
 fn whole(root: &Path) -> usize {
     let store = Store::open(root).unwrap();

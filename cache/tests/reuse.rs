@@ -221,7 +221,7 @@ fn a_fresh_file_is_read_again_and_an_old_one_is_not() {
     let path = space.data().join("a.txt");
     let known = || {
         let files = space.store.digests("bytes", &space.data()).unwrap();
-        files.known(&path, &fs::metadata(&path).unwrap())
+        files.known(&path, &Fingerprint::of(&fs::metadata(&path).unwrap()))
     };
     assert_eq!(known(), None);
     space.run();
@@ -244,7 +244,7 @@ fn a_fresh_file_is_read_again_and_an_old_one_is_not() {
     let path = space.data().join("b.txt");
     let known = || {
         let files = space.store.digests("bytes", &space.data()).unwrap();
-        files.known(&path, &fs::metadata(&path).unwrap())
+        files.known(&path, &Fingerprint::of(&fs::metadata(&path).unwrap()))
     };
     assert!(known().is_some());
     fs::rename(space.data().join("c.txt"), &path).unwrap();
@@ -270,7 +270,7 @@ fn the_aspects_and_folders_of_the_stat_cache_are_kept_apart() {
     };
     let known = |aspect: &str, root: &Path, item: &str| {
         let path = space.data().join(item);
-        space.store.digests(aspect, root).unwrap().known(&path, &fs::metadata(&path).unwrap())
+        space.store.digests(aspect, root).unwrap().known(&path, &Fingerprint::of(&fs::metadata(&path).unwrap()))
     };
     let (data, inner) = (space.data(), space.data().join("a"));
     learn("bytes", &data, &["a/1.txt", "a/2.txt", "a-b/1.txt", "a.txt.bak"]);

@@ -42,8 +42,15 @@ pub(super) const RUN: &str = "Examples:
   sd3pipe run my-style.ron --set train.learning_rate=5e-5 --until train
   sd3pipe run my-style.ron --force sample
   sd3pipe run my-style.ron --sample-every 4
+  sd3pipe run my-style.ron --shard 2/8
   sd3pipe run my-style.ron --notify 'notify-send \"$SD3PIPE_PIPELINE: $SD3PIPE_OUTCOME\"'
 Ctrl-C saves the state and ends the run; the next one goes on from there.";
+
+pub(super) const SUBMIT: &str = "Examples:
+  sd3pipe submit --slurm my-style.ron --shards 16 -- --partition=gpu --gres=gpu:1 --time=8:00:00
+  sd3pipe submit --slurm my-style.ron --dry-run > jobs.sh
+All machines must see the pipeline, its data and the store under the same paths. Where the two jobs need other options than each other,
+print the script, edit it and run it with sh.";
 
 pub(super) const WHY: &str = "Examples:
   sd3pipe why my-style.ron train

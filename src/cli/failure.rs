@@ -25,6 +25,8 @@ pub enum Failure {
     Damaged(PathBuf),
     /// So many things are missing for a run: exit code 1.
     Unwell(usize),
+    /// A scheduler did not take the jobs: exit code 1.
+    Submit(String),
     /// A model can't be downloaded: exit code 1.
     Hub(Box<HubError>),
     /// The run ended badly: exit code 1, 3, 5 or 130.
@@ -73,6 +75,10 @@ impl Failure {
             Self::Plan { stage, error } => (format!("{stage}: {error}"), 1),
             Self::Store(error) => (error.to_string(), 3),
             Self::Unwell(bad) => (format!("{} of this would make a run fail", text::units(bad, "points")), 1),
+            Self::Submit(reason) => {
+                let hint = "`sbatch` and its messages are Slurm's own: see what --dry-run prints";
+                (format!("the jobs were not submitted ({reason})\nhint: {hint}"), 1)
+            }
             Self::Hub(error) => (error.to_string(), 1),
             Self::Damaged(store) => {
                 let message = format!("{} is damaged\nhint: `sd3pipe verify --repair` mends it", store.display());

@@ -21,9 +21,11 @@ mod report;
 mod run;
 mod runs;
 mod sample;
+mod shard;
 mod show;
 mod status;
 mod store;
+mod submit;
 pub(crate) mod text;
 mod verify;
 mod why;
@@ -74,6 +76,9 @@ enum Verb {
     /// Runs what changed and reuses the rest.
     #[command(after_help = examples::RUN)]
     Run(run::Run),
+    /// Hands a pipeline to a cluster's scheduler: an array of jobs that encode a share each, and one that trains once they are done.
+    #[command(after_help = examples::SUBMIT)]
+    Submit(submit::Submit),
     /// Draws more samples with checkpoints that a run has trained. Trains nothing.
     #[command(after_help = examples::SAMPLE)]
     Sample(Box<sample::Sample>),
@@ -148,12 +153,14 @@ struct StorePlace {
 }
 
 impl StorePlace {
+    /// The one that was named.
+    fn chosen(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("SD3PIPE_STORE").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.store.clone().or_else(variable)
+    }
+
     fn folder(&self, beside: &Path) -> PathBuf {
-        let chosen = self
-            .store
-            .clone()
-            .or_else(|| std::env::var_os("SD3PIPE_STORE").filter(|value| !value.is_empty()).map(PathBuf::from));
-        chosen.unwrap_or_else(|| beside.join(".sd3pipe"))
+        self.chosen().unwrap_or_else(|| beside.join(".sd3pipe"))
     }
 }
 
@@ -221,6 +228,7 @@ pub fn main() -> ExitCode {
         Verb::Import(verb) => verb.run(),
         Verb::Plan(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
+        Verb::Submit(verb) => verb.run(),
         Verb::Sample(verb) => verb.run(),
         Verb::Why(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),

@@ -3,13 +3,13 @@
 use super::{
     Failure, Target,
     notify::{Ending, notify},
-    print, progress, stage_indices, text,
+    print, progress, shard, stage_indices, text,
 };
 use crate::{
     pipeline::Resolved,
     plan::EpochLosses,
     report,
-    run::{Comparison, Journal, Networks, Options, RunError, Runner, previous_keys},
+    run::{Comparison, Journal, Networks, Options, RunError, Runner, Shard, previous_keys},
 };
 use clap::Args;
 use sd3pipe_cache::{Key, Run as Entry, Store};
@@ -32,6 +32,10 @@ pub(super) struct Run {
     /// Exports and draws the samples of a training after every so many epochs, before it goes on. Costs loading and saving in between.
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..))]
     sample_every: Option<u32>,
+    /// Makes only a share of the texts and latents, and trains nothing: `2/8` for the second of eight, `auto` in a job array of Slurm,
+    /// `auto/8` in an indexed job of Kubernetes with eight completions. All shards work on one store.
+    #[arg(long, value_name = "NUMBER/COUNT", value_parser = shard::parse, conflicts_with = "sample_every")]
+    shard: Option<Shard>,
     /// A command to run in a shell at the end, however the run ends [default: $SD3PIPE_NOTIFY]. It finds SD3PIPE_OUTCOME, _PIPELINE, _RUN,
     /// _SECONDS, _ERROR and _OUT in its environment; its failure is no failure of the run.
     #[arg(long, value_name = "COMMAND")]
@@ -51,8 +55,12 @@ impl Run {
             force: forced.into_iter().flatten().collect(),
             ignore_space: self.ignore_space,
             sample_every: self.sample_every.map(|every| every as usize),
+            shard: self.shard,
             ..Options::default()
         };
+        if self.shard.is_some() {
+            shard::refuse_whole(&resolved, options.until.iter().chain(&options.force))?;
+        }
         let folder = self.target.store(&resolved);
         sd3pipe_stages::device::keep_kernels(&folder);
         let store = Store::open(&folder)?;
@@ -177,19 +185,26 @@ fn write_pages(
 /// What was done and what was reused, a line a stage; one line when everything was.
 fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) -> String {
     let names: Vec<&str> = journal.stages.iter().map(|stage| stage.name.as_str()).collect();
-    if whole && !journal.did_something() {
+    let left_some = journal.stages.iter().any(|stage| stage.left.is_some());
+    if whole && !journal.did_something() && !left_some {
         return format!("nothing to do: reused {} ({})\n", names.join(", "), text::duration(seconds));
     }
     let rows: Vec<Vec<String>> = journal
         .stages
         .iter()
         .map(|stage| {
-            let (word, amount) = match (stage.executed.len(), stage.actions) {
-                (0, _) if stage.result.is_none() => ("failed", String::new()),
-                (0, Some(items)) if stage.kind == "Captions" => ("read", text::units(items, "items")),
-                (0, _) => ("reused", String::new()),
-                (done, Some(total)) => ("ran", format!("{} of {}", text::count(done), text::count(total))),
-                (done, None) => ("unfinished", format!("{} done and kept", text::count(done))),
+            let of_all =
+                |done| format!("{} of {}", text::count(done), stage.actions.map_or(String::new(), text::count));
+            let (word, amount) = match (stage.executed.len(), stage.actions, stage.left) {
+                (0, _, Some(left)) => ("left", format!("{} to other shards", of_all(left))),
+                (done, _, Some(left)) => {
+                    ("ran", format!("{}, {} left to other shards", of_all(done), text::count(left)))
+                }
+                (0, ..) if stage.result.is_none() => ("failed", String::new()),
+                (0, Some(items), _) if stage.kind == "Captions" => ("read", text::units(items, "items")),
+                (0, ..) => ("reused", String::new()),
+                (done, Some(_), _) => ("ran", of_all(done)),
+                (done, None, _) => ("unfinished", format!("{} done and kept", text::count(done))),
             };
             let time = if stage.executed.is_empty() { String::new() } else { text::duration(stage.seconds) };
             vec![stage.name.clone(), word.to_owned(), amount, time]

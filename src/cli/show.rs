@@ -42,10 +42,14 @@ impl Show {
         // Writing to a `String` can't fail.
         let _ = writeln!(out, "\n{}\n", journal.pipeline);
         for stage in &journal.stages {
-            let result = stage.result.map_or("failed".to_owned(), |digest| digest.short());
+            let result = match (stage.result, stage.left) {
+                (Some(digest), _) => format!("made {}", digest.short()),
+                (None, Some(left)) => format!("left {} to other shards", text::count(left)),
+                (None, None) => "made failed".to_owned(),
+            };
             let _ = writeln!(
                 out,
-                "{} ({})   key {}   made {result}",
+                "{} ({})   key {}   {result}",
                 stage.name,
                 stage.kind,
                 stage.key.get(..6).unwrap_or_default()

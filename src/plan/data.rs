@@ -1,6 +1,6 @@
 //! A captions stage: the files as they lie there, and the items that they make.
 
-use super::{PlanError, StageResult};
+use super::{PlanError, Planner, StageResult};
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store};
 use sd3pipe_stages::{
@@ -34,8 +34,6 @@ pub struct Data {
     pub images: usize,
     /// What is worth saying of the data; only when the items were made anew.
     pub report: Option<DataReport>,
-    /// Every file that was looked at, as it was.
-    pub files: Vec<(PathBuf, Fingerprint)>,
     scan: Scan,
     memo: Option<Vec<u8>>,
 }
@@ -62,35 +60,25 @@ impl Data {
         previous: Option<&Key>,
         lost: &BTreeSet<Digest>,
     ) -> Result<Self, PlanError> {
-        let scan = scan::walk(stage, &resolved.folder)?;
-        let digests = file_digests(stage, &scan, resolved, store)?;
-        let (mut listing, mut settings) = (Vec::new(), Vec::new());
-        let list = |listing: &mut Vec<u8>, parts: &[&[u8]]| {
-            for part in parts {
-                listing.extend((part.len() as u64).to_le_bytes());
-                listing.extend(*part);
-            }
-        };
-        let bytes = |digest: &Option<Digest>| digest.as_ref().map_or(Vec::new(), |digest| digest.as_bytes().to_vec());
-        let of_datasets = stage.data.iter().map(Dataset::settings).collect::<Result<Vec<_>, _>>()?;
-        for (found, digests) in scan.found.iter().zip(&digests) {
-            let repeats = found.repeats.to_le_bytes();
-            let caption = bytes(&digests.caption);
-            let parts = [found.id.as_bytes(), digests.image.as_bytes(), &caption, found.class.as_bytes(), &repeats];
-            list(&mut listing, &parts);
-            if let Some(Some(of_dataset)) = of_datasets.get(found.dataset) {
-                list(&mut settings, &[found.id.as_bytes(), of_dataset.as_bytes(), &bytes(&digests.mask)]);
-            }
+        Self::of(scan::walk(stage, &resolved.folder)?, stage, resolved, store, previous, lost)
+    }
+
+    /// As [`read`](Self::read), of what a walk has found.
+    pub fn of(
+        scan: Scan,
+        stage: &Captions,
+        resolved: &Resolved,
+        store: Option<&Store>,
+        previous: Option<&Key>,
+        lost: &BTreeSet<Digest>,
+    ) -> Result<Self, PlanError> {
+        let mut remembered = load_digests(stage, resolved, store)?;
+        let digests = digests_of(&scan, &mut remembered, true)?.unwrap_or_default();
+        for (_, remembered) in remembered {
+            remembered.save()?;
         }
-        let stage_value = Stage::Captions(stage.clone());
-        let mut preimage = Preimage::new("Captions", stage_value.revision());
-        preimage.read("parameters", &stage_value.parameters()?)?;
-        preimage.read("files", &Digest::of(&listing))?;
-        if !settings.is_empty() {
-            preimage.read("settings", &Digest::of(&settings))?;
-        }
+        let preimage = preimage(stage, &scan, &digests)?;
         let images = scan.found.len();
-        let files = fingerprints(&scan);
         let key = preimage.key();
         let look_up = || match store {
             Some(store) => store.outputs(&key).map(Option::unwrap_or_default),
@@ -104,13 +92,23 @@ impl Data {
         }
         if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
-            return Ok(Self { preimage, result, kept: true, images, report: None, files, scan, memo: None });
+            return Ok(Self { preimage, result, kept: true, images, report: None, scan, memo: None });
         }
         let before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
         let (made, memo) = make(stage, &scan, &digests, before)?;
         let report = Some(DataReport::new(&made, &scan));
         let result = StageResult::in_memory(made.items.to_json()?);
-        Ok(Self { preimage, result, kept: false, images, report, files, scan, memo: Some(serde_json::to_vec(&memo)?) })
+        Ok(Self { preimage, result, kept: false, images, report, scan, memo: Some(serde_json::to_vec(&memo)?) })
+    }
+
+    /// Every file that was looked at, as it was.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
+        fn of(found: &Found) -> impl Iterator<Item = (&Path, &Fingerprint)> {
+            let caption = found.caption.as_deref().zip(found.caption_state.as_ref());
+            let mask = found.mask.as_ref().map(|(path, state)| (path.as_path(), state));
+            [Some((found.image.as_path(), &found.image_state)), caption, mask].into_iter().flatten()
+        }
+        self.scan.found.iter().flat_map(of)
     }
 
     /// The files of every item's picture.
@@ -141,6 +139,56 @@ impl Data {
     }
 }
 
+impl Planner<'_> {
+    /// Whether the store has the items of a captions stage as its files are now, so that none of them need be read. What the walk for
+    /// that has found is kept.
+    pub fn is_read(&mut self, index: usize) -> Result<bool, PlanError> {
+        let (Stage::Captions(stage), Some(store)) = (&self.resolved.stages[index].stage, self.store) else {
+            return Ok(true);
+        };
+        let scan = match self.scans.remove(&index) {
+            Some(scan) => scan,
+            None => scan::walk(stage, &self.resolved.folder)?,
+        };
+        let key = match digests_of(&scan, &mut load_digests(stage, self.resolved, Some(store))?, false)? {
+            Some(digests) => Some(preimage(stage, &scan, &digests)?.key()),
+            None => None,
+        };
+        self.scans.insert(index, scan);
+        Ok(key.map(|key| store.outputs(&key)).transpose()?.flatten().is_some())
+    }
+}
+
+/// All that the items depend on.
+fn preimage(stage: &Captions, scan: &Scan, digests: &[Digests]) -> Result<Preimage, PlanError> {
+    let (mut listing, mut settings) = (Vec::new(), Vec::new());
+    let list = |listing: &mut Vec<u8>, parts: &[&[u8]]| {
+        for part in parts {
+            listing.extend((part.len() as u64).to_le_bytes());
+            listing.extend(*part);
+        }
+    };
+    let bytes = |digest: &Option<Digest>| digest.as_ref().map_or(Vec::new(), |digest| digest.as_bytes().to_vec());
+    let of_datasets = stage.data.iter().map(Dataset::settings).collect::<Result<Vec<_>, _>>()?;
+    for (found, digests) in scan.found.iter().zip(digests) {
+        let repeats = found.repeats.to_le_bytes();
+        let caption = bytes(&digests.caption);
+        let parts = [found.id.as_bytes(), digests.image.as_bytes(), &caption, found.class.as_bytes(), &repeats];
+        list(&mut listing, &parts);
+        if let Some(Some(of_dataset)) = of_datasets.get(found.dataset) {
+            list(&mut settings, &[found.id.as_bytes(), of_dataset.as_bytes(), &bytes(&digests.mask)]);
+        }
+    }
+    let stage_value = Stage::Captions(stage.clone());
+    let mut preimage = Preimage::new("Captions", stage_value.revision());
+    preimage.read("parameters", &stage_value.parameters()?)?;
+    preimage.read("files", &Digest::of(&listing))?;
+    if !settings.is_empty() {
+        preimage.read("settings", &Digest::of(&settings))?;
+    }
+    Ok(preimage)
+}
+
 fn output(role: &str, object: sd3pipe_cache::Object) -> Output {
     sd3pipe_stages::action::output(role, "", object)
 }
@@ -153,15 +201,6 @@ impl Memo {
     }
 }
 
-fn fingerprints(scan: &Scan) -> Vec<(PathBuf, Fingerprint)> {
-    let of = |found: &Found| {
-        let caption = found.caption.clone().zip(found.caption_metadata.as_ref().map(Fingerprint::of));
-        let mask = found.mask.as_ref().map(|(path, metadata)| (path.clone(), Fingerprint::of(metadata)));
-        [Some((found.image.clone(), Fingerprint::of(&found.image_metadata))), caption, mask]
-    };
-    scan.found.iter().flat_map(of).flatten().collect()
-}
-
 /// The digests of an item's files.
 struct Digests {
     image: Digest,
@@ -169,54 +208,57 @@ struct Digests {
     mask: Option<Digest>,
 }
 
-/// The digests of every item's files.
-fn file_digests(
+/// The remembered digests of the data's folders, each with its folder; of none without a store.
+fn load_digests<'s>(
     stage: &Captions,
-    scan: &Scan,
     resolved: &Resolved,
-    store: Option<&Store>,
-) -> Result<Vec<Digests>, PlanError> {
-    let mut caches: Vec<(PathBuf, FileDigests<'_>)> = Vec::new();
-    if let Some(store) = store {
-        let folders = stage.data.iter().flat_map(|dataset| match &dataset.masks {
-            Some(Masks::Folder(masks)) => vec![&dataset.path, masks],
-            _ => vec![&dataset.path],
-        });
-        let roots: BTreeSet<PathBuf> = folders.map(|folder| resolved.folder.join(folder)).collect();
-        // One below another belongs to that: each drops what is not asked of it.
-        let is_outer = |root: &&PathBuf| !roots.iter().any(|other| other != *root && root.starts_with(other));
-        for root in roots.iter().filter(is_outer) {
-            caches.push((root.clone(), store.digests("bytes", root)?));
-        }
-    }
-    let mut digest = |path: &Path, metadata: &std::fs::Metadata| -> Result<Digest, PlanError> {
-        let fault = |source| PlanError::File { path: path.to_owned(), source };
-        let cache = match &mut caches[..] {
+    store: Option<&'s Store>,
+) -> Result<Vec<(PathBuf, FileDigests<'s>)>, PlanError> {
+    let Some(store) = store else { return Ok(Vec::new()) };
+    let folders = stage.data.iter().flat_map(|dataset| match &dataset.masks {
+        Some(Masks::Folder(masks)) => vec![&dataset.path, masks],
+        _ => vec![&dataset.path],
+    });
+    let roots: BTreeSet<PathBuf> = folders.map(|folder| resolved.folder.join(folder)).collect();
+    // One below another belongs to that: each drops what is not asked of it.
+    let is_outer = |root: &&PathBuf| !roots.iter().any(|other| other != *root && root.starts_with(other));
+    roots.iter().filter(is_outer).map(|root| Ok((root.clone(), store.digests("bytes", root)?))).collect()
+}
+
+/// The digests of every item's files. Files that are not remembered are read, or else, unless that is asked for, there is no answer.
+fn digests_of(
+    scan: &Scan,
+    remembered: &mut [(PathBuf, FileDigests<'_>)],
+    read: bool,
+) -> Result<Option<Vec<Digests>>, PlanError> {
+    let mut digest = |path: &Path, state: &Fingerprint| -> Result<Option<Digest>, PlanError> {
+        let cache = match &mut *remembered {
             [(_, only)] => Some(only),
             several => several.iter_mut().find(|(root, _)| path.starts_with(root)).map(|(_, cache)| cache),
         };
-        match cache {
-            Some(cache) => match cache.known(path, metadata) {
-                Some(digest) => Ok(digest),
-                None => cache.digest(path).map_err(fault),
-            },
-            None => std::fs::File::open(path).and_then(Digest::of_reader).map(|(digest, _)| digest).map_err(fault),
+        let known = cache.as_ref().and_then(|cache| cache.known(path, state));
+        if known.is_some() || !read {
+            return Ok(known);
         }
+        let digest = match cache {
+            Some(cache) => cache.digest(path),
+            None => std::fs::File::open(path).and_then(Digest::of_reader).map(|(digest, _)| digest),
+        };
+        digest.map(Some).map_err(|source| PlanError::File { path: path.to_owned(), source })
     };
     let mut all = Vec::with_capacity(scan.found.len());
     for found in &scan.found {
-        let image = digest(&found.image, &found.image_metadata)?;
-        let caption = match (&found.caption, &found.caption_metadata) {
-            (Some(path), Some(metadata)) => Some(digest(path, metadata)?),
-            _ => None,
+        let mut optional = |file: Option<(&Path, &Fingerprint)>| match file {
+            Some((path, state)) => Ok(digest(path, state)?.map(Some)),
+            None => Ok::<_, PlanError>(Some(None)),
         };
-        let mask = found.mask.as_ref().map(|(path, metadata)| digest(path, metadata)).transpose()?;
+        let caption = optional(found.caption.as_deref().zip(found.caption_state.as_ref()))?;
+        let mask = optional(found.mask.as_ref().map(|(path, state)| (path.as_path(), state)))?;
+        let image = digest(&found.image, &found.image_state)?;
+        let (Some(image), Some(caption), Some(mask)) = (image, caption, mask) else { return Ok(None) };
         all.push(Digests { image, caption, mask });
     }
-    for (_, cache) in caches {
-        cache.save()?;
-    }
-    Ok(all)
+    Ok(Some(all))
 }
 
 /// Makes the items. What is read again must have the digest that the key was taken of.

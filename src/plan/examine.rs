@@ -5,7 +5,10 @@ use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     action::{Artifact, Entry},
-    captions::Items,
+    captions::{
+        Items,
+        scan::{self, Scan},
+    },
     checkpoint::Component,
     error::StageError,
     export::{
@@ -87,6 +90,8 @@ pub struct Planner<'p> {
     forced: BTreeSet<usize>,
     pub(super) facts: OnceCell<Facts>,
     data: BTreeMap<usize, Data>,
+    /// What lies in the folders of captions stages whose data is yet to be read.
+    pub(super) scans: BTreeMap<usize, Scan>,
     /// Where trainings start that were looked at, when that is not the model.
     pub(super) starts: RefCell<BTreeMap<usize, Option<Start>>>,
     /// Objects that were found lost: records that promise them count for nothing.
@@ -103,8 +108,8 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        let (facts, data, starts, lost) = Default::default();
-        Self { resolved, store, forced, facts, data, starts, lost, previous }
+        let (facts, data, scans, starts, lost) = Default::default();
+        Self { resolved, store, forced, facts, data, scans, starts, lost, previous }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -121,7 +126,11 @@ impl<'p> Planner<'p> {
         if !self.data.contains_key(&index)
             && let ResolvedStage { name, stage: Stage::Captions(captions), .. } = &self.resolved.stages[index]
         {
-            let data = Data::read(captions, self.resolved, self.store, self.previous.get(name), &self.lost)?;
+            let scan = match self.scans.remove(&index) {
+                Some(scan) => scan,
+                None => scan::walk(captions, &self.resolved.folder)?,
+            };
+            let data = Data::of(scan, captions, self.resolved, self.store, self.previous.get(name), &self.lost)?;
             self.data.insert(index, data);
         }
         self.data.get(&index).ok_or_else(|| self.missing_input(index))

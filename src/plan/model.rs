@@ -138,7 +138,7 @@ fn file(
     let fault = |source| PlanError::File { path: path.to_owned(), source };
     let before = std::fs::metadata(path).map_err(fault)?;
     let mut digests = store.map(|store| store.digests(aspect, path)).transpose()?;
-    let digest = match digests.as_ref().and_then(|digests| digests.known(path, &before)) {
+    let digest = match digests.as_ref().and_then(|digests| digests.known(path, &Fingerprint::of(&before))) {
         Some(digest) => digest,
         None => {
             let digest = digest()?;
@@ -172,7 +172,8 @@ pub(super) fn component_digest(
         files.iter().map(|(path, _)| std::fs::metadata(path)).collect::<std::io::Result<Vec<Metadata>>>().map_err(fault)
     };
     let before = look()?;
-    let mut known = files.iter().zip(&before).map(|((path, _), metadata)| digests.known(path, metadata));
+    let mut known =
+        files.iter().zip(&before).map(|((path, _), metadata)| digests.known(path, &Fingerprint::of(metadata)));
     let first = known.next().flatten();
     if let Some(digest) = first
         && known.all(|other| other == first)

@@ -2,10 +2,13 @@
 
 use super::{Examined, PlanError, Planner, StageResult, State, data};
 use sd3pipe_cache::{Change, Key, Preimage, Store, diff};
-use sd3pipe_stages::{captions::Items, stage::Stage};
+use sd3pipe_stages::{
+    captions::{Item, Items},
+    stage::Stage,
+};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// One thing that is not as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,17 +140,22 @@ pub fn differences(store: &Store, old: &Key, new: &Key) -> Result<Vec<Difference
 }
 
 /// What happened between two lists of items, an item at a time.
-fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
+fn compare_items<'i>(old: &'i Items, new: &'i Items) -> Vec<(String, Vec<String>)> {
     let (old, new) = (data::by_id(old), data::by_id(new));
+    // By their images, the first of each: what is gone, and what is there only now.
+    let only = |of: &BTreeMap<&'i str, &'i Item>, not: &BTreeMap<&str, &Item>| -> HashMap<&'i str, &'i str> {
+        let only = of.iter().rev().filter(|(id, _)| !not.contains_key(*id));
+        only.map(|(id, item)| (item.image.as_str(), *id)).collect()
+    };
+    let (gone, come) = (only(&old, &new), only(&new, &old));
     let mut changes = Vec::new();
     for (id, now) in &new {
         let Some(before) = old.get(id) else {
-            let renamed = old.iter().find(|(old_id, item)| item.image == now.image && !new.contains_key(*old_id));
-            changes.push((
-                renamed
-                    .map_or_else(|| format!("{id} was added"), |(old_id, _)| format!("{old_id} was renamed to {id}")),
-                Vec::new(),
-            ));
+            let change = match gone.get(now.image.as_str()) {
+                Some(old_id) => format!("{old_id} was renamed to {id}"),
+                None => format!("{id} was added"),
+            };
+            changes.push((change, Vec::new()));
             continue;
         };
         if before.image != now.image {
@@ -179,8 +187,7 @@ fn compare_items(old: &Items, new: &Items) -> Vec<(String, Vec<String>)> {
         }
     }
     for (id, before) in &old {
-        let renamed = new.iter().any(|(new_id, item)| item.image == before.image && !old.contains_key(new_id));
-        if !new.contains_key(id) && !renamed {
+        if !new.contains_key(id) && !come.contains_key(before.image.as_str()) {
             changes.push((format!("{id} was removed"), Vec::new()));
         }
     }
@@ -224,7 +231,7 @@ fn show(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sd3pipe_stages::captions::{Item, items::Mask};
+    use sd3pipe_stages::captions::items::Mask;
 
     fn item(id: &str, image: &str, text: &str) -> Item {
         Item {

@@ -18,6 +18,10 @@ const MOST_LETTERS_OF_ALL: usize = 400_000;
 pub(super) fn table(gathered: &Gathered<'_>) -> String {
     let row = |stage: &StageEntry| {
         let did = match (stage.executed.len(), stage.actions) {
+            (done, Some(total)) if stage.left.is_some() => {
+                let left = stage.left.unwrap_or_default();
+                format!("made {}, left {} of {} to other shards", count(done), count(left), count(total))
+            }
             (0, _) if stage.result.is_none() => "failed".to_owned(),
             (0, Some(actions)) if stage.kind == "Captions" => format!("read {}", count(actions)),
             (0, _) => "reused whole".to_owned(),

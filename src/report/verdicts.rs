@@ -35,7 +35,9 @@ pub(super) fn fill(
         && let Ok(bytes) = serde_json::to_vec(&verdicts)
     {
         let outputs = vec![output("verdicts", "verdicts.json", store.put(&bytes)?)];
-        store.publish(&[job.action.record(outputs, start.elapsed().as_secs_f64())])?;
+        if let Ok(record) = job.action.record(outputs, start.elapsed().as_secs_f64()) {
+            store.publish(&[record])?;
+        }
     }
     gallery.verdicts = Some(verdicts);
     Ok(())

@@ -4,6 +4,7 @@ use super::{
     deliver,
     journal::{Journal, StageEntry},
     metrics::{self, Recorder},
+    shard::Shard,
     space::{self, NoRoom},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct Options {
     pub ignore_space: bool,
     /// Exports and draws samples after every so many epochs of a training, before it goes on.
     pub sample_every: Option<usize>,
+    /// Makes only this share of the stages that are made item by item, and no other stage.
+    pub shard: Option<Shard>,
 }
 
 /// Why a run did not end well.
@@ -174,11 +177,13 @@ impl Runner<'_> {
         results: &mut [Option<StageResult>],
         journal: &mut Journal,
     ) -> Result<(), RunError> {
-        let wanted = planner.needed(&self.options.until, &self.options.given);
+        let mut wanted = planner.needed(&self.options.until, &self.options.given);
+        self.leave_shared(&mut wanted);
         for &index in &wanted {
             let stage = self.resolved.stages[index].name.clone();
             planner.check(index).map_err(|error| RunError::of_plan(stage, error))?;
         }
+        self.read_once(planner, &wanted)?;
         let fault = |(index, error): (usize, Box<PlanError>)| {
             RunError::of_plan(self.resolved.stages[index].name.clone(), *error)
         };
@@ -203,6 +208,7 @@ impl Runner<'_> {
                 metrics::announce(self.resolved, self.progress);
             }
             let examined = self.train_in_parts(planner, index, examined, results, &wanted, journal)?;
+            let Some(examined) = self.make_share(planner, index, examined, results, journal)? else { continue };
             let start = Instant::now();
             let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
@@ -215,6 +221,7 @@ impl Runner<'_> {
                 result: Some(result.digest),
                 executed,
                 actions,
+                left: None,
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
@@ -342,6 +349,7 @@ impl Runner<'_> {
             result: None,
             executed,
             actions: None,
+            left: None,
             seconds: start.elapsed().as_secs_f64(),
         };
         journal.add(entry);
@@ -379,9 +387,8 @@ impl Runner<'_> {
             let same = std::fs::metadata(path).is_ok_and(|now| Fingerprint::of(&now) == *before);
             (!same).then(|| path.to_owned())
         };
-        let data =
-            planner.all_data().flat_map(|(_, data)| data.files.iter().map(|(path, before)| (path.as_path(), before)));
         let weights = planner.weight_files();
+        let data = planner.all_data().flat_map(|(_, data)| data.files());
         let weights = weights.iter().map(|(path, before)| (path.as_path(), before));
         let paths: BTreeSet<PathBuf> = data.chain(weights).filter_map(changed).collect();
         if paths.is_empty() || planner.inputs_are_equal().unwrap_or(false) {

@@ -37,6 +37,9 @@ pub struct StageEntry {
     pub executed: Vec<String>,
     /// How many actions its result is made of; none for a stage that was kept as a whole.
     pub actions: Option<usize>,
+    /// How many of them a run that makes a share has left to others; none if it left none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<usize>,
     /// How long it took.
     pub seconds: f64,
 }

@@ -7,6 +7,7 @@ mod executor;
 mod journal;
 mod metrics;
 mod parts;
+mod shard;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -15,4 +16,5 @@ pub use comparison::{Compared, Comparison};
 pub(crate) use deliver::put;
 pub use executor::{Engine, Networks, Options, RunError, Runner};
 pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
+pub use shard::Shard;
 pub use space::{NoRoom, free_bytes};

@@ -1,6 +1,7 @@
 //! The runner with an engine that needs no network: what is carried out, kept, found again and told.
 
 mod grid;
+mod shard;
 
 use super::{Engine, Journal, Options, RunError, Runner};
 use crate::pipeline::{self, Resolved};
@@ -93,30 +94,15 @@ impl Space {
     }
 
     fn resolve(&self, settings: &[&str]) -> Resolved {
-        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        pipeline::load(&self.path("p.ron"), &settings).expect("the pipeline is right")
+        resolve(self.folder.path(), settings)
     }
 
     fn store(&self) -> Store {
         Store::open(&self.path("store")).unwrap()
     }
 
-    /// Runs and keeps the journal, as the command line does.
     fn run(&self, settings: &[&str], options: Options) -> (Journal, Result<(), RunError>) {
-        let (resolved, store) = (self.resolve(settings), self.store());
-        let id = store.begin_run("keys", &serde_json::Value::Null).unwrap();
-        let runner = Runner {
-            resolved: &resolved,
-            store: &store,
-            engine: &self.engine,
-            progress: &Silent,
-            interrupt: &self.interrupt,
-            options,
-        };
-        let previous = super::previous_keys(&resolved, Some(&store)).unwrap();
-        let (journal, result) = runner.run(previous);
-        store.update_run(id, "done", &serde_json::to_value(&journal).unwrap()).unwrap();
-        (journal, result)
+        run(self.folder.path(), &self.engine, &self.interrupt, settings, options)
     }
 
     /// What a run carries out, as `stage: label` lines.
@@ -125,6 +111,28 @@ impl Space {
         result.expect("the run ends well");
         lines(&journal)
     }
+}
+
+fn resolve(folder: &Path, settings: &[&str]) -> Resolved {
+    let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    pipeline::load(&folder.join("p.ron"), &settings).expect("the pipeline is right")
+}
+
+/// Runs and keeps the journal, as the command line does.
+fn run(
+    folder: &Path,
+    engine: &Keys,
+    interrupt: &Interrupt,
+    settings: &[&str],
+    options: Options,
+) -> (Journal, Result<(), RunError>) {
+    let (resolved, store) = (resolve(folder, settings), Store::open(&folder.join("store")).unwrap());
+    let id = store.begin_run("keys", &serde_json::Value::Null).unwrap();
+    let runner = Runner { resolved: &resolved, store: &store, engine, progress: &Silent, interrupt, options };
+    let previous = super::previous_keys(&resolved, Some(&store)).unwrap();
+    let (journal, result) = runner.run(previous);
+    store.update_run(id, "done", &serde_json::to_value(&journal).unwrap()).unwrap();
+    (journal, result)
 }
 
 fn lines(journal: &Journal) -> Vec<String> {

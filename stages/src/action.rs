@@ -1,6 +1,6 @@
 //! A keyed unit of work, and what units of work make together.
 
-use sd3pipe_cache::{Digest, Key, Object, Output, Preimage, Record};
+use sd3pipe_cache::{Digest, Key, KeyError, Object, Output, Preimage, Record};
 use serde::{Deserialize, Serialize};
 
 /// One thing to make: a text's encoding, an image's latents, an epoch's weights.
@@ -8,22 +8,25 @@ use serde::{Deserialize, Serialize};
 pub struct Action {
     /// What a person calls it: `photos/0042.png`, `epoch 3`.
     pub label: String,
-    /// All that it reads.
-    pub preimage: Preimage,
-    /// The digest of that.
+    /// The digest of all that it reads.
     pub key: Key,
+    /// All that it reads, on one line: of a million actions there is no room for trees of values.
+    preimage: Box<str>,
 }
 
 impl Action {
     /// An action with its key taken.
     pub fn new(label: impl Into<String>, preimage: Preimage) -> Self {
         let key = preimage.key();
-        Self { label: label.into(), preimage, key }
+        Self { label: label.into(), key, preimage: preimage.to_json().into() }
     }
 
     /// What the store keeps of it once it is done.
-    pub fn record(&self, outputs: Vec<Output>, seconds: f64) -> Record {
-        Record { preimage: self.preimage.clone(), label: self.label.clone(), outputs, seconds }
+    ///
+    /// # Errors
+    /// None that is known: what it reads was written by the one who reads it here.
+    pub fn record(&self, outputs: Vec<Output>, seconds: f64) -> Result<Record, KeyError> {
+        Ok(Record { preimage: Preimage::from_json(&self.preimage)?, label: self.label.clone(), outputs, seconds })
     }
 }
 

@@ -43,6 +43,13 @@ pub enum Kind {
     Sample,
 }
 
+impl Kind {
+    /// Whether its stages make something for each item by itself, or only read: several machines can then make a share each.
+    pub fn is_by_item(self) -> bool {
+        matches!(self, Self::Captions | Self::EncodeText | Self::EncodeImages)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{self:?}")

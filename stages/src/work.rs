@@ -104,9 +104,10 @@ impl<'w> Work<'w> {
     }
 
     /// Records an action as done with the next [`flush`](Self::flush) and not before, together with all that are held.
-    pub fn hold(&mut self, action: &Action, outputs: Vec<Output>, seconds: f64) {
+    pub fn hold(&mut self, action: &Action, outputs: Vec<Output>, seconds: f64) -> Result<(), StageError> {
         self.executed.push(action.label.clone());
-        self.waiting.push(action.record(outputs, seconds));
+        self.waiting.push(action.record(outputs, seconds)?);
+        Ok(())
     }
 
     /// Records what was made on the way to an action, and is kept for others: a prompt's encoding.
@@ -114,7 +115,7 @@ impl<'w> Work<'w> {
         if self.waiting.is_empty() {
             self.oldest = Instant::now();
         }
-        self.waiting.push(action.record(outputs, seconds));
+        self.waiting.push(action.record(outputs, seconds)?);
         if self.waiting.len() >= MOST_WAITING || self.oldest.elapsed() > LONGEST_WAIT { self.flush() } else { Ok(()) }
     }
 

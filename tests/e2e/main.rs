@@ -25,6 +25,7 @@ mod property;
 mod report;
 mod reuse;
 mod sample;
+mod shard;
 mod space;
 mod start;
 mod traps;

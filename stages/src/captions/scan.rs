@@ -2,8 +2,8 @@
 
 use super::error::{CaptionsError, ScanFault};
 use super::parameters::{Captions, Dataset, Masks};
+use sd3pipe_cache::Fingerprint;
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map::Entry};
-use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
@@ -14,8 +14,9 @@ pub const IMAGE_EXTENSIONS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 /// A folder's number above this is a year or an index, not repeats.
 const MOST_FOLDER_REPEATS: u32 = 1000;
 
-/// Files and folders below a dataset's folder at most. Links make more of few: two in each of twenty folders lead to a million.
-const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 2_000_000 };
+/// Files and folders below a dataset's folder at most: two million images with captions. Links make more of few: two in each of twenty
+/// folders lead to a million.
+const MOST_ENTRIES: usize = if cfg!(test) { 10_000 } else { 5_000_000 };
 
 /// One image file and its caption file as found on disk, before any is read.
 #[derive(Clone, Debug)]
@@ -31,11 +32,11 @@ pub struct Found {
     /// The class of its folder; may be empty.
     pub class: String,
     /// Of the image file, taken during the walk.
-    pub image_metadata: Metadata,
+    pub image_state: Fingerprint,
     /// Of the caption file, taken during the walk.
-    pub caption_metadata: Option<Metadata>,
+    pub caption_state: Option<Fingerprint>,
     /// The file with its mask, if there is one, and what the walk found out about it.
-    pub mask: Option<(PathBuf, Metadata)>,
+    pub mask: Option<(PathBuf, Fingerprint)>,
     /// The dataset that it is of, by its place in `data`.
     pub dataset: usize,
 }
@@ -54,7 +55,7 @@ struct File {
     /// Path below the dataset's folder, `/` between folders.
     relative: String,
     path: PathBuf,
-    metadata: Metadata,
+    state: Fingerprint,
 }
 
 /// Lists the images of all datasets with their caption files. `root` is the folder that relative paths start from.
@@ -74,13 +75,15 @@ pub fn walk(parameters: &Captions, root: &Path) -> Result<Scan, CaptionsError> {
     for (index, dataset) in parameters.data.iter().enumerate() {
         for mut found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
             found.dataset = index;
-            match owners.get(&found.id) {
-                Some(owner) => shared.entry((*owner, index)).or_default().push(found.id),
-                None => {
-                    owners.insert(found.id.clone(), index);
-                    scan.found.push(found);
+            // The files of one folder have paths of their own.
+            if parameters.data.len() > 1 {
+                if let Some(owner) = owners.get(&found.id) {
+                    shared.entry((*owner, index)).or_default().push(found.id);
+                    continue;
                 }
+                owners.insert(found.id.clone(), index);
             }
+            scan.found.push(found);
         }
     }
     let folder = |index: usize| parameters.data.get(index).map(|dataset| root.join(&dataset.path)).unwrap_or_default();
@@ -114,10 +117,10 @@ fn walk_dataset(
         _ => None,
     };
     let mut images = Vec::new();
-    // By path without its ending: the caption files with their places in `extensions`, the first place first.
-    let mut captions: HashMap<String, Vec<(usize, File, bool)>> = HashMap::new();
+    // The caption files with their places in `extensions`.
+    let mut captions = Vec::new();
     for file in list(&folder, mask_folder.as_deref(), unused, &name, faults) {
-        let (stem, extension) = split_extension(&file.relative);
+        let (_, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
             if file.relative.contains(char::is_control) {
                 faults.push(ScanFault::ControlInName { path: file.path.clone() });
@@ -125,20 +128,32 @@ fn walk_dataset(
             images.push(file);
         } else if let Some(place) = parameters.extensions.iter().position(|known| known.eq_ignore_ascii_case(extension))
         {
-            captions.entry(stem.to_owned()).or_default().push((place, file, false));
+            captions.push((place, file));
         } else {
             unused.push(name(&file.relative));
         }
     }
-    for candidates in captions.values_mut() {
-        candidates.sort_by(|one, other| (one.0, &one.1.relative).cmp(&(other.0, &other.1.relative)));
+    // In order and not in a map, as they come nearly in order: that is sorted, searched and freed in no time.
+    fn stem(file: &File) -> &str {
+        split_extension(&file.relative).0
     }
+    images.sort_by(|one, other| one.relative.cmp(&other.relative));
+    captions.sort_by(|(place, one), (other_place, other)| {
+        (stem(one), place, &one.relative).cmp(&(stem(other), other_place, &other.relative))
+    });
+    captions.dedup_by(|(_, file), (_, first)| {
+        let same = stem(file) == stem(first);
+        if same {
+            unused.push(name(&file.relative));
+        }
+        same
+    });
     if images.is_empty() && faults.len() == faults_before {
         faults.push(ScanFault::NoImage { path: folder.clone() });
     }
 
     let masks = mask_folder.map(|folder| walk_masks(&folder, unused, faults)).unwrap_or_default();
-    let mut used = HashSet::new();
+    let (mut used, mut used_captions) = (HashSet::new(), vec![false; captions.len()]);
     let mut subfolders: HashMap<String, (u32, String)> = HashMap::new();
     let mut found = Vec::with_capacity(images.len());
     for image in images {
@@ -153,30 +168,28 @@ fn walk_dataset(
                 }
             },
         };
-        let caption =
-            captions.get_mut(split_extension(&image.relative).0).and_then(|candidates| candidates.first_mut());
-        let caption = caption.map(|(_, file, used)| {
-            *used = true;
-            &*file
+        let caption = captions.binary_search_by(|(_, file)| stem(file).cmp(stem(&image))).ok().map(|at| {
+            used_captions[at] = true;
+            &captions[at].1
         });
-        let mask = masks.get(split_extension(&image.relative).0).map(|file| {
+        let mask = masks.get(stem(&image)).map(|file| {
             used.insert(&file.path);
-            (file.path.clone(), file.metadata.clone())
+            (file.path.clone(), file.state)
         });
         found.push(Found {
-            id: name(&image.relative),
+            id: if dataset.name.is_empty() { image.relative } else { name(&image.relative) },
             mask,
             dataset: 0,
             caption: caption.map(|file| file.path.clone()),
-            caption_metadata: caption.map(|file| file.metadata.clone()),
+            caption_state: caption.map(|file| file.state),
             image: image.path,
-            image_metadata: image.metadata,
+            image_state: image.state,
             repeats,
             class,
         });
     }
-    let without_image = captions.into_values().flatten().filter(|(_, _, used)| !used);
-    unused.extend(without_image.map(|(_, file, _)| name(&file.relative)));
+    let without_image = captions.iter().zip(&used_captions).filter(|(_, used)| !**used);
+    unused.extend(without_image.map(|((_, file), _)| name(&file.relative)));
     unused.extend(masks.values().filter(|file| !used.contains(&file.path)).map(|file| mask_name(&file.relative)));
     found
 }
@@ -202,7 +215,7 @@ fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFaul
     masks
 }
 
-/// The files below `folder` that are not hidden, in no order, but for those in the folder `without`.
+/// The files below `folder` that are not hidden, folder by folder in the order of their names, but for those in the folder `without`.
 fn list(
     folder: &Path,
     without: Option<&Path>,
@@ -211,7 +224,7 @@ fn list(
     faults: &mut Vec<ScanFault>,
 ) -> Vec<File> {
     let mut files = Vec::new();
-    let mut entries = WalkDir::new(folder).follow_links(true).into_iter();
+    let mut entries = WalkDir::new(folder).follow_links(true).sort_by_file_name().into_iter();
     let (mut count, faults_before) = (0, faults.len());
     while let Some(entry) = entries.next() {
         count += 1;
@@ -258,7 +271,10 @@ fn list(
             continue;
         }
         match entry.metadata() {
-            Ok(metadata) => files.push(File { relative, path: entry.into_path(), metadata }),
+            Ok(metadata) => {
+                let state = Fingerprint::of(&metadata);
+                files.push(File { relative, path: entry.into_path(), state });
+            }
             Err(error) => faults.push(walk_fault(folder, error)),
         }
     }

@@ -335,7 +335,7 @@ impl Finished {
     /// Records what is done, all together or none: a state is kept that leads on from the last epoch.
     fn record(&mut self, job: &TrainJob, work: &mut Work<'_>) -> Result<(), StageError> {
         for (action, outputs, seconds) in &self.actions {
-            work.hold(&job.actions[*action], outputs.clone(), *seconds);
+            work.hold(&job.actions[*action], outputs.clone(), *seconds)?;
         }
         work.flush()?;
         for (action, ..) in self.actions.drain(..).filter(|(action, ..)| *action < job.epochs()) {

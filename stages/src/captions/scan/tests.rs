@@ -30,7 +30,7 @@ impl Space {
     fn caption_of(&self, scan: &Scan, id: &str) -> Option<String> {
         let found = scan.found.iter().find(|found| found.id == id).unwrap();
         let caption = found.caption.as_ref()?;
-        assert_eq!(found.caption_metadata.as_ref().unwrap().len(), fs::metadata(caption).unwrap().len());
+        assert_eq!(found.caption_state.unwrap().size(), fs::metadata(caption).unwrap().len());
         Some(caption.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned())
     }
 }
@@ -51,7 +51,7 @@ fn images_are_found_to_any_depth_and_sorted() {
     assert_eq!(scan.unused, ["notes.md"]);
     assert!(scan.found.iter().all(|found| found.repeats == 1 && found.class.is_empty() && found.caption.is_none()));
     assert_eq!(scan.found[0].image, space.0.path().join("p/a.jpg"));
-    assert_eq!(scan.found[0].image_metadata.len(), 7);
+    assert_eq!(scan.found[0].image_state.size(), 7);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn links_are_followed_and_broken_or_circular_ones_named() {
     symlink(folder.join("real/c"), folder.join("p/c")).unwrap();
     let scan = space.walk(&[dataset("p")]).unwrap();
     assert_eq!(ids(&scan), ["a.png", "c/d.png"]);
-    assert_eq!(scan.found[0].image_metadata.len(), 10);
+    assert_eq!(scan.found[0].image_state.size(), 10);
     assert!(scan.found[0].caption.is_some());
     symlink(folder.join("nowhere.png"), folder.join("p/z.png")).unwrap();
     symlink(folder.join("p"), folder.join("p/loop")).unwrap();
