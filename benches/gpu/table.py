@@ -3,7 +3,7 @@
     python benches/gpu/table.py PROGRAM [--only recipe,forward,...] [--json FOLDER]
     python benches/gpu/table.py PROGRAM --profile
 
-PROGRAM is what `cargo bench --features cuda --package sd3pipe-stages --bench gpu --no-run` built. Each side runs in a process of its own,
+PROGRAM is what `cargo bench --features cuda --package sd3pipe-stages --bench gpu --no-run` built. Each side runs in processes of its own,
 one after the other, so that each has the whole card; what a section breaks is tried once more alone. The table is on standard output,
 all else on the other. A floor is what the counted operations take at the rate of the best product of 8192³ in the same call, or the counted
 bytes at that of the best copy, whichever is longer; a share is the floor over our time. Memory is the most that the side's allocator held of
@@ -184,7 +184,10 @@ def main():
     peers = Side("PyTorch", [sys.executable, HERE / "peers.py", *arguments.peers.split()])
     peers.run([section for section in sections if section not in OURS_ALONE])
     ours = Side("here", [program])
-    ours.run([section for section in sections if section not in THEIRS_ALONE])
+    # Each in a process of its own: burn's pools keep what a section before has left.
+    for section in sections:
+        if section not in THEIRS_ALONE:
+            ours.run([section])
     if arguments.json:
         arguments.json.mkdir(parents=True, exist_ok=True)
         for side, name in [(peers, "peers"), (ours, "ours")]:
