@@ -33,6 +33,7 @@ mod store;
 mod usage;
 mod value;
 mod verify;
+mod written;
 
 pub use census::StagesOf;
 pub use digest::{Digest, DigestError};

@@ -277,13 +277,17 @@ impl ObjectWriter<'_> {
         &self.path
     }
 
+    /// What was written so far, as the object that it would be.
+    pub fn so_far(&self) -> Object {
+        Object { digest: Digest::from_bytes(*self.hasher.finalize().as_bytes()), length: self.hasher.count() }
+    }
+
     /// Syncs what was written and gives it its name.
     ///
     /// # Errors
     /// A store that cannot be written.
     pub fn finish(mut self) -> Result<Object, StoreError> {
-        let object =
-            Object { digest: Digest::from_bytes(*self.hasher.finalize().as_bytes()), length: self.hasher.count() };
+        let object = self.so_far();
         self.file.flush().map_err(StoreError::write(&self.path))?;
         if self.store.keep(&object)? {
             return Ok(object);

@@ -26,7 +26,7 @@ pub struct Output {
 }
 
 /// What an action read and what it made.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// All that it read; the key is made of this.
     pub preimage: Preimage,

@@ -100,7 +100,8 @@ impl Data {
         let report =
             planner.data_report(index)?.unwrap_or_else(|| DataReport::new(&Default::default(), &Default::default()));
         let (mut alike, mut broken) = (None, Vec::new());
-        if !self.quick {
+        // Pictures that are elsewhere can't be looked at.
+        if !self.quick && planner.data(index)?.elsewhere().next().is_none() {
             // Equal files are told already.
             let mut distinct: BTreeMap<&str, &str> = BTreeMap::new();
             for item in items.as_slice() {

@@ -67,6 +67,26 @@ pub(super) const INSPECT: &str = "Examples:
   sd3pipe inspect models/sd3_medium.safetensors
   sd3pipe inspect somebodys-lora.safetensors --json";
 
+pub(super) const PUSH: &str = "Examples:
+  sd3pipe push my-style.ron
+  sd3pipe push my-style.ron --set 'store.remote=\"s3://bucket/prefix\"'
+What is there is not sent again. Credentials come from where the cloud's own programs have them: AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY.";
+
+pub(super) const PULL: &str = "Examples:
+  sd3pipe pull my-style.ron
+A run brings what it needs by itself; this brings everything, for a machine that will be offline.";
+
+pub(super) const PACK: &str = "Examples:
+  sd3pipe pack my-style.ron -o my-style.bundle
+  sd3pipe pack my-style.ron --stage latents,text -o my-style.bundle
+The bundle has latents, encoded texts, captions and the digests of the pictures, and no picture.";
+
+pub(super) const UNPACK: &str = "Examples:
+  sd3pipe unpack my-style.bundle my-style.ron
+Then `sd3pipe run my-style.ron` trains. The pipeline names the same data folders, which need not be there: a listing is put in their
+place. The model's files are needed as ever.";
+
 pub(super) const RUNS: &str = "Examples:
   sd3pipe runs
   sd3pipe runs my-style.ron --limit 5";

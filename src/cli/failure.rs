@@ -1,7 +1,9 @@
 //! How the program ends badly: a message on standard error, and an exit code.
 
 use super::{diagnostics, text};
-use crate::{hub::HubError, pipeline::Diagnostics, plan::PlanError, run::RunError};
+use crate::{
+    bundle::BundleError, hub::HubError, pipeline::Diagnostics, plan::PlanError, remote::RemoteFault, run::RunError,
+};
 use sd3pipe_cache::StoreError;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,6 +31,10 @@ pub enum Failure {
     Submit(String),
     /// A model can't be downloaded: exit code 1.
     Hub(Box<HubError>),
+    /// A remote store can't be used: exit code 2, or 1 when it fails.
+    Remote(Box<RemoteFault>),
+    /// A bundle can't be written or read: exit code 1, or 3 for a store that can't be used.
+    Bundle(Box<BundleError>),
     /// The run ended badly: exit code 1, 3, 5 or 130.
     Run(Box<RunError>),
 }
@@ -48,6 +54,18 @@ impl From<StoreError> for Failure {
 impl From<HubError> for Failure {
     fn from(error: HubError) -> Self {
         Self::Hub(Box::new(error))
+    }
+}
+
+impl From<BundleError> for Failure {
+    fn from(error: BundleError) -> Self {
+        Self::Bundle(Box::new(error))
+    }
+}
+
+impl From<RemoteFault> for Failure {
+    fn from(fault: RemoteFault) -> Self {
+        Self::Remote(Box::new(fault))
     }
 }
 
@@ -80,6 +98,10 @@ impl Failure {
                 (format!("the jobs were not submitted ({reason})\nhint: {hint}"), 1)
             }
             Self::Hub(error) => (error.to_string(), 1),
+            Self::Remote(fault) => {
+                (fault.to_string(), if matches!(*fault, RemoteFault::Unfinished { .. }) { 1 } else { 2 })
+            }
+            Self::Bundle(error) => (error.to_string(), if matches!(*error, BundleError::Store(_)) { 3 } else { 1 }),
             Self::Damaged(store) => {
                 let message = format!("{} is damaged\nhint: `sd3pipe verify --repair` mends it", store.display());
                 (message, 1)

@@ -14,9 +14,12 @@ mod init;
 mod inspect;
 mod manual;
 mod notify;
+mod pack;
 mod pin;
 mod plan;
 mod progress;
+mod pull;
+mod push;
 mod report;
 mod run;
 mod runs;
@@ -27,6 +30,7 @@ mod status;
 mod store;
 mod submit;
 pub(crate) mod text;
+mod unpack;
 mod verify;
 mod why;
 
@@ -35,7 +39,7 @@ pub use failure::Failure;
 use crate::{
     pipeline::{self, Resolved, ResolvedStage},
     plan::{Estimate, Examined, Planner},
-    run::previous_keys,
+    run::{fetched, previous_keys},
 };
 use clap::{Args, Parser, Subcommand};
 use sd3pipe_cache::{Key, Store};
@@ -97,6 +101,18 @@ enum Verb {
     /// Writes the page of the last run again: losses, samples, verdicts on the checkpoints.
     #[command(after_help = examples::REPORT)]
     Report(report::Report),
+    /// Sends all that the store has of a pipeline to the remote store that it names.
+    #[command(after_help = examples::PUSH)]
+    Push(push::Push),
+    /// Brings all that the remote store has of a pipeline. Computes nothing.
+    #[command(after_help = examples::PULL)]
+    Pull(pull::Pull),
+    /// Writes what stages made into one file, for a machine without the pictures.
+    #[command(after_help = examples::PACK)]
+    Pack(pack::Pack),
+    /// Puts what `pack` has written into a pipeline's store, so that it trains without the pictures.
+    #[command(after_help = examples::UNPACK)]
+    Unpack(unpack::Unpack),
     /// Lists the runs of a store.
     #[command(after_help = examples::RUNS)]
     Runs(runs::Runs),
@@ -147,7 +163,7 @@ struct Target {
 /// Which store.
 #[derive(Debug, Args)]
 struct StorePlace {
-    /// The store [default: $SD3PIPE_STORE, or `.sd3pipe` beside the pipeline].
+    /// The store [default: $SD3PIPE_STORE, or what the pipeline names, or `.sd3pipe` beside it].
     #[arg(long, value_name = "FOLDER")]
     store: Option<PathBuf>,
 }
@@ -159,8 +175,12 @@ impl StorePlace {
         self.store.clone().or_else(variable)
     }
 
-    fn folder(&self, beside: &Path) -> PathBuf {
-        self.chosen().unwrap_or_else(|| beside.join(".sd3pipe"))
+    /// That of a pipeline file that need not be right, or of the folder that it lies in.
+    fn folder_at(&self, pipeline: &Path) -> PathBuf {
+        self.chosen().unwrap_or_else(|| {
+            let beside = if pipeline.is_dir() { pipeline } else { pipeline.parent().unwrap_or(Path::new("")) };
+            pipeline::local_store(pipeline).unwrap_or_else(|| beside.join(pipeline::STORE))
+        })
     }
 }
 
@@ -176,9 +196,7 @@ struct Location {
 
 impl Location {
     fn folder(&self) -> PathBuf {
-        let beside =
-            if self.pipeline.is_dir() { &self.pipeline } else { self.pipeline.parent().unwrap_or(Path::new("")) };
-        self.place.folder(beside)
+        self.place.folder_at(&self.pipeline)
     }
 
     /// Opens the store for reading.
@@ -208,7 +226,7 @@ impl Target {
     }
 
     fn store(&self, resolved: &Resolved) -> PathBuf {
-        self.place.folder(&resolved.folder)
+        self.place.chosen().unwrap_or_else(|| resolved.pipeline.store.local.clone())
     }
 }
 
@@ -235,6 +253,10 @@ pub fn main() -> ExitCode {
         Verb::Graph(verb) => verb.run(),
         Verb::Inspect(verb) => verb.run(),
         Verb::Report(verb) => verb.run(),
+        Verb::Push(verb) => verb.run(),
+        Verb::Pull(verb) => verb.run(),
+        Verb::Pack(verb) => verb.run(),
+        Verb::Unpack(verb) => verb.run(),
         Verb::Runs(verb) => verb.run(),
         Verb::Show(verb) => verb.run(),
         Verb::Diff(verb) => verb.run(),
@@ -283,6 +305,7 @@ impl<'s> Survey<'s> {
         }
         let previous = previous_keys(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?;
         let mut planner = Planner::new(resolved, store, forced, previous.clone());
+        planner.take_as_far(fetched(resolved, store).map_err(|error| Failure::plan(&resolved.pipeline.name, error))?);
         let wanted = planner.needed::<()>(until, &BTreeMap::new());
         for &index in &wanted {
             planner.check(index).map_err(|error| Failure::plan(&resolved.stages[index].name, error))?;

@@ -62,7 +62,11 @@ impl Plan {
             return print(&rates(&resolved, &survey));
         }
         let table = if self.bytes { bytes(&resolved, &survey) } else { overview(&resolved, &survey, store.as_ref())? };
-        print(&format!("{table}{}", costs(&survey, seconds).unwrap_or_default()))
+        let costs = costs(&survey, seconds);
+        // Nothing is asked here: a plan needs no connection.
+        let remote = resolved.pipeline.store.remote.as_ref().filter(|_| costs.is_some());
+        let first = remote.map(|remote| format!("`sd3pipe run` takes of this what {remote} has\n"));
+        print(&[Some(table), costs, first].into_iter().flatten().collect::<String>())
     }
 }
 

@@ -8,8 +8,9 @@ use super::{
 use crate::{
     pipeline::Resolved,
     plan::EpochLosses,
+    remote::{self, Remote, RemoteFault},
     report,
-    run::{Comparison, Journal, Networks, Options, RunError, Runner, Shard, previous_keys},
+    run::{Comparison, Journal, Networks, Options, RunError, Runner, Shard, StageEntry, previous_keys},
 };
 use clap::Args;
 use sd3pipe_cache::{Key, Run as Entry, Store};
@@ -42,7 +43,7 @@ pub(super) struct Run {
     notify: Option<String>,
 }
 
-static INTERRUPT: Interrupt = Interrupt::new();
+pub(super) static INTERRUPT: Interrupt = Interrupt::new();
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Failure> {
@@ -84,6 +85,20 @@ pub(super) struct Beside {
     notify: Option<String>,
 }
 
+/// The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
+pub(super) fn catch_interrupts() {
+    let installed = ctrlc::set_handler(|| {
+        if INTERRUPT.asked() {
+            std::process::exit(130);
+        }
+        INTERRUPT.ask();
+        eprintln!("\nstopping after this step; once more to stop at once");
+    });
+    if let Err(error) = installed {
+        eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
+    }
+}
+
 /// Runs a pipeline, writes it down as a run of `name`, and says what was done.
 pub(super) fn carry_out(
     resolved: &Resolved,
@@ -95,24 +110,15 @@ pub(super) fn carry_out(
     beside: &Beside,
 ) -> Result<(), Failure> {
     let start = Instant::now();
-    // The first Ctrl-C lets the stage save its state; the second ends the program where it is, which loses no more than a kill.
-    let installed = ctrlc::set_handler(|| {
-        if INTERRUPT.asked() {
-            std::process::exit(130);
-        }
-        INTERRUPT.ask();
-        eprintln!("\nstopping after this step; once more to stop at once");
-    });
-    if let Err(error) = installed {
-        eprintln!("note: Ctrl-C can't be caught and will end the run like a kill: {error}");
-    }
+    let (remote, only_fetch) = (remote::open(&resolved.pipeline.store)?, options.only_fetch);
+    catch_interrupts();
     // A run that is killed leaves this: it hides nothing of what the runs before it knew.
     let document = serde_json::to_value(Journal::new(resolved, &previous)).unwrap_or_default();
     let id = store.begin_run(name, &document)?;
-    let (engine, interrupt) = (&Networks, &INTERRUPT);
-    let runner = Runner { resolved, store, engine, progress, interrupt, options };
+    let (engine, interrupt, remote) = (&Networks, &INTERRUPT, remote.as_ref());
+    let runner = Runner { resolved, store, remote, engine, progress, interrupt, options };
     let (mut journal, result) = runner.run(previous);
-    let comparison = match result.is_ok() {
+    let comparison = match result.is_ok() && !only_fetch {
         true => Comparison::of(resolved, &journal, store),
         false => Ok(None),
     };
@@ -125,13 +131,15 @@ pub(super) fn carry_out(
         progress.line(&format!("wrote {}", path.display()));
     }
     let outcome = match &result {
+        Ok(()) if only_fetch => "pulled",
         Ok(()) => "done",
         Err(RunError::Interrupted) => "interrupted",
         Err(RunError::Changed { .. }) => "inputs changed",
         Err(_) => "failed",
     };
     let noted = store.update_run(id, outcome, &serde_json::to_value(&journal).unwrap_or_default());
-    store.notices().iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
+    let told = [store.notices(), remote.map(Remote::notices).unwrap_or_default()].concat();
+    told.iter().for_each(|notice| eprintln!("note: {}", text::safe(notice)));
     print(&summary(resolved, &journal, result.is_ok(), start.elapsed().as_secs_f64()))?;
     let fault = |error| Failure::plan(&resolved.pipeline.name, error);
     if let Some(comparison) = comparison.map_err(fault)? {
@@ -149,6 +157,9 @@ pub(super) fn carry_out(
     }
     result?;
     noted?;
+    if let Some(remote) = remote.filter(|remote| only_fetch && (remote.is_gone() || remote.lacks_something())) {
+        return Err(RemoteFault::Unfinished { address: remote.address().to_owned() }.into());
+    }
     reported.map(drop)
 }
 
@@ -185,8 +196,8 @@ fn write_pages(
 /// What was done and what was reused, a line a stage; one line when everything was.
 fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) -> String {
     let names: Vec<&str> = journal.stages.iter().map(|stage| stage.name.as_str()).collect();
-    let left_some = journal.stages.iter().any(|stage| stage.left.is_some());
-    if whole && !journal.did_something() && !left_some {
+    let reused = |stage: &StageEntry| stage.left.is_none() && stage.fetched == 0;
+    if whole && !journal.did_something() && journal.stages.iter().all(reused) {
         return format!("nothing to do: reused {} ({})\n", names.join(", "), text::duration(seconds));
     }
     let rows: Vec<Vec<String>> = journal
@@ -202,6 +213,7 @@ fn summary(resolved: &Resolved, journal: &Journal, whole: bool, seconds: f64) ->
                 }
                 (0, ..) if stage.result.is_none() => ("failed", String::new()),
                 (0, Some(items), _) if stage.kind == "Captions" => ("read", text::units(items, "items")),
+                (0, ..) if stage.fetched > 0 => ("fetched", text::units(stage.fetched, "results")),
                 (0, ..) => ("reused", String::new()),
                 (done, Some(_), _) => ("ran", of_all(done)),
                 (done, None, _) => ("unfinished", format!("{} done and kept", text::count(done))),

@@ -109,7 +109,7 @@ impl Sample {
             true => pipeline::load(Path::new(of), &[])?.pipeline.name,
             false => of.to_owned(),
         };
-        let folder = self.place.folder(beside);
+        let folder = self.place.folder_at(if file { Path::new(of) } else { &self.location });
         if Store::open_read_only(&folder)?.is_none() {
             let hint = "name the pipeline file, or the store with --store";
             return Err(Failure::Usage(format!("there is no store at {}\nhint: {hint}", folder.display())));

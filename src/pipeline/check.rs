@@ -8,6 +8,7 @@ use super::{
     grid::{self, AT},
     names::{PLAIN_NAME, is_plain_name},
     source::Sources,
+    store,
 };
 use crate::hub::{Address, Cache, HubFile};
 use sd3pipe_stages::{
@@ -105,6 +106,7 @@ pub fn check(
     }
     check_names(&pipeline, &mut faults);
     let hub = resolve_paths(&mut pipeline, sources, there, &mut faults);
+    store::resolve(&mut pipeline.store, composed, sources, &mut faults);
     if let Some(reason) = pipeline.device.missing() {
         faults.add("device", reason, "device: Auto takes what there is".to_owned());
     }
@@ -165,7 +167,7 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    let is_field = |name: &str| ["name", "model", "device", "grid", "report", "stages"].contains(&name);
+    let is_field = |name: &str| ["name", "model", "device", "store", "grid", "report", "stages"].contains(&name);
     for name in pipeline.stages.keys() {
         // What `plan --resolved` prints of a grid can be run again.
         let (base, point) = base_and_point(name);

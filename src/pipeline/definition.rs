@@ -5,6 +5,7 @@ use super::{
     diagnostic::{Diagnostic, suggestion},
     ineffective,
     outline::Body,
+    store::StorePlaces,
 };
 use indexmap::IndexMap;
 use ron::extensions::Extensions;
@@ -22,6 +23,9 @@ pub struct Pipeline {
     /// Where it computes.
     #[serde(default)]
     pub device: Device,
+    /// Where results are kept, and with whom they are shared.
+    #[serde(default)]
+    pub store: StorePlaces,
     /// Whether a run writes a page that tells what it did and judges its checkpoints, `out/<name>/report.html`.
     #[serde(default = "yes")]
     pub report: bool,

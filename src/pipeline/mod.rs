@@ -14,6 +14,7 @@ pub(crate) mod ineffective;
 mod names;
 mod outline;
 mod source;
+mod store;
 
 pub use check::{Resolved, ResolvedStage, Upstream, base_and_point};
 pub use definition::{Pipeline, options};
@@ -21,8 +22,12 @@ pub use diagnostic::{Diagnostic, Diagnostics, suggestion};
 pub use grid::is_at;
 pub(crate) use names::{PLAIN_NAME, is_plain_name};
 pub use source::{Place, Source, Sources};
+pub use store::{RemoteMode, STORE, StorePlaces};
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// Reads a pipeline file, folds in its base and the `--set` settings, and checks it. No model is loaded.
 ///
@@ -30,7 +35,16 @@ use std::{collections::HashSet, path::Path};
 /// Everything that is wrong with it, each with its place: syntax and types stop at the first, all semantic errors come together.
 pub fn load(path: &Path, settings: &[String]) -> Result<Resolved, Diagnostics> {
     let mut sources = Sources::default();
-    resolve(path, settings, &mut sources).map_err(|list| Diagnostics { sources, list })
+    resolve(path, settings, true, &mut sources).map_err(|list| Diagnostics { sources, list })
+}
+
+/// The same, but the files that it names need not be there.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_anywhere(path: &Path, settings: &[String]) -> Result<Resolved, Diagnostics> {
+    let mut sources = Sources::default();
+    resolve(path, settings, false, &mut sources).map_err(|list| Diagnostics { sources, list })
 }
 
 /// Reads the text of a pipeline as a run has written it down, and checks it, but for files: they need not be there any more. Its `out/` is
@@ -50,7 +64,16 @@ pub fn read(name: &str, text: &str, folder: &Path) -> Result<Resolved, Diagnosti
     read.map_err(|list| Diagnostics { sources, list })
 }
 
-fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Resolved, Vec<Diagnostic>> {
+/// The store that a pipeline file names, if it can be read and names one. Nothing else of it is looked at.
+pub fn local_store(path: &Path) -> Option<PathBuf> {
+    let mut sources = Sources::default();
+    let root = compose::fold(path, &[], &mut sources).ok()?;
+    let local = root.get("store")?.get("local")?;
+    let text = &sources.get(local.place.source).text[local.place.range.clone()];
+    Some(sources.get(local.place.source).folder.join(options().from_str::<PathBuf>(text).ok()?))
+}
+
+fn resolve(path: &Path, settings: &[String], there: bool, sources: &mut Sources) -> Result<Resolved, Vec<Diagnostic>> {
     let mut root = compose::fold(path, settings, sources)?;
     let axes = grid::take(&mut root, settings, sources)?;
     let (mut resolved, mut faults, mut told) = (Vec::new(), Vec::new(), HashSet::new());
@@ -58,7 +81,7 @@ fn resolve(path: &Path, settings: &[String], sources: &mut Sources) -> Result<Re
         let at_point = grid::at(&root, &axes, &point, sources).map_err(|fault| vec![fault]).and_then(|root| {
             let composed = compose::compose(root, sources);
             let pipeline = definition::read(&composed).map_err(|fault| vec![fault])?;
-            check::check(pipeline, &composed, sources, true)
+            check::check(pipeline, &composed, sources, there)
         });
         match at_point {
             Ok(at_point) => resolved.push((point, at_point)),

@@ -2,11 +2,12 @@
 
 use super::{PlanError, Planner, StageResult};
 use crate::pipeline::Resolved;
-use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store};
+use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store, StoreError};
 use sd3pipe_stages::{
     captions::{
         Captions, Items, caption,
         items::{self, ImageFacts, Made},
+        listing::{ListedFile, Listing, Seen},
         parameters::{Dataset, Masks},
         report::DataReport,
         scan::{self, Found, Scan},
@@ -35,6 +36,7 @@ pub struct Data {
     /// What is worth saying of the data; only when the items were made anew.
     pub report: Option<DataReport>,
     scan: Scan,
+    digests: Vec<Digests>,
     memo: Option<Vec<u8>>,
 }
 
@@ -92,13 +94,15 @@ impl Data {
         }
         if let Some(output) = kept.iter().find(|output| output.role == ITEMS && !lost.contains(&output.digest)) {
             let result = StageResult::stored(output.digest);
-            return Ok(Self { preimage, result, kept: true, images, report: None, scan, memo: None });
+            return Ok(Self { preimage, result, kept: true, images, report: None, scan, digests, memo: None });
         }
-        let before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
+        let mut before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
+        scan.found.iter().zip(&digests).for_each(|(found, digests)| before.add_listed(found, digests));
         let (made, memo) = make(stage, &scan, &digests, before)?;
         let report = Some(DataReport::new(&made, &scan));
         let result = StageResult::in_memory(made.items.to_json()?);
-        Ok(Self { preimage, result, kept: false, images, report, scan, memo: Some(serde_json::to_vec(&memo)?) })
+        let memo = Some(serde_json::to_vec(&memo)?);
+        Ok(Self { preimage, result, kept: false, images, report, scan, digests, memo })
     }
 
     /// Every file that was looked at, as it was.
@@ -106,9 +110,11 @@ impl Data {
         fn of(found: &Found) -> impl Iterator<Item = (&Path, &Fingerprint)> {
             let caption = found.caption.as_deref().zip(found.caption_state.as_ref());
             let mask = found.mask.as_ref().map(|(path, state)| (path.as_path(), state));
-            [Some((found.image.as_path(), &found.image_state)), caption, mask].into_iter().flatten()
+            let all = [Some((found.image.as_path(), &found.image_state)), caption, mask];
+            all.into_iter().flatten().filter_map(|(path, state)| Some((path, state.here()?)))
         }
-        self.scan.found.iter().flat_map(of)
+        let listings = self.scan.listings.iter().map(|(path, state)| (path.as_path(), state));
+        self.scan.found.iter().flat_map(of).chain(listings)
     }
 
     /// The files of every item's picture.
@@ -118,6 +124,49 @@ impl Data {
             mask: found.mask.as_ref().map(|(path, _)| path.clone()),
         };
         self.scan.found.iter().map(|found| (found.id.clone(), files(found))).collect()
+    }
+
+    /// Those of an item's files that are elsewhere: its folder has a listing in their place.
+    pub fn elsewhere(&self) -> impl Iterator<Item = &Path> {
+        let pictures = self.scan.found.iter().flat_map(|found| {
+            let mask = found.mask.as_ref().map(|(path, seen)| (path, seen));
+            [Some((&found.image, &found.image_state)), mask]
+        });
+        pictures.flatten().filter(|(_, seen)| seen.listed().is_some()).map(|(path, _)| path.as_path())
+    }
+
+    /// The listing of each folder that items come from.
+    ///
+    /// # Errors
+    /// When the store has no longer what was read from the files.
+    pub fn listings(&self, stage: &Captions, store: &Store) -> Result<BTreeMap<PathBuf, Listing>, PlanError> {
+        let key = self.preimage.key();
+        let memo = Memo::read(store, &key).ok_or(StoreError::Missing { digest: key.digest() })?;
+        let mut listings: BTreeMap<PathBuf, Listing> = BTreeMap::new();
+        let mut add = |folder: &Path, path: &Path, file: ListedFile| {
+            let below = path.strip_prefix(folder).unwrap_or(path).to_string_lossy();
+            let below = below.replace(std::path::MAIN_SEPARATOR, "/");
+            listings.entry(folder.to_owned()).or_default().files.insert(below, file);
+        };
+        let picture = |digest: &Digest| {
+            let digest = digest.to_string();
+            ListedFile { size: memo.sizes.get(&digest).copied(), text: None, digest }
+        };
+        for (found, digests) in self.scan.found.iter().zip(&self.digests) {
+            let Some(dataset) = stage.data.get(found.dataset) else { continue };
+            add(&dataset.path, &found.image, picture(&digests.image));
+            if let Some((path, digest)) = found.caption.as_ref().zip(digests.caption) {
+                let digest = digest.to_string();
+                let text = memo.captions.get(&digest).cloned();
+                add(&dataset.path, path, ListedFile { size: None, text, digest });
+            }
+            if let (Some(Masks::Folder(masks)), Some((path, _)), Some(digest)) =
+                (&dataset.masks, &found.mask, &digests.mask)
+            {
+                add(masks, path, picture(digest));
+            }
+        }
+        Ok(listings)
     }
 
     /// What the next run will know by digests, if it was read anew.
@@ -194,6 +243,17 @@ fn output(role: &str, object: sd3pipe_cache::Object) -> Output {
 }
 
 impl Memo {
+    /// Adds what listings say of an item's files.
+    fn add_listed(&mut self, found: &Found, digests: &Digests) {
+        let mask = found.mask.as_ref().map(|(_, seen)| seen).zip(digests.mask);
+        let caption = found.caption_state.as_ref().zip(digests.caption);
+        for (seen, digest) in [Some((&found.image_state, digests.image)), mask, caption].into_iter().flatten() {
+            let Some(file) = seen.listed() else { continue };
+            self.sizes.extend(file.size.map(|size| (digest.to_string(), size)));
+            self.captions.extend(file.text.clone().map(|text| (digest.to_string(), text)));
+        }
+    }
+
     fn read(store: &Store, key: &Key) -> Option<Self> {
         let outputs = store.outputs(key).ok()??;
         let memo = outputs.iter().find(|output| output.role == MEMO)?;
@@ -202,6 +262,7 @@ impl Memo {
 }
 
 /// The digests of an item's files.
+#[derive(Debug)]
 struct Digests {
     image: Digest,
     caption: Option<Digest>,
@@ -231,7 +292,14 @@ fn digests_of(
     remembered: &mut [(PathBuf, FileDigests<'_>)],
     read: bool,
 ) -> Result<Option<Vec<Digests>>, PlanError> {
-    let mut digest = |path: &Path, state: &Fingerprint| -> Result<Option<Digest>, PlanError> {
+    let mut digest = |path: &Path, state: &Seen| -> Result<Option<Digest>, PlanError> {
+        let state = match state {
+            Seen::Here(state) => state,
+            Seen::Listed(file) => {
+                let fault = |error| PlanError::File { path: path.to_owned(), source: std::io::Error::other(error) };
+                return file.digest.parse().map(Some).map_err(fault);
+            }
+        };
         let cache = match &mut *remembered {
             [(_, only)] => Some(only),
             several => several.iter_mut().find(|(root, _)| path.starts_with(root)).map(|(_, cache)| cache),
@@ -248,7 +316,7 @@ fn digests_of(
     };
     let mut all = Vec::with_capacity(scan.found.len());
     for found in &scan.found {
-        let mut optional = |file: Option<(&Path, &Fingerprint)>| match file {
+        let mut optional = |file: Option<(&Path, &Seen)>| match file {
             Some((path, state)) => Ok(digest(path, state)?.map(Some)),
             None => Ok::<_, PlanError>(Some(None)),
         };

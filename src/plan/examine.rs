@@ -1,6 +1,9 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
-use super::{Data, PlanError, StageResult, Start, model};
+use super::{
+    Data, PlanError, StageResult, Start, model,
+    shared::{Far, Shared},
+};
 use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
@@ -30,7 +33,8 @@ use sd3pipe_stages::{
 use serde_json::{Map, Value};
 use std::{
     cell::{OnceCell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    path::Path,
 };
 
 /// What is known of a stage.
@@ -98,6 +102,9 @@ pub struct Planner<'p> {
     lost: BTreeSet<Digest>,
     /// The keys of the last run's stages, by name: where to look for what was read then.
     previous: BTreeMap<String, Key>,
+    /// Where results may come from and go to beside the store.
+    pub(super) shared: Option<Shared<'p>>,
+    pub(super) far: RefCell<Far>,
 }
 
 impl<'p> Planner<'p> {
@@ -108,8 +115,8 @@ impl<'p> Planner<'p> {
         forced: BTreeSet<usize>,
         previous: BTreeMap<String, Key>,
     ) -> Self {
-        let (facts, data, scans, starts, lost) = Default::default();
-        Self { resolved, store, forced, facts, data, scans, starts, lost, previous }
+        let (facts, data, scans, starts, lost, far) = Default::default();
+        Self { resolved, store, forced, facts, data, scans, starts, lost, previous, shared: None, far }
     }
 
     /// What is known of the model's files; they are looked at once.
@@ -212,18 +219,30 @@ impl<'p> Planner<'p> {
         if !on.is_empty() {
             return Ok(Examined { preimage, state: State::Waiting { on } });
         }
-        if let Some(store) = self.store.filter(|_| !self.is_forced(index))
-            && let Some(digest) = self.kept(store, &stage.name, &preimage.key())?
-        {
-            return Ok(Examined { preimage, state: State::Kept { result: StageResult::stored(digest) } });
+        let above = || stage.upstream.iter().filter_map(|above| Some((above.stage, results[above.stage].as_ref()?)));
+        // Nobody has what is made of results that are only foreseen.
+        let asks = !self.is_forced(index) && above().all(|(_, result)| !result.foreseen);
+        if let Some(store) = self.store.filter(|_| !self.is_forced(index)) {
+            let kept = self.kept(store, &stage.name, &preimage.key())?.map(StageResult::stored);
+            let far = || if asks { self.far_result(index, &preimage.key()) } else { Ok(None) };
+            if let Some(result) = kept.map_or_else(far, |kept| Ok(Some(kept)))? {
+                return Ok(Examined { preimage, state: State::Kept { result } });
+            }
         }
+        above().try_for_each(|(above, result)| self.land(above, result, None))?;
         let job = self.job(stage, index, results)?;
         if let Some(store) = self.store {
             // Before they are looked up: what is found from here on stays.
             store.rely(&preimage.key(), &job.keys()?)?;
         }
+        if asks {
+            self.fetch(index, job.keys()?)?;
+        }
         let outputs = if self.is_forced(index) { vec![None; job.actions().len()] } else { self.outputs(&job)? };
         let missing: Vec<usize> = (0..outputs.len()).filter(|index| outputs[*index].is_none()).collect();
+        if let Job::Images(job) = &job {
+            self.are_here(index, missing.iter().map(|index| job.pictures[*index].path.as_path()))?;
+        }
         let state = if missing.is_empty() {
             let outputs: Vec<_> = outputs.into_iter().flatten().collect();
             State::Assembled {
@@ -234,6 +253,17 @@ impl<'p> Planner<'p> {
             State::Run { job: Box::new(job), missing }
         };
         Ok(Examined { preimage, state })
+    }
+
+    /// Refuses pictures that a stage would have to read and that are elsewhere.
+    fn are_here<'a>(&self, index: usize, pictures: impl Iterator<Item = &'a Path>) -> Result<(), PlanError> {
+        let data = self.captions_of(index).and_then(|captions| self.data.get(&captions));
+        let elsewhere: HashSet<&Path> = data.map(|data| data.elsewhere().collect()).unwrap_or_default();
+        let needed: Vec<&Path> = pictures.filter(|path| elsewhere.contains(path)).collect();
+        match needed.first() {
+            Some(first) => Err(PlanError::Elsewhere { count: needed.len(), first: first.to_path_buf() }),
+            None => Ok(()),
+        }
     }
 
     /// A stage's result, if the store has it. What the last run had is kept for this one too; anything else is written down
@@ -333,6 +363,12 @@ impl<'p> Planner<'p> {
         };
         let reports = train.of(VALIDATION).map(read).collect::<Result<Vec<_>, _>>()?;
         Ok(best(reports, parameters.weights == Weights::Average))
+    }
+
+    /// The keys of all that is looked up for a stage, given the results of those before it.
+    pub fn keys_of(&mut self, index: usize, results: &[Option<StageResult>]) -> Result<Vec<Key>, PlanError> {
+        let resolved = self.resolved;
+        Ok(self.job(&resolved.stages[index], index, results)?.keys()?)
     }
 
     fn job(&mut self, stage: &ResolvedStage, index: usize, results: &[Option<StageResult>]) -> Result<Job, PlanError> {

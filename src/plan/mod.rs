@@ -10,6 +10,7 @@ mod model;
 mod reasons;
 mod report;
 mod result;
+mod shared;
 mod start;
 pub mod target;
 
@@ -19,11 +20,15 @@ pub use examine::{Examined, Planner, State};
 pub use losses::EpochLosses;
 pub use reasons::{Cause, Difference, Reasons, differences};
 pub use result::StageResult;
+pub use shared::{Shared, Traffic};
 pub use start::{Start, StartError};
 
 use sd3pipe_cache::{KeyError, StoreError};
 use sd3pipe_stages::{
-    captions::CaptionsError, checkpoint::CheckpointError, error::StageError, text::tokenizer::TokenizerError,
+    captions::{CaptionsError, listing::LISTING},
+    checkpoint::CheckpointError,
+    error::StageError,
+    text::tokenizer::TokenizerError,
 };
 use std::path::PathBuf;
 use thiserror::Error;
@@ -55,6 +60,18 @@ pub enum PlanError {
     /// A parameter can't be written as JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// Pictures are needed that are not on this machine.
+    #[error(
+        "{count} of its pictures must be encoded, {first} for one, and they are not on this machine: {LISTING} stands in their folder\n\
+         hint: bring them here and remove that file, or go back to the settings that they were packed with",
+        first = first.display()
+    )]
+    Elsewhere {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: PathBuf,
+    },
     /// A result can't be put into `out/`.
     #[error(
         "cannot write {path}: {source}; make room there or let this user write there, and run again: what was made is kept",

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     pipeline::Resolved,
-    plan::{Examined, PlanError, Planner, StageResult, State},
+    plan::{Examined, PlanError, Planner, Shared, StageResult, State},
+    remote::Remote,
 };
 use sd3pipe_cache::{Digest, Fingerprint, Key, Record, Store};
 use sd3pipe_stages::{
@@ -17,6 +18,7 @@ use sd3pipe_stages::{
     error::StageError,
     job::Job,
     stage::{Kind, Stage},
+    train::{metrics::LOSSES, validation::VALIDATION},
     work::{Interrupt, Progress, Work},
 };
 use std::{
@@ -55,6 +57,8 @@ pub struct Options {
     pub force: BTreeSet<usize>,
     /// Begins even if what will be written has no room.
     pub ignore_space: bool,
+    /// Carries nothing out: brings what the remote store has, of each stage all that there is.
+    pub only_fetch: bool,
     /// Exports and draws samples after every so many epochs of a training, before it goes on.
     pub sample_every: Option<usize>,
     /// Makes only this share of the stages that are made item by item, and no other stage.
@@ -106,6 +110,7 @@ impl RunError {
     pub(super) fn of_plan(stage: String, error: PlanError) -> Self {
         match error {
             PlanError::Stage(StageError::Changed { paths }) => Self::Changed { paths },
+            PlanError::Stage(StageError::Interrupted) => Self::Interrupted,
             error => Self::Plan { stage, error: Box::new(error) },
         }
     }
@@ -128,6 +133,8 @@ pub struct Runner<'r> {
     pub resolved: &'r Resolved,
     /// The store.
     pub store: &'r Store,
+    /// The remote store that it shares results through.
+    pub remote: Option<&'r Remote>,
     /// What carries out the actions.
     pub engine: &'r dyn Engine,
     /// Who hears how far it is.
@@ -143,6 +150,8 @@ impl Runner<'_> {
     pub fn run(&self, previous: BTreeMap<String, Key>) -> (Journal, Result<(), RunError>) {
         let mut journal = Journal::new(self.resolved, &previous);
         let mut planner = Planner::new(self.resolved, Some(self.store), self.options.force.clone(), previous);
+        let (progress, interrupt) = (self.progress, self.interrupt);
+        planner.share(self.remote.map(|remote| Shared { remote, progress, interrupt }));
         let mut lost: Vec<Digest> = Vec::new();
         let mut result = loop {
             let mut results = vec![None; self.resolved.stages.len()];
@@ -202,32 +211,62 @@ impl Runner<'_> {
                 Some(examined) if !matches!(examined.state, State::Waiting { .. }) => examined,
                 _ => planner.examine(index, results).map_err(plan)?,
             };
+            if self.options.only_fetch && examined.state.result().is_none() {
+                if let State::Run { missing, .. } = examined.state {
+                    self.progress.line(&format!("{}: {} more must be made here", name(), missing.len()));
+                }
+                continue;
+            }
             if let State::Run { job, .. } = &examined.state
                 && let Job::Train(_) = **job
             {
                 metrics::announce(self.resolved, self.progress);
             }
             let examined = self.train_in_parts(planner, index, examined, results, &wanted, journal)?;
-            let Some(examined) = self.make_share(planner, index, examined, results, journal)? else { continue };
+            let key = examined.preimage.key();
+            let Some(examined) = self.make_share(planner, index, examined, results, journal)? else {
+                self.send(planner, index, &key, results)?;
+                continue;
+            };
             let start = Instant::now();
-            let key = examined.preimage.key().to_string();
             let (result, executed, actions) = self.carry_out(planner, index, examined, journal)?;
             planner.unforce(index);
             let kind = self.resolved.stages[index].stage.kind();
             journal.add(StageEntry {
                 name: name(),
                 kind: kind.to_string(),
-                key,
+                key: key.to_string(),
                 result: Some(result.digest),
                 executed,
                 actions,
                 left: None,
+                fetched: planner.came(index),
                 seconds: start.elapsed().as_secs_f64(),
             });
             results[index] = Some(result.clone());
-            if !self.options.undelivered.contains(&index) {
-                self.deliver(index, &result)?;
+            if self.options.only_fetch {
+                planner.fetch_all(index, results).map_err(plan)?;
+            } else if !self.options.undelivered.contains(&index) {
+                self.deliver(planner, index, &result)?;
             }
+            self.send(planner, index, &key, results)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the store has of a stage to the remote one, if there is one.
+    fn send(
+        &self,
+        planner: &mut Planner<'_>,
+        index: usize,
+        key: &Key,
+        results: &[Option<StageResult>],
+    ) -> Result<(), RunError> {
+        let name = &self.resolved.stages[index].name;
+        let complete = planner.offer(index, key, results).map_err(|error| RunError::of_plan(name.clone(), error))?;
+        if let Some(remote) = self.remote.filter(|remote| !complete && !remote.is_gone()) {
+            let address = remote.address();
+            self.progress.line(&format!("{name}: not all of it is in {address} yet; the next run sends the rest"));
         }
         Ok(())
     }
@@ -313,9 +352,15 @@ impl Runner<'_> {
     }
 
     /// Puts a stage's result where people look for it.
-    pub(super) fn deliver(&self, index: usize, result: &StageResult) -> Result<(), RunError> {
+    pub(super) fn deliver(&self, planner: &Planner<'_>, index: usize, result: &StageResult) -> Result<(), RunError> {
         let stage = &self.resolved.stages[index];
         let plan = |error| RunError::of_plan(stage.name.clone(), error);
+        match stage.stage.kind() {
+            // The weights are read by exports alone.
+            Kind::Train => planner.land(index, result, Some(&[LOSSES, VALIDATION])).map_err(plan)?,
+            Kind::Export | Kind::Sample => planner.land(index, result, None).map_err(plan)?,
+            Kind::Captions | Kind::EncodeText | Kind::EncodeImages => {}
+        }
         match stage.stage.kind() {
             Kind::Train => match metrics::deliver(self.resolved, index, result, self.store) {
                 // Curves are made again by any run: none fails for want of room for them.
@@ -350,6 +395,7 @@ impl Runner<'_> {
             executed,
             actions: None,
             left: None,
+            fetched: 0,
             seconds: start.elapsed().as_secs_f64(),
         };
         journal.add(entry);

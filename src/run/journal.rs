@@ -40,8 +40,15 @@ pub struct StageEntry {
     /// How many of them a run that makes a share has left to others; none if it left none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<usize>,
+    /// How many results came from the remote store.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fetched: usize,
     /// How long it took.
     pub seconds: f64,
+}
+
+fn is_none(fetched: &usize) -> bool {
+    *fetched == 0
 }
 
 impl Journal {
@@ -104,6 +111,19 @@ pub fn previous_keys(resolved: &Resolved, store: Option<&Store>) -> Result<BTree
     };
     let Ok(journal) = serde_json::from_value::<Journal>(run.document) else { return Ok(BTreeMap::new()) };
     Ok(journal.keys.into_iter().filter_map(|(name, key)| Some((name, key.parse().ok()?))).collect())
+}
+
+/// What runs of this pipeline found in the remote store, by the keys of its stages: there it is, and not in the store.
+pub fn fetched(resolved: &Resolved, store: Option<&Store>) -> Result<BTreeMap<Key, Digest>, PlanError> {
+    let mut fetched = BTreeMap::new();
+    let Some(store) = store.filter(|_| resolved.pipeline.store.remote.is_some()) else { return Ok(fetched) };
+    let runs = store.runs(RUNS_BACK)?.into_iter().filter(|run| run.pipeline == resolved.pipeline.name);
+    for journal in runs.filter_map(|run| serde_json::from_value::<Journal>(run.document).ok()) {
+        for stage in journal.stages.iter().filter(|stage| stage.fetched > 0) {
+            fetched.extend(stage.key.parse::<Key>().ok().zip(stage.result));
+        }
+    }
+    Ok(fetched)
 }
 
 /// So many runs are looked through for one in which a stage did something.

@@ -15,6 +15,6 @@ mod tests;
 pub use comparison::{Compared, Comparison};
 pub(crate) use deliver::put;
 pub use executor::{Engine, Networks, Options, RunError, Runner};
-pub use journal::{Journal, StageEntry, previous_keys, seconds_an_action, stages_of};
+pub use journal::{Journal, StageEntry, fetched, previous_keys, seconds_an_action, stages_of};
 pub use shard::Shard;
 pub use space::{NoRoom, free_bytes};

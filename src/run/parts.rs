@@ -70,7 +70,7 @@ impl Runner<'_> {
             if !executed.is_empty() {
                 self.note_unfinished(journal, index, &key, executed, start);
             }
-            self.deliver(index, &result)?;
+            self.deliver(planner, index, &result)?;
             results[index] = Some(result);
         }
         Ok(())

@@ -119,6 +119,7 @@ impl Runner<'_> {
             executed,
             actions: left.map(|_| job.actions().len()),
             left,
+            fetched: planner.came(index),
             seconds: start.elapsed().as_secs_f64(),
         });
         Ok(left.is_none().then_some(after))

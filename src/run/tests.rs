@@ -1,7 +1,10 @@
 //! The runner with an engine that needs no network: what is carried out, kept, found again and told.
 
+mod bundle;
 mod grid;
 mod shard;
+#[cfg(feature = "remote")]
+mod shared;
 
 use super::{Engine, Journal, Options, RunError, Runner};
 use crate::pipeline::{self, Resolved};
@@ -59,6 +62,8 @@ struct Space {
     folder: tempfile::TempDir,
     engine: Keys,
     interrupt: Interrupt,
+    /// What runs said of the remote store.
+    notices: RefCell<Vec<String>>,
 }
 
 const PIPELINE: &str = r#"Pipeline(
@@ -86,7 +91,7 @@ impl Space {
             fs::write(path.with_extension("txt"), format!("{name}, one, two, three")).unwrap();
         }
         fs::write(folder.path().join("p.ron"), PIPELINE.replace("MODEL", model.to_str().unwrap())).unwrap();
-        Self { folder, engine: Keys::default(), interrupt: Interrupt::new() }
+        Self { folder, engine: Keys::default(), interrupt: Interrupt::new(), notices: RefCell::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -102,7 +107,9 @@ impl Space {
     }
 
     fn run(&self, settings: &[&str], options: Options) -> (Journal, Result<(), RunError>) {
-        run(self.folder.path(), &self.engine, &self.interrupt, settings, options)
+        let (journal, result, notices) = run(self.folder.path(), &self.engine, &self.interrupt, settings, options);
+        self.notices.borrow_mut().extend(notices);
+        (journal, result)
     }
 
     /// What a run carries out, as `stage: label` lines.
@@ -118,21 +125,23 @@ fn resolve(folder: &Path, settings: &[&str]) -> Resolved {
     pipeline::load(&folder.join("p.ron"), &settings).expect("the pipeline is right")
 }
 
-/// Runs and keeps the journal, as the command line does.
+/// Runs and keeps the journal, as the command line does. Gives what was said of the remote store too.
 fn run(
     folder: &Path,
     engine: &Keys,
     interrupt: &Interrupt,
     settings: &[&str],
     options: Options,
-) -> (Journal, Result<(), RunError>) {
+) -> (Journal, Result<(), RunError>, Vec<String>) {
     let (resolved, store) = (resolve(folder, settings), Store::open(&folder.join("store")).unwrap());
     let id = store.begin_run("keys", &serde_json::Value::Null).unwrap();
-    let runner = Runner { resolved: &resolved, store: &store, engine, progress: &Silent, interrupt, options };
+    let remote = crate::remote::open(&resolved.pipeline.store).unwrap();
+    let (remote, progress) = (remote.as_ref(), &Silent);
+    let runner = Runner { resolved: &resolved, store: &store, remote, engine, progress, interrupt, options };
     let previous = super::previous_keys(&resolved, Some(&store)).unwrap();
     let (journal, result) = runner.run(previous);
     store.update_run(id, "done", &serde_json::to_value(&journal).unwrap()).unwrap();
-    (journal, result)
+    (journal, result, remote.map(crate::remote::Remote::notices).unwrap_or_default())
 }
 
 fn lines(journal: &Journal) -> Vec<String> {

@@ -26,6 +26,7 @@ mod report;
 mod reuse;
 mod sample;
 mod shard;
+mod shared;
 mod space;
 mod start;
 mod traps;

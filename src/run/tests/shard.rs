@@ -40,7 +40,7 @@ fn shards_at_once_make_everything_and_nothing_twice() {
         let folder = space.folder.path();
         let journals: Vec<Journal> = thread::scope(|scope| {
             let make = |number| {
-                let (journal, result) = run(folder, &Keys::default(), &Interrupt::new(), &[], share(number, count));
+                let (journal, result, _) = run(folder, &Keys::default(), &Interrupt::new(), &[], share(number, count));
                 result.unwrap();
                 journal
             };

@@ -1,6 +1,7 @@
 //! What can be wrong with a data set, listed all at once with a remedy for each kind.
 
 use super::items::ItemFault;
+use super::listing::LISTING;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -81,6 +82,12 @@ pub enum ScanFault {
         /// What the system says.
         source: io::Error,
     },
+    /// A folder that has a listing of files that are elsewhere, and files too.
+    #[error("{}: has files of its own beside the listing {LISTING}", path.display())]
+    ListedAndHere {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A name that can't be written in a pipeline, a report or a key.
     #[error("{}: the name is not UTF-8", path.display())]
     NotUtf8Name {
@@ -134,6 +141,7 @@ impl ScanFault {
             Self::MissingFolder { .. } => "relative paths start from the folder of the pipeline file",
             Self::NotAFolder { .. } => "name the folder that the images are in",
             Self::Unreadable { .. } => "make it readable, or move it out of the folder",
+            Self::ListedAndHere { .. } => "remove the listing when all of the pictures are back, or else these files",
             Self::NotUtf8Name { .. } | Self::ControlInName { .. } => "rename it",
             Self::TooMany { .. } => {
                 "name the folder that the images are in, and look whether links lead to the same folders over and over"

@@ -4,6 +4,7 @@ pub mod caption;
 mod dataset;
 pub mod error;
 pub mod items;
+pub mod listing;
 pub mod parameters;
 pub mod report;
 pub mod scan;

@@ -244,7 +244,7 @@ mod tests {
         ]);
         let made = Made { items: items.clone(), no_caption: vec!["b.png".to_owned()], ..Made::default() };
         let unused = (0..12).map(|index| format!("{index:02}.md")).collect();
-        (DataReport::new(&made, &Scan { found: Vec::new(), unused }), items)
+        (DataReport::new(&made, &Scan { unused, ..Scan::default() }), items)
     }
 
     fn count(text: &str) -> TokenCount {

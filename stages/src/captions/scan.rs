@@ -1,6 +1,7 @@
 //! Walks the folders of the data: which images there are, and which caption file belongs to each.
 
 use super::error::{CaptionsError, ScanFault};
+use super::listing::{LISTING, Listing, Seen};
 use super::parameters::{Captions, Dataset, Masks};
 use sd3pipe_cache::Fingerprint;
 use std::collections::{BTreeMap, HashMap, HashSet, btree_map::Entry};
@@ -32,11 +33,11 @@ pub struct Found {
     /// The class of its folder; may be empty.
     pub class: String,
     /// Of the image file, taken during the walk.
-    pub image_state: Fingerprint,
+    pub image_state: Seen,
     /// Of the caption file, taken during the walk.
-    pub caption_state: Option<Fingerprint>,
+    pub caption_state: Option<Seen>,
     /// The file with its mask, if there is one, and what the walk found out about it.
-    pub mask: Option<(PathBuf, Fingerprint)>,
+    pub mask: Option<(PathBuf, Seen)>,
     /// The dataset that it is of, by its place in `data`.
     pub dataset: usize,
 }
@@ -49,13 +50,15 @@ pub struct Scan {
     /// Files that nothing is made of, named like items and sorted: of unknown kinds, captions without an image, and
     /// captions beside a caption of the same image that comes first.
     pub unused: Vec<String>,
+    /// Listings that stand for files which are elsewhere, as they were before they were read.
+    pub listings: Vec<(PathBuf, Fingerprint)>,
 }
 
 struct File {
     /// Path below the dataset's folder, `/` between folders.
     relative: String,
     path: PathBuf,
-    state: Fingerprint,
+    state: Seen,
 }
 
 /// Lists the images of all datasets with their caption files. `root` is the folder that relative paths start from.
@@ -63,7 +66,8 @@ struct File {
 /// Folders are walked to any depth, and links are followed. Files and folders whose names begin with a dot are passed over.
 /// A caption belongs to the images of its own folder that are called like it but for the ending, which may be several.
 /// So do masks, in a folder of masks, which may lie inside the dataset's: its images are none of the dataset.
-/// Every folder is listed once and every file's metadata read once; no file is opened.
+/// A folder may have a [`Listing`] in the place of its files.
+/// Every folder is listed once and every file's metadata read once; no other file is opened.
 ///
 /// # Errors
 /// [`CaptionsError::Scan`] with everything that is wrong in any of the folders, see [`ScanFault`].
@@ -73,7 +77,7 @@ pub fn walk(parameters: &Captions, root: &Path) -> Result<Scan, CaptionsError> {
     let mut owners: HashMap<String, usize> = HashMap::new();
     let mut shared: BTreeMap<(usize, usize), Vec<String>> = BTreeMap::new();
     for (index, dataset) in parameters.data.iter().enumerate() {
-        for mut found in walk_dataset(parameters, dataset, root, &mut scan.unused, &mut faults) {
+        for mut found in walk_dataset(parameters, dataset, root, &mut scan, &mut faults) {
             found.dataset = index;
             // The files of one folder have paths of their own.
             if parameters.data.len() > 1 {
@@ -103,7 +107,7 @@ fn walk_dataset(
     parameters: &Captions,
     dataset: &Dataset,
     root: &Path,
-    unused: &mut Vec<String>,
+    scan: &mut Scan,
     faults: &mut Vec<ScanFault>,
 ) -> Vec<Found> {
     let folder = root.join(&dataset.path);
@@ -119,7 +123,7 @@ fn walk_dataset(
     let mut images = Vec::new();
     // The caption files with their places in `extensions`.
     let mut captions = Vec::new();
-    for file in list(&folder, mask_folder.as_deref(), unused, &name, faults) {
+    for file in list(&folder, mask_folder.as_deref(), scan, &name, faults) {
         let (_, extension) = split_extension(&file.relative);
         if IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
             if file.relative.contains(char::is_control) {
@@ -130,7 +134,7 @@ fn walk_dataset(
         {
             captions.push((place, file));
         } else {
-            unused.push(name(&file.relative));
+            scan.unused.push(name(&file.relative));
         }
     }
     // In order and not in a map, as they come nearly in order: that is sorted, searched and freed in no time.
@@ -144,7 +148,7 @@ fn walk_dataset(
     captions.dedup_by(|(_, file), (_, first)| {
         let same = stem(file) == stem(first);
         if same {
-            unused.push(name(&file.relative));
+            scan.unused.push(name(&file.relative));
         }
         same
     });
@@ -152,7 +156,7 @@ fn walk_dataset(
         faults.push(ScanFault::NoImage { path: folder.clone() });
     }
 
-    let masks = mask_folder.map(|folder| walk_masks(&folder, unused, faults)).unwrap_or_default();
+    let masks = mask_folder.map(|folder| walk_masks(&folder, scan, faults)).unwrap_or_default();
     let (mut used, mut used_captions) = (HashSet::new(), vec![false; captions.len()]);
     let mut subfolders: HashMap<String, (u32, String)> = HashMap::new();
     let mut found = Vec::with_capacity(images.len());
@@ -174,14 +178,14 @@ fn walk_dataset(
         });
         let mask = masks.get(stem(&image)).map(|file| {
             used.insert(&file.path);
-            (file.path.clone(), file.state)
+            (file.path.clone(), file.state.clone())
         });
         found.push(Found {
             id: if dataset.name.is_empty() { image.relative } else { name(&image.relative) },
             mask,
             dataset: 0,
             caption: caption.map(|file| file.path.clone()),
-            caption_state: caption.map(|file| file.state),
+            caption_state: caption.map(|file| file.state.clone()),
             image: image.path,
             image_state: image.state,
             repeats,
@@ -189,8 +193,8 @@ fn walk_dataset(
         });
     }
     let without_image = captions.iter().zip(&used_captions).filter(|(_, used)| !**used);
-    unused.extend(without_image.map(|((_, file), _)| name(&file.relative)));
-    unused.extend(masks.values().filter(|file| !used.contains(&file.path)).map(|file| mask_name(&file.relative)));
+    scan.unused.extend(without_image.map(|((_, file), _)| name(&file.relative)));
+    scan.unused.extend(masks.values().filter(|file| !used.contains(&file.path)).map(|file| mask_name(&file.relative)));
     found
 }
 
@@ -200,8 +204,8 @@ fn mask_name(relative: &str) -> String {
 }
 
 /// The images in a folder of masks by their paths without the ending; of several with one path the first by its ending.
-fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFault>) -> BTreeMap<String, File> {
-    let mut files = list(folder, None, unused, &mask_name, faults);
+fn walk_masks(folder: &Path, scan: &mut Scan, faults: &mut Vec<ScanFault>) -> BTreeMap<String, File> {
+    let mut files = list(folder, None, scan, &mask_name, faults);
     files.sort_unstable_by(|one, other| one.relative.cmp(&other.relative));
     let mut masks = BTreeMap::new();
     for file in files {
@@ -209,7 +213,7 @@ fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFaul
         let is_image = IMAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension));
         match masks.entry(stem.to_owned()) {
             Entry::Vacant(place) if is_image => drop(place.insert(file)),
-            _ => unused.push(mask_name(&file.relative)),
+            _ => scan.unused.push(mask_name(&file.relative)),
         }
     }
     masks
@@ -219,7 +223,7 @@ fn walk_masks(folder: &Path, unused: &mut Vec<String>, faults: &mut Vec<ScanFaul
 fn list(
     folder: &Path,
     without: Option<&Path>,
-    unused: &mut Vec<String>,
+    scan: &mut Scan,
     name: &impl Fn(&str) -> String,
     faults: &mut Vec<ScanFault>,
 ) -> Vec<File> {
@@ -267,15 +271,30 @@ fn list(
         let below = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         let relative = below.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
         if !entry.file_type().is_file() {
-            unused.push(name(&relative));
+            scan.unused.push(name(&relative));
             continue;
         }
         match entry.metadata() {
             Ok(metadata) => {
-                let state = Fingerprint::of(&metadata);
+                let state = Seen::Here(Fingerprint::of(&metadata));
                 files.push(File { relative, path: entry.into_path(), state });
             }
             Err(error) => faults.push(walk_fault(folder, error)),
+        }
+    }
+    if faults.len() == faults_before {
+        match Listing::of(folder) {
+            Ok(Some(_)) if !files.is_empty() => faults.push(ScanFault::ListedAndHere { path: folder.to_owned() }),
+            Ok(Some((listing, path, state))) => {
+                scan.listings.push((path, state));
+                let elsewhere = listing.files.into_iter().map(|(relative, file)| {
+                    let path = folder.join(&relative);
+                    File { relative, path, state: Seen::Listed(file) }
+                });
+                files.extend(elsewhere.filter(|file| without.is_none_or(|without| !file.path.starts_with(without))));
+            }
+            Ok(None) => {}
+            Err(source) => faults.push(ScanFault::Unreadable { path: folder.join(LISTING), source }),
         }
     }
     files

@@ -56,6 +56,9 @@ pub const FIELDS: &[Field] = &[
     nothing("model.tokenizers.t5", &["model.tokenizers.t5=\"model/copy-t5.json\""]),
     nothing("device", &["device=Auto"]),
     nothing("report", &["report=false"]),
+    nothing("store.local", &["store.local=\"another-store\""]),
+    nothing("store.remote", &["store.remote=\"remote\""]),
+    given(&["store.remote=\"remote\""], nothing("store.mode", &["store.mode=ReadOnly"])),
     nothing("captions.data[0].path", &["captions.data=[(path: \"copy-photos\", class: \"thing\")]"]),
     moves("captions", "captions.data[0].name", &["captions.data=[(path: \"photos\", class: \"thing\", name: \"n\")]"]),
     moves(
@@ -295,7 +298,9 @@ pub fn free() -> Vec<&'static Field> {
     // They name files.
     let files = ["sample.image", "sample.lora"];
     let bound = [&bound[..], &["train.latents", "export.train", "sample.export"], &apart, &files].concat();
-    let of_a_stage =
-        |field: &&Field| field.path.contains('.') && !field.path.starts_with("model.") && field.given.is_empty();
+    let of_none = ["model.", "store."];
+    let of_a_stage = |field: &&Field| {
+        field.path.contains('.') && !of_none.iter().any(|of| field.path.starts_with(of)) && field.given.is_empty()
+    };
     FIELDS.iter().filter(of_a_stage).filter(|field| !bound.iter().any(|path| field.path.starts_with(path))).collect()
 }

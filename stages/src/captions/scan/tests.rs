@@ -1,5 +1,6 @@
 //! The walk, on small folders made for each test.
 
+use super::super::listing::ListedFile;
 use super::*;
 use std::fs;
 
@@ -30,9 +31,13 @@ impl Space {
     fn caption_of(&self, scan: &Scan, id: &str) -> Option<String> {
         let found = scan.found.iter().find(|found| found.id == id).unwrap();
         let caption = found.caption.as_ref()?;
-        assert_eq!(found.caption_state.unwrap().size(), fs::metadata(caption).unwrap().len());
+        assert_eq!(size(found.caption_state.as_ref().unwrap()), fs::metadata(caption).unwrap().len());
         Some(caption.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned())
     }
+}
+
+fn size(state: &Seen) -> u64 {
+    state.here().expect("a file that is here").size()
 }
 
 fn dataset(path: &str) -> Dataset {
@@ -51,7 +56,7 @@ fn images_are_found_to_any_depth_and_sorted() {
     assert_eq!(scan.unused, ["notes.md"]);
     assert!(scan.found.iter().all(|found| found.repeats == 1 && found.class.is_empty() && found.caption.is_none()));
     assert_eq!(scan.found[0].image, space.0.path().join("p/a.jpg"));
-    assert_eq!(scan.found[0].image_state.size(), 7);
+    assert_eq!(size(&scan.found[0].image_state), 7);
 }
 
 #[test]
@@ -175,7 +180,7 @@ fn links_are_followed_and_broken_or_circular_ones_named() {
     symlink(folder.join("real/c"), folder.join("p/c")).unwrap();
     let scan = space.walk(&[dataset("p")]).unwrap();
     assert_eq!(ids(&scan), ["a.png", "c/d.png"]);
-    assert_eq!(scan.found[0].image_state.size(), 10);
+    assert_eq!(size(&scan.found[0].image_state), 10);
     assert!(scan.found[0].caption.is_some());
     symlink(folder.join("nowhere.png"), folder.join("p/z.png")).unwrap();
     symlink(folder.join("p"), folder.join("p/loop")).unwrap();
@@ -219,4 +224,39 @@ fn a_name_that_is_not_utf8_is_an_error() {
     fs::write(space.0.path().join("p").join(std::ffi::OsStr::from_bytes(b"caf\xe9.png")), "").unwrap();
     fs::write(space.0.path().join("p").join(std::ffi::OsStr::from_bytes(b".caf\xe9")), "").unwrap();
     assert!(matches!(&space.faults(&[dataset("p")])[..], [ScanFault::NotUtf8Name { .. }]));
+}
+
+#[test]
+fn a_listing_stands_for_files_that_are_elsewhere() {
+    let files = ["10_cats/a.png", "10_cats/a.txt", "b.jpg", "masks/b.png"];
+    let here = Space::new(&files.map(|file| format!("p/{file}")).iter().map(String::as_str).collect::<Vec<_>>());
+    let with_masks = Dataset { masks: Some(Masks::Folder("p/masks".into())), ..dataset("p") };
+    let expected = here.walk(std::slice::from_ref(&with_masks)).unwrap();
+
+    let elsewhere = Space::new(&[]);
+    let list = |folder: &str, files: &[&str]| {
+        let file = |path: &&str| (path.to_string(), ListedFile { digest: "ab".to_owned(), size: None, text: None });
+        let listing = Listing { files: files.iter().map(file).collect() };
+        fs::create_dir_all(elsewhere.0.path().join(folder)).unwrap();
+        fs::write(elsewhere.0.path().join(folder).join(LISTING), listing.to_json().unwrap()).unwrap();
+    };
+    list("p", &files[..3]);
+    list("p/masks", &["b.png"]);
+    let scan = elsewhere.walk(std::slice::from_ref(&with_masks)).unwrap();
+    assert_eq!(scan.listings.len(), 2);
+    let told = |scan: &Scan| {
+        let of = |found: &Found| {
+            (found.id.clone(), found.repeats, found.class.clone(), found.caption.is_some(), found.mask.is_some())
+        };
+        scan.found.iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&scan), told(&expected));
+    assert!(scan.found.iter().all(|found| found.image_state.listed().is_some()));
+
+    // Who has brought the pictures back says which of the two counts.
+    fs::write(elsewhere.0.path().join("p/b.jpg"), "b").unwrap();
+    assert!(matches!(&elsewhere.faults(&[dataset("p")])[..], [ScanFault::ListedAndHere { .. }]));
+    fs::remove_file(elsewhere.0.path().join("p/b.jpg")).unwrap();
+    fs::write(elsewhere.0.path().join("p").join(LISTING), "half of").unwrap();
+    assert!(matches!(&elsewhere.faults(&[dataset("p")])[..], [ScanFault::Unreadable { .. }]));
 }
