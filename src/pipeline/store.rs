@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorePlaces {
-    /// This machine's store, a folder beside the pipeline unless it's a path. `--store` and `$SD3PIPE_STORE` come before it.
+    /// This machine's store. `--store` and `$SD3PIPE_STORE` come before it.
     pub local: PathBuf,
     /// A store that several machines share: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix` or a folder. Before a run
     /// computes something it looks whether that is there. When absent, results stay on this machine.
