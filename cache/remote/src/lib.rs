@@ -6,8 +6,10 @@
 //!
 //! Below the address:
 //!
-//!     sd3pipe-1/objects/ab/cdef…    the bytes of an object
-//!     sd3pipe-1/records/ab/cdef…    what `Record::to_bytes` writes, by the record's key
+//! ```text
+//! sd3pipe-1/objects/ab/cdef…    the bytes of an object
+//! sd3pipe-1/records/ab/cdef…    what `Record::to_bytes` writes, by the record's key
+//! ```
 
 mod address;
 mod bring;
