@@ -44,7 +44,7 @@ PICTURES = [
     ("guide-training", "demo/report.html", "", "Training", 420),
     ("guide-data", "demo/report.html", "", "Data", 502),
     ("guide-grid", "rates/comparison.html", "", "Which of them", 700),
-    ("guide-grid-samples", "rates/comparison.html", "", "Samples", 980),
+    ("guide-grid-samples", "rates/comparison.html", "document.querySelector('.compare').remove()", "Samples", 700),
 ]
 
 BOX = """(() => {

@@ -1,9 +1,10 @@
 //! How far a stage is: a bar on a terminal, now and then a line anywhere else.
 
 use super::text::{duration, one_line, safe};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use sd3pipe_stages::work::Progress;
 use std::{
+    fmt,
     io::IsTerminal,
     sync::Mutex,
     time::{Duration, Instant},
@@ -27,8 +28,13 @@ impl Bar {
 
 impl Progress for Bar {
     fn begin(&self, what: &str, total: u64, unit: &str) {
-        let template = format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit} · {{per_sec}} · {{eta}} left · {{msg}}");
+        // The note is cut to what has room: a line that is wider than the terminal would jump.
+        let template = format!("{{prefix}} {{bar:12}} {{pos}}/{{len}} {unit} · {{pace}} · {{eta}} left · {{wide_msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("pace", |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // Where it fails there is nothing to see.
+            let _ = write!(text, "{:.2}/s", state.per_sec());
+        });
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
             .with_style(style)
             .with_prefix(what.to_owned());
