@@ -189,16 +189,21 @@ impl Data {
 }
 
 impl Planner<'_> {
+    /// What lies in the folders of a captions stage, by a walk unless there was one whose data has not been read since.
+    pub(super) fn scan(&mut self, index: usize, stage: &Captions) -> Result<Scan, PlanError> {
+        Ok(match self.scans.remove(&index) {
+            Some(scan) => scan,
+            None => scan::walk(stage, &self.resolved.folder)?,
+        })
+    }
+
     /// Whether the store has the items of a captions stage as its files are now, so that none of them need be read. What the walk for
     /// that has found is kept.
     pub fn is_read(&mut self, index: usize) -> Result<bool, PlanError> {
         let (Stage::Captions(stage), Some(store)) = (&self.resolved.stages[index].stage, self.store) else {
             return Ok(true);
         };
-        let scan = match self.scans.remove(&index) {
-            Some(scan) => scan,
-            None => scan::walk(stage, &self.resolved.folder)?,
-        };
+        let scan = self.scan(index, stage)?;
         let key = match digests_of(&scan, &mut load_digests(stage, self.resolved, Some(store))?, false)? {
             Some(digests) => Some(preimage(stage, &scan, &digests)?.key()),
             None => None,

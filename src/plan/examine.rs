@@ -8,10 +8,7 @@ use crate::pipeline::{Resolved, ResolvedStage};
 use sd3pipe_cache::{Digest, Key, Output, Preimage, Store};
 use sd3pipe_stages::{
     action::{Artifact, Entry},
-    captions::{
-        Items,
-        scan::{self, Scan},
-    },
+    captions::{Items, scan::Scan},
     checkpoint::Component,
     error::StageError,
     export::{
@@ -133,10 +130,7 @@ impl<'p> Planner<'p> {
         if !self.data.contains_key(&index)
             && let ResolvedStage { name, stage: Stage::Captions(captions), .. } = &self.resolved.stages[index]
         {
-            let scan = match self.scans.remove(&index) {
-                Some(scan) => scan,
-                None => scan::walk(captions, &self.resolved.folder)?,
-            };
+            let scan = self.scan(index, captions)?;
             let data = Data::of(scan, captions, self.resolved, self.store, self.previous.get(name), &self.lost)?;
             self.data.insert(index, data);
         }

@@ -69,9 +69,9 @@ impl Runner<'_> {
             let sharing = Sharing { stage: &stage.name, chained: false, last: None, anew: true };
             let mut read = Ok(());
             let shared = share(&[action], vec![0], sharing, &mut work, &mut |_, _| {
-                read = planner.is_read(index).and_then(|is_read| match planner.data(index)? {
-                    data if is_read || data.kept => Ok(()),
-                    data => data.publish(&stage.name, self.store),
+                read = planner.is_read(index).and_then(|is_read| match is_read {
+                    false if !planner.data(index)?.kept => planner.data(index)?.publish(&stage.name, self.store),
+                    _ => Ok(()),
                 });
                 Ok(())
             });

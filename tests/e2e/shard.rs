@@ -26,7 +26,7 @@ fn end(child: Child) -> Outcome {
     Outcome::of(child.wait_with_output().expect("an end"))
 }
 
-/// What the runs of a store carried out, as `stage: label`, those of two numbers included.
+/// What the runs with these numbers carried out, as `stage: label`.
 fn executed(space: &TestSpace, runs: std::ops::RangeInclusive<usize>, store: &str) -> Vec<String> {
     let mut all = Vec::new();
     for run in runs {
