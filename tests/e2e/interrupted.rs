@@ -102,6 +102,7 @@ fn a_training_that_is_stopped_after_each_step_comes_to_the_same_bytes() {
             progress: &progress,
             interrupt: &interrupt,
             options,
+            remote: None,
         };
         match runner.run(Default::default()).1 {
             Ok(()) => break,
