@@ -108,7 +108,7 @@ fn adamw(bench: &Bench) {
             moved.collect::<Vec<_>>()
         };
         // A last bit of f32 can decide which neighbour in bf16 a draw gives, and each such weight is off by a whole step.
-            let bound = if kept_as == DType::BF16 { 2e-2 } else { 1e-2 };
-            bench.check(&row, error(&change(&bench.device), &change(&Device::flex())), bound);
+        let bound = if kept_as == DType::BF16 { 2e-2 } else { 1e-2 };
+        bench.check(&row, error(&change(&bench.device), &change(&Device::flex())), bound);
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::vectors::{EACH, empty_like};
 use burn::backend::{
-    Backend, Dispatch, TensorMetadata, backend_extension, fusion::custom::TensorSpec, ops::FloatTensorOps, tensor::FloatTensor,
+    Backend, Dispatch, TensorMetadata, backend_extension, fusion::custom::TensorSpec, ops::FloatTensorOps,
+    tensor::FloatTensor,
 };
 use burn::tensor::{DType, FloatDType, Shape, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
