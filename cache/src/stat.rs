@@ -218,8 +218,9 @@ impl FileDigests<'_> {
     /// An index that cannot be written.
     pub fn save(self) -> Result<(), StoreError> {
         let aspect = &self.aspect;
-        let sealed = |(path, row): (&Box<[u8]>, &Row)| (path.clone(), seal(&[aspect.as_bytes(), path], row.encode()));
-        let mut learned: Vec<_> = self.learned.iter().map(sealed).collect();
+        let learned = self.learned.iter();
+        let mut learned: Vec<(&[u8], Vec<u8>)> =
+            learned.map(|(path, row)| (&**path, seal(&[aspect.as_bytes(), path], row.encode()))).collect();
         // In the order of the table, so that each of its pages is written once.
         learned.sort_unstable();
         let unseen = |at: &usize| !self.loaded_rows[*at].seen.load(Ordering::Relaxed);
