@@ -174,8 +174,15 @@ fn fill(folder: &Path) {
     let store = Store::open(&folder.join(".sd3pipe")).expect("a store");
     let id = store.begin_run("bench", &serde_json::Value::Null).expect("a run");
     let (interrupt, options) = (&Interrupt::new(), Options { ignore_space: true, ..Options::default() });
-    let runner =
-        Runner { resolved: &resolved, store: &store, engine: &Simulated, progress: &Silent, interrupt, options };
+    let runner = Runner {
+        resolved: &resolved,
+        store: &store,
+        engine: &Simulated,
+        progress: &Silent,
+        interrupt,
+        options,
+        remote: None,
+    };
     let (journal, result): (Journal, _) = runner.run(Default::default());
     result.expect("it ends well");
     store.update_run(id, "done", &serde_json::to_value(&journal).expect("JSON")).expect("noted");

@@ -284,7 +284,8 @@ fn write(node: &Node, sources: &Sources, composed: &mut Composed) {
     composed.text.push(open);
     for entry in entries {
         // A key that `--set` brought stands nowhere as text; its value's place serves for messages.
-        if sources.get(entry.key_place.source).text[entry.key_place.range.clone()].trim_matches('"') == entry.key {
+        let there = &sources.get(entry.key_place.source).text[entry.key_place.range.clone()];
+        if there == entry.key || close == '}' && there.trim_matches('"') == entry.key {
             copy(&entry.key_place, sources, composed);
         } else {
             composed.pieces.push(Piece {

@@ -101,8 +101,10 @@ impl Server {
         }
         write!(stream, "HTTP/1.1 {head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len())?;
         stream.write_all(&body[..sent])?;
-        while stalls {
-            thread::park();
+        if stalls {
+            loop {
+                thread::park();
+            }
         }
         Ok(())
     }
