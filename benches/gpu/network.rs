@@ -132,7 +132,7 @@ impl Training {
     /// A step with each block moved as soon as its gradients are known.
     fn step_by_blocks(&mut self) {
         let step = self.next();
-        self.state.update_by_blocks(self.batch.clone(), &self.parameters, RATE, step).expect("a step");
+        self.state.update_by_blocks(self.batch.clone(), 1, &self.parameters, RATE, step).expect("a step");
     }
 
     fn step(&mut self) {

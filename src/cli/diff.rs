@@ -207,6 +207,7 @@ impl Side {
             read("name", pipeline.name.clone().into());
             read("model", serde_json::to_value(&pipeline.model).unwrap_or_default());
             read("device", serde_json::to_value(pipeline.device).unwrap_or_default());
+            read("devices", serde_json::to_value(&pipeline.devices).unwrap_or_default());
         }
         for (name, stage) in &self.stages {
             // The name of the kind stands around the fields.

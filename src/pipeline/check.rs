@@ -14,6 +14,7 @@ use crate::hub::{Address, Cache, HubFile};
 use sd3pipe_stages::{
     adapter::parameters::{Lora, Method},
     captions::parameters::Masks,
+    device::Device,
     stage::{Kind, Stage},
     train::{init::Init, parameters::Train},
 };
@@ -110,6 +111,14 @@ pub fn check(
     if let Some(reason) = pipeline.device.missing() {
         faults.add("device", reason, "device: Auto takes what there is".to_owned());
     }
+    if let Some(devices) = &pipeline.devices {
+        if pipeline.device != Device::default() {
+            faults.add("device", "`devices` says where it computes too".to_owned(), "leave one of them out".to_owned());
+        }
+        if let Some(reason) = devices.missing() {
+            faults.add("devices", reason, "devices: All takes what there is".to_owned());
+        }
+    }
     for (name, stage) in &pipeline.stages {
         for problem in stage.problems() {
             let path = if problem.path.is_empty() {
@@ -167,7 +176,8 @@ fn check_names(pipeline: &Pipeline, faults: &mut Faults<'_>) {
     if pipeline.stages.is_empty() {
         faults.add("stages", "there is no stage".to_owned(), "start from `sd3pipe init`".to_owned());
     }
-    let is_field = |name: &str| ["name", "model", "device", "store", "grid", "report", "stages"].contains(&name);
+    let is_field =
+        |name: &str| ["name", "model", "device", "devices", "store", "grid", "report", "stages"].contains(&name);
     for name in pipeline.stages.keys() {
         // What `plan --resolved` prints of a grid can be run again.
         let (base, point) = base_and_point(name);

@@ -201,7 +201,7 @@ fn apply(setting: &str, root: &mut Node, sources: &mut Sources) -> Result<(), Di
     let is_stage = |node: &Node, step: &str| node.get("stages").is_some_and(|stages| stages.get(step).is_some());
     if is_stage(root, steps[0]) {
         steps.insert(0, "stages");
-    } else if !["name", "model", "device", "store", "grid", "report", "stages"].contains(&steps[0]) {
+    } else if !["name", "model", "device", "devices", "store", "grid", "report", "stages"].contains(&steps[0]) {
         let stages = root.get("stages").map(Node::entries).unwrap_or_default();
         let known =
             stages.iter().map(|entry| entry.key.as_str()).chain(["name", "model", "device", "store", "grid", "report"]);

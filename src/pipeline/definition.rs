@@ -9,7 +9,11 @@ use super::{
 };
 use indexmap::IndexMap;
 use ron::extensions::Extensions;
-use sd3pipe_stages::{device::Device, model::Model, stage::Stage};
+use sd3pipe_stages::{
+    device::{Device, DeviceKind, Devices},
+    model::Model,
+    stage::Stage,
+};
 use serde::{Deserialize, Serialize};
 
 /// A pipeline: a model, and named stages.
@@ -23,6 +27,9 @@ pub struct Pipeline {
     /// Where it computes.
     #[serde(default)]
     pub device: Device,
+    /// Several devices that it computes on, in the place of `device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
     /// Where results are kept, and with whom they are shared.
     #[serde(default)]
     pub store: StorePlaces,
@@ -31,6 +38,18 @@ pub struct Pipeline {
     pub report: bool,
     /// The stages, by the names that people call them.
     pub stages: IndexMap<String, Stage>,
+}
+
+impl Pipeline {
+    /// The devices that it computes on here; there is one at least.
+    pub fn places(&self) -> Vec<Device> {
+        self.devices.as_ref().map_or_else(|| vec![self.device], Devices::here)
+    }
+
+    /// What they are: all of one kind.
+    pub fn device_kind(&self) -> DeviceKind {
+        self.places().first().copied().unwrap_or_default().kind()
+    }
 }
 
 fn yes() -> bool {

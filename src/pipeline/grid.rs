@@ -104,7 +104,7 @@ fn misplaced(root: &Node, path: &str, place: &Place, others: &[Axis]) -> Option<
     let (stage, field) = path.split_once('.').unwrap_or((path, ""));
     let stages = root.get("stages").map(Node::entries).unwrap_or_default();
     if !stages.iter().any(|entry| entry.key == stage) {
-        if ["name", "model", "device", "store", "stages"].contains(&stage) {
+        if ["name", "model", "device", "devices", "store", "stages"].contains(&stage) {
             return fault(format!("a grid varies fields of stages, and `{stage}` is the whole pipeline's"), None);
         }
         let hint = suggestion(stage, stages.iter().map(|entry| entry.key.as_str()));

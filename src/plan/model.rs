@@ -79,7 +79,7 @@ pub fn facts(resolved: &Resolved, store: Option<&Store>) -> Result<Facts, PlanEr
         None => None,
     };
     let adapters = adapters(resolved, &geometry, &clips, store)?;
-    let device = resolved.pipeline.device.kind();
+    let device = resolved.pipeline.device_kind();
     let pictures = pictures(resolved, store)?;
     let facts = Facts { components, adapters, pictures, geometry, clips, clip_tokenizer, t5_tokenizer, device };
     for stage in &resolved.stages {

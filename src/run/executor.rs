@@ -331,7 +331,7 @@ impl Runner<'_> {
             None
         };
         let progress = recorder.as_ref().map_or(self.progress, |recorder| recorder as &dyn Progress);
-        let mut work = Work::new(self.store, progress, self.interrupt, self.resolved.pipeline.device);
+        let mut work = Work::new(self.store, progress, self.interrupt, self.resolved.pipeline.places());
         work.continues = continues;
         let done = job.share(&stage.name, missing, planner.is_forced(index), &mut work, &mut |mine, work| {
             self.engine.run(job, mine, work)

@@ -65,7 +65,7 @@ impl Runner<'_> {
             let mut preimage = Preimage::new("read data", 1);
             preimage.read("stage", &stage.stage).map_err(|error| fault(error.into()))?;
             let action = Action::new(&stage.name, preimage);
-            let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.device);
+            let mut work = Work::new(self.store, self.progress, self.interrupt, self.resolved.pipeline.places());
             let sharing = Sharing { stage: &stage.name, chained: false, last: None, anew: true };
             let mut read = Ok(());
             let shared = share(&[action], vec![0], sharing, &mut work, &mut |_, _| {

@@ -15,6 +15,18 @@ pub enum Device {
     Cuda(usize),
 }
 
+/// Several devices that share the work, as a pipeline names them. How many there are changes no result but for the order in which numbers
+/// are added up, and is in no key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Devices {
+    /// All GPUs that there are; the CPU if there is none.
+    All,
+    /// The NVIDIA GPUs of these indices, of which one at least must be there: on a machine with fewer, those that there are.
+    Cuda(Vec<usize>),
+    /// So many at once on the CPU. It is no faster than one, and shows on any machine what several devices do.
+    Cpu(usize),
+}
+
 /// The kind of device, as far as it shows in the bits of a result. The index of a GPU does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,6 +76,40 @@ impl Device {
     }
 }
 
+impl Devices {
+    /// Those that there are on this machine, in this build.
+    pub fn here(&self) -> Vec<Device> {
+        let there = cuda_device_count();
+        let mut here: Vec<Device> = match self {
+            Self::All => (0..there).map(Device::Cuda).collect(),
+            Self::Cuda(indices) => {
+                indices.iter().filter(|index| **index < there).map(|index| Device::Cuda(*index)).collect()
+            }
+            Self::Cpu(count) => vec![Device::Cpu; *count],
+        };
+        if here.is_empty() {
+            here.push(if let Self::Cuda(indices) = self {
+                Device::Cuda(indices.first().copied().unwrap_or_default())
+            } else {
+                Device::Cpu
+            });
+        }
+        here
+    }
+
+    /// Why they can't be had here, if they can't.
+    pub fn missing(&self) -> Option<String> {
+        match self {
+            Self::Cuda(indices) if indices.is_empty() => Some("it names no GPU".to_owned()),
+            Self::Cuda(indices) if (1..indices.len()).any(|at| indices[..at].contains(&indices[at])) => {
+                Some("it names a GPU twice".to_owned())
+            }
+            Self::Cpu(0) => Some("it names no device".to_owned()),
+            _ => self.here().into_iter().find_map(Device::missing),
+        }
+    }
+}
+
 /// Has this process keep compiled GPU kernels in a store's folder, for the next one; in a build without CUDA there are none. To be called
 /// before a device is used.
 pub fn keep_kernels(store: &Path) {
@@ -87,4 +133,23 @@ fn cuda_device_count() -> usize {
 #[cfg(not(feature = "cuda"))]
 fn cuda_device_count() -> usize {
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_devices_are_those_that_there_are() {
+        assert_eq!(Devices::Cpu(2).here(), [Device::Cpu; 2]);
+        assert_eq!(Devices::Cpu(2).missing(), None);
+        assert_eq!(Devices::All.missing(), None);
+        assert!(Devices::Cpu(0).missing().is_some());
+        for indices in [vec![], vec![1, 0, 1], vec![usize::MAX]] {
+            assert!(Devices::Cuda(indices).missing().is_some());
+        }
+        if cuda_device_count() == 0 {
+            assert_eq!(Devices::All.here(), [Device::Cpu]);
+        }
+    }
 }

@@ -55,6 +55,9 @@ pub enum StageError {
     /// Somebody asked to stop; the state is saved.
     #[error("interrupted")]
     Interrupted,
+    /// Another of the devices that train together has failed, which is the error to tell.
+    #[error("another device of the training has failed")]
+    LostDevice,
     /// Model, data and parameters do not fit together, or come to numbers that are of no use: the sentence says how, and the way out.
     #[error("{0}")]
     Unfit(String),

@@ -66,8 +66,8 @@ pub struct Work<'w> {
     pub progress: &'w dyn Progress,
     /// Whether to stop.
     pub interrupt: &'w Interrupt,
-    /// Where to compute.
-    pub device: Device,
+    /// Where to compute: a device, or several that share the work.
+    pub devices: Vec<Device>,
     /// Labels of the actions that were carried out.
     pub executed: Vec<String>,
     /// Whether more of the same stage follows in this run: a training then leaves its state as if it were only interrupted.
@@ -82,12 +82,12 @@ pub struct Work<'w> {
 
 impl<'w> Work<'w> {
     /// Surroundings in which nothing was done yet.
-    pub fn new(store: &'w Store, progress: &'w dyn Progress, interrupt: &'w Interrupt, device: Device) -> Self {
+    pub fn new(store: &'w Store, progress: &'w dyn Progress, interrupt: &'w Interrupt, devices: Vec<Device>) -> Self {
         Self {
             store,
             progress,
             interrupt,
-            device,
+            devices,
             executed: Vec::new(),
             continues: false,
             changed: Vec::new(),
@@ -95,6 +95,11 @@ impl<'w> Work<'w> {
             waiting: Vec::new(),
             oldest: Instant::now(),
         }
+    }
+
+    /// The first of its devices.
+    pub fn device(&self) -> Device {
+        self.devices.first().copied().unwrap_or_default()
     }
 
     /// Records an action as done. It is durable after [`flush`](Self::flush), or soon.

@@ -9,7 +9,7 @@ use sd3pipe_stages::nn::{Weight, Weights};
 use sd3pipe_stages::train::average::Average;
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
-use sd3pipe_stages::train::{Gradients, State};
+use sd3pipe_stages::train::{Gradients, Rank, State};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -128,7 +128,7 @@ fn a_state_that_was_saved_and_loaded_goes_on_to_the_same_bits() {
             run(&mut state, &case, weights, 0..6);
             state.follow(&Average::default(), |name| name != "bias", 5, &Device::flex());
             state.save(&path).unwrap();
-            let mut loaded = State::load(&path, |_| Device::flex()).unwrap();
+            let mut loaded = State::load(&path, |_| Device::flex(), Rank::default()).unwrap();
             assert_eq!((bits(&loaded), loaded.course), (bits(&state), state.course), "{}", case.name);
             run(&mut state, &case, weights, 6..12);
             run(&mut loaded, &case, weights, 6..12);

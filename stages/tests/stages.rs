@@ -179,7 +179,7 @@ fn every_stage_gives_what_the_reference_gives_under_its_revision() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
     let (progress, interrupt) = (Silent, Interrupt::new());
-    let mut work = Work::new(&store, &progress, &interrupt, Device::Cpu);
+    let mut work = Work::new(&store, &progress, &interrupt, vec![Device::Cpu]);
     let Data { facts, items, texts, latents } = encoded(folder.path(), &golden, &settings, &mut work);
     check_texts(&golden, &texts, &store);
     check_latents(&golden, &latents, &store);
@@ -246,7 +246,7 @@ fn clips_with_an_adapter_begin_where_their_cached_encodings_are() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("store")).unwrap();
     let (progress, interrupt) = (Silent, Interrupt::new());
-    let mut work = Work::new(&store, &progress, &interrupt, Device::Cpu);
+    let mut work = Work::new(&store, &progress, &interrupt, vec![Device::Cpu]);
     let Data { facts, items, texts, latents } = encoded(folder.path(), &golden, &settings, &mut work);
     let mut losses = |targets: &[Layers], checkpointing, learning_rate| {
         let lora = Lora { rank: 2, targets: targets.iter().copied().collect(), ..Lora::default() };

@@ -235,7 +235,7 @@ fn gradients_of_clips_by_blocks_are_those_of_the_plain_pass() {
         let mut fused = state.clone();
         let gradients = Gradients::by_blocks(&mut state, &parameters, [Ok(batch())], SIZES[0].0).unwrap();
         let expected = state.update(gradients, &parameters, 1e-3, 0).unwrap();
-        assert_eq!(fused.update_by_blocks(batch(), &parameters, 1e-3, 0).unwrap(), expected);
+        assert_eq!(fused.update_by_blocks(batch(), SIZES[0].0, &parameters, 1e-3, 0).unwrap(), expected);
         assert_eq!(state_bits(&fused), state_bits(&state));
     }
 }
@@ -257,7 +257,7 @@ fn a_fused_step_gives_the_bits_of_a_step_by_blocks() {
                     let batch = batch(&format!("batch {step}"), SIZES[0]);
                     let gradients = Gradients::by_blocks(&mut apart, &parameters, [Ok(batch.clone())], 2).unwrap();
                     let expected = apart.update(gradients, &parameters, 1e-3, step).unwrap();
-                    let found = fused.update_by_blocks(batch, &parameters, 1e-3, step).unwrap();
+                    let found = fused.update_by_blocks(batch, 2, &parameters, 1e-3, step).unwrap();
                     assert_eq!(found, expected, "{settings}");
                     assert!(expected.gradient_norm > norm);
                 }
@@ -310,7 +310,7 @@ fn a_loss_that_is_not_finite_moves_nothing() {
         let parameters = parameters(settings);
         let mut batch = batch("batch", SIZES[0]);
         batch.target = batch.target * f32::NAN;
-        let error = state.update_by_blocks(batch, &parameters, 1e-3, 0).unwrap_err();
+        let error = state.update_by_blocks(batch, 2, &parameters, 1e-3, 0).unwrap_err();
         assert!(error.to_string().contains("learning_rate"), "{error}");
         assert_eq!(state_bits(&state), before);
     }

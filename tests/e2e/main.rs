@@ -5,6 +5,7 @@ mod collect;
 mod damage;
 mod data;
 mod denied;
+mod devices;
 mod diff;
 mod edits;
 mod estimate;

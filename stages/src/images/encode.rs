@@ -71,7 +71,7 @@ fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> R
             "the model has no VAE; name one: model: (…, vae: \"vae.safetensors\")".to_owned(),
         ));
     };
-    let device = work.device.open();
+    let device = work.device().open();
     let weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
     job.facts.check(Component::VaeEncoder)?;
     let encoder = VaeEncoder::new(&weights.root())?;

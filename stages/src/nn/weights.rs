@@ -83,6 +83,11 @@ impl Weights {
         self.tensors.insert(name.into(), weight);
     }
 
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<Weight> {
+        self.tensors.remove(name)
+    }
+
     /// All tensors with their names, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Weight)> {
         self.tensors.iter().map(|(name, weight)| (name.as_str(), weight))

@@ -55,7 +55,7 @@ impl<'j> Studio<'j> {
         encoded: BTreeMap<String, Encoded>,
         work: &Work<'_>,
     ) -> Result<Self, StageError> {
-        let device = work.device.open();
+        let device = work.device().open();
         let dtype = nn::dtype(job.parameters.precision);
         let image = job.parameters.image.as_ref();
         let start = image.map(|image| start::latents(job, image, &device, dtype)).transpose()?;

@@ -99,7 +99,7 @@ enum Encoder {
 impl Encoder {
     fn load(facts: &Facts, component: Component, job: &TextJob, work: &Work<'_>) -> Result<Option<Self>, StageError> {
         let Some(source) = facts.open(component)? else { return Ok(None) };
-        let device = work.device.open();
+        let device = work.device().open();
         let weights: Weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
         facts.check(component)?;
         Ok(Some(match component {

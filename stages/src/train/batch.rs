@@ -9,13 +9,14 @@ use crate::{
     tensors::Array,
     text::{Dropped, Encoded},
     train::{
-        TrainJob, adapter,
+        adapter,
         loss::Objective,
         order::Turn,
-        prompts::{Caption, Prompt, Prompts},
+        prompts::{Caption, Prompt},
+        replica::Replica,
     },
 };
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use sd3pipe_cache::Store;
 
 /// One batch on the device.
@@ -56,21 +57,21 @@ pub struct Drawn {
 }
 
 impl Batch {
-    /// The batch of these turns, each with its level of noise, at an optimizer step (counted from 0 over all epochs).
+    /// The batch of these turns, each with its level of noise, at an optimizer step (counted from 0 over all epochs). If it doesn't count,
+    /// its loss is nothing.
     ///
     /// # Errors
     /// When the store can't give an item's latents or text, or these don't fit the network.
     pub(super) fn draw(
-        job: &TrainJob,
         turns: &[(Turn, f32)],
+        counts: bool,
         step: u64,
-        prompts: &Prompts,
+        replica: &Replica<'_>,
         store: &Store,
-        device: &Device,
-        dtype: DType,
     ) -> Result<Self, StageError> {
+        let Replica { job, device, .. } = replica;
         let parameters = &job.parameters;
-        let (mut samples, mut captions, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut samples, mut captions, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for (turn, sigma) in turns {
             let item = &job.items[turn.item];
             let draws = |stream: &str| job.draws(stream, step, turn);
@@ -79,7 +80,8 @@ impl Batch {
                 _ => (item.latents, item.mask),
             };
             let latents = Latents::read(store, &latents)?;
-            counts.push((item.weight, mask.map(|mask| Mask::from_store(store, &mask)).transpose()?));
+            let weight = if counts { item.weight } else { 0.0 };
+            weights.push((weight, mask.map(|mask| Mask::from_store(store, &mask)).transpose()?));
             let raw = latents.sample(parameters.sample_posterior.then(|| draws("posterior")).as_mut());
             let noise = draws("noise").normals_f32(raw.len());
             samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma: *sigma });
@@ -98,9 +100,9 @@ impl Batch {
             };
             captions.push(Caption { text, encoded: Encoded::read(store, digest)?, dropped });
         }
-        let (context, pooled, prompts) = prompts.read(&captions, device, dtype)?;
+        let (context, pooled, prompts) = replica.read(&captions)?;
         let mut batch = Self { objective: parameters.objective(), prompts, ..Self::new(&samples, context, pooled)? };
-        batch.count(&counts)?;
+        batch.count(&weights)?;
         if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
             && *dropout > 0.0
         {

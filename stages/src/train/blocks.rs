@@ -18,11 +18,16 @@ use crate::{
 use burn::tensor::{Device, Gradients as All, Tensor};
 use std::collections::BTreeMap;
 
-/// What is done with the gradients of a part of the network as soon as they are known. It may move the weights of that part.
-pub(super) type Sink<'s> = dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) + 's;
+/// What is done with what a backward pass finds.
+pub(super) struct Sink<'s> {
+    /// Is given the loss of the batch, and says what it comes to with those of others that belong to it.
+    pub loss: &'s mut dyn FnMut(f64) -> Result<f64, StageError>,
+    /// Is given the gradients of a part of the network as soon as they are known. It may move the weights of that part.
+    pub gradients: &'s mut dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+}
 
-/// The loss of a batch, times `share`; the gradients of it go to `sink`, from the last layer to the first. A loss that is not
-/// finite has no gradients.
+/// The loss of a batch, times `share`; the gradients of it go to `sink`, from the last layer to the first. A loss that comes to
+/// nothing finite has no gradients.
 ///
 /// The arithmetic is that of the plain backward pass, but for the order in which the blocks' gradients of the conditioning are
 /// added up, on which those of the timestep's and the pooled text's embedders depend. Below the first tensor that is trained no
@@ -30,7 +35,7 @@ pub(super) type Sink<'s> = dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) + 
 /// an adapter come last of all, and run again too, one after the other.
 ///
 /// # Errors
-/// When the weights make no network.
+/// When the weights make no network, and those of the sink.
 pub(super) fn backward(
     state: &mut State,
     parameters: &Train,
@@ -56,12 +61,12 @@ pub(super) fn backward(
     let (image, condition) = (leaf(&streams.image), leaf(&conditioning));
     let velocity = network.finish(image.clone(), condition.clone(), [height, width]);
     let loss = batch.losses(velocity).mean().mul_scalar(share);
-    let value = f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN));
+    let value = (sink.loss)(f64::from(nn::to_host(loss.clone().inner()).first().copied().unwrap_or(f32::NAN)))?;
     if !value.is_finite() {
         return Ok(value);
     }
     let mut all = loss.backward();
-    sink(state, of_weights(&ends, &all).collect());
+    (sink.gradients)(state, of_weights(&ends, &all).collect())?;
     let mut of_condition = taken(&condition, &mut all);
     // Nobody reads the text's tokens after the last block.
     let mut above = Streams { image: taken(&image, &mut all), context: streams.context.inner().zeros_like() };
@@ -79,7 +84,7 @@ pub(super) fn backward(
         let gradients = of_weights(&weights, &all).collect();
         // A weight that nobody else holds can be moved where it lies.
         drop((weights, block, all));
-        sink(state, gradients);
+        (sink.gradients)(state, gradients)?;
     }
     if first.is_none_or(|first| first > Section::Around) {
         return Ok(value);
@@ -91,7 +96,7 @@ pub(super) fn backward(
     let streams = network.embed(noisy, context.clone(), PositionCrop::Centre);
     let sum = along(condition, of_condition) + along(streams.image, above.image);
     let mut all = (sum + along(streams.context, above.context)).backward();
-    sink(state, of_weights(&ends, &all).collect());
+    (sink.gradients)(state, of_weights(&ends, &all).collect())?;
     if batch.prompts.is_empty() {
         return Ok(value);
     }
@@ -101,7 +106,7 @@ pub(super) fn backward(
         // What stands around the CLIP's channels is a constant here.
         let (context, pooled) = prompt.put(&weights, (of_context.zeros_like(), of_pooled.zeros_like()))?;
         let all = (along(context, of_context.clone()) + along(pooled, of_pooled.clone())).backward();
-        sink(state, of_weights(&weights, &all).collect());
+        (sink.gradients)(state, of_weights(&weights, &all).collect())?;
     }
     Ok(value)
 }
@@ -130,7 +135,7 @@ fn geometry(state: &State) -> Result<MmditGeometry, StageError> {
 
 /// A section of the networks whose gradients are known together, in the order of the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Section {
+pub(super) enum Section {
     /// A CLIP that has an adapter.
     Clip(Component),
     /// What comes before the blocks, and what comes after them.
@@ -141,7 +146,7 @@ enum Section {
 
 impl Section {
     /// That of a tensor.
-    fn of(name: &str) -> Self {
+    pub(super) fn of(name: &str) -> Self {
         match (network_of(name), block_of(name)) {
             ((Component::Mmdit, _), None) => Self::Around,
             ((Component::Mmdit, _), Some(block)) => Self::Block(block),
@@ -272,10 +277,12 @@ mod tests {
             let freeze = freeze.iter().map(ToString::to_string).collect();
             let parameters = Train { freeze, precision: Precision::F32, ..Train::default() };
             let mut parts: Vec<String> = Vec::new();
-            let sink = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
+            let gradients = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
                 assert!(gradients.keys().all(|name| parameters.trains(name)));
                 parts.push(gradients.into_keys().next().unwrap_or_default());
+                Ok(())
             };
+            let sink = &mut Sink { loss: &mut Ok, gradients };
             backward(&mut state, &parameters, batch.clone(), 1.0, sink).unwrap();
             assert_eq!(parts.len(), expected.len(), "{parts:?}");
             assert!(parts.iter().zip(expected).all(|(part, start)| part.starts_with(start)), "{parts:?}");

@@ -30,7 +30,11 @@ mod blocks;
 #[cfg(feature = "compute")]
 mod objective;
 #[cfg(feature = "compute")]
+mod parallel;
+#[cfg(feature = "compute")]
 mod prompts;
+#[cfg(feature = "compute")]
+mod replica;
 #[cfg(feature = "compute")]
 mod rounding;
 #[cfg(feature = "compute")]
@@ -54,6 +58,8 @@ pub use metrics::Measured;
 #[cfg(feature = "compute")]
 pub use objective::{Gradients, network, tracked};
 pub use order::Turn;
+#[cfg(feature = "compute")]
+pub use parallel::Rank;
 #[cfg(feature = "compute")]
 pub use prompts::Prompt;
 pub use rates::Rate;

@@ -4,10 +4,16 @@ use crate::{
     adapter::MAGNITUDE,
     error::StageError,
     nn::{self, Mmdit, PositionCrop, Weights},
-    train::{batch::Batch, blocks, parameters::Train, state::State},
+    train::{
+        batch::Batch,
+        blocks::{self, Sink},
+        parallel::{Rank, Reduced},
+        parameters::Train,
+        state::State,
+    },
 };
 use burn::tensor::{DType, Gradients as All, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The weights in the type that the network computes in, those that are trained tracking their gradients. The others are of the
 /// same kind, so that the same kernels run; where nothing below is trained, nothing is recorded.
@@ -60,25 +66,59 @@ impl Gradients {
         Ok(gradients)
     }
 
-    /// The same block by block, see [`blocks::backward`]. `state` is left as it is.
+    /// What it comes to with the batches of the other devices: the loss over all, and the gradients of the tensors that this one owns.
     ///
     /// # Errors
-    /// When a batch can't be made, or the weights make no network.
+    /// When another device has failed.
+    pub fn of_all_devices(self, rank: &Rank) -> Result<Self, StageError> {
+        let [loss] = rank.total([self.loss])?;
+        Ok(Self { loss, tensors: rank.reduce_all(self.tensors)? })
+    }
+
+    /// The same block by block, see [`blocks::backward`]. `state` is left as it is. Of several devices each gives its own batches, and
+    /// is given what [`of_all_devices`](Self::of_all_devices) has; the sums are under way while earlier blocks are computed.
+    ///
+    /// # Errors
+    /// When a batch can't be made, the weights make no network, or another device has failed.
     pub fn by_blocks(
         state: &mut State,
         parameters: &Train,
         batches: impl IntoIterator<Item = Result<Batch, StageError>>,
         samples: usize,
     ) -> Result<Self, StageError> {
-        let mut sum = Self::default();
-        for batch in batches {
-            let batch = batch?;
+        let (mut sum, mut own) = (Self::default(), BTreeMap::new());
+        let mut batches = batches.into_iter().peekable();
+        while let Some(batch) = batches.next() {
+            let (batch, is_last, before) = (batch?, batches.peek().is_none(), sum.loss);
             let share = batch.len() as f64 / samples as f64;
-            sum.loss += blocks::backward(state, parameters, batch, share, &mut |_, gradients| {
-                sum_up(&mut sum.tensors, gradients)
-            })?;
+            let rank = state.rank.clone();
+            let mut coming = VecDeque::new();
+            let mut take = |coming: &mut VecDeque<Reduced>, most: usize| {
+                while coming.len() > most
+                    && let Some(reduced) = coming.pop_front()
+                {
+                    own.extend(reduced.take()?.1);
+                }
+                Ok::<(), StageError>(())
+            };
+            let gradients = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
+                let names: Vec<String> = gradients.keys().cloned().collect();
+                sum_up(&mut sum.tensors, gradients);
+                if is_last {
+                    let done = names.into_iter().filter_map(|name| sum.tensors.remove_entry(&name));
+                    coming.push_back(rank.reduce(done.collect())?);
+                    take(&mut coming, rank.ahead())?;
+                }
+                Ok(())
+            };
+            let loss = &mut |loss: f64| match is_last {
+                true => Ok(rank.total([before + loss])?[0]),
+                false => Ok(before + loss),
+            };
+            sum.loss = blocks::backward(state, parameters, batch, share, &mut Sink { loss, gradients })?;
+            take(&mut coming, 0)?;
         }
-        Ok(sum)
+        Ok(Self { loss: sum.loss, tensors: own })
     }
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {

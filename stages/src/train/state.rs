@@ -10,6 +10,7 @@ use crate::{
         average::AVERAGE,
         metrics::Measured,
         optimizer::{Course, Kept, Optimizer, Stored},
+        parallel::Rank,
     },
 };
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -43,6 +44,8 @@ pub struct State {
     pub course: Course,
     /// Where the training is.
     pub position: Position,
+    /// Which of the devices it belongs to; in no file.
+    pub rank: Rank,
 }
 
 /// Where a training is: all that a resume needs to know beside tensors, because everything random is a function of the step.
@@ -70,6 +73,7 @@ impl State {
             kept: BTreeMap::new(),
             course: Course::default(),
             position: Position::default(),
+            rank: Rank::default(),
         }
     }
 
@@ -108,18 +112,22 @@ impl State {
         tensors::write_file(path, weights.chain(kept).collect(), &notes)
     }
 
-    /// Reads it again. `device` says where a tensor, and what is kept of it, lies between steps.
+    /// Reads it again. `device` says where a tensor, and what is kept of it, lies between steps. Of what the optimizer keeps, and of the
+    /// running mean, that is read which the rank owns.
     ///
     /// # Errors
     /// With a sentence when the file is not such a state: a torn one is as good as none, and the caller says so.
-    pub fn load(path: &Path, device: impl Fn(&str) -> Device) -> Result<Self, String> {
+    pub fn load(path: &Path, device: impl Fn(&str) -> Device, rank: Rank) -> Result<Self, String> {
         let file = TensorFile::open(path).map_err(|error| error.to_string())?;
-        let mut state = Self::start(Weights::default());
+        let mut state = Self { rank, ..Self::start(Weights::default()) };
         state.position = note(&file, POSITION)?.ok_or("it says nothing of a position")?;
         // States that are older than the optimizers that need it have none.
         state.course = note(&file, COURSE)?.unwrap_or_default();
         for full in file.names() {
             let (kind, name) = full.split_once('/').ok_or_else(|| format!("`{full}` is no tensor of a training"))?;
+            if kind != WEIGHTS && !state.rank.owns(name) {
+                continue;
+            }
             let info = file.info(full).ok_or("a tensor is missing")?;
             let bytes = file.bytes(full).map_err(|error| error.to_string())?;
             match (kind, stored(info.dtype, bytes, &device(name)).ok_or("a tensor can't be read")?) {

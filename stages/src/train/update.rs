@@ -5,23 +5,26 @@ use crate::{
     nn::{self, Weight},
     train::{
         batch::Batch,
-        blocks,
+        blocks::{self, Sink},
         metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
+        parallel::{Moving, Rank, Reduced},
         parameters::{Train, WeightType},
         rounding,
         state::State,
     },
 };
 use burn::tensor::{DType, Device, Tensor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 impl State {
     /// Takes the optimizer step `step` (from 0 over all epochs): clips the gradients and moves every weight that has one.
     ///
+    /// Of several devices each is given the gradients of the tensors that it owns.
+    ///
     /// # Errors
-    /// When the loss is not finite; the state is then as it was.
+    /// When the loss is not finite, with the state as it was, or another device has failed.
     pub fn update(
         &mut self,
         gradients: Gradients,
@@ -31,41 +34,86 @@ impl State {
     ) -> Result<Measured, StageError> {
         let Gradients { loss, tensors } = gradients;
         check_loss(loss, parameters, step)?;
-        let norm = norm(squares(&tensors));
+        let norm = norm(squares(&tensors), &self.rank)?;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
-        stride.take(self, tensors);
+        stride.take(self, tensors)?;
+        let mut moving = Moving::default();
+        for names in self.rank.sections() {
+            moving.send(self, &names)?;
+        }
+        moving.finish(&mut self.weights)?;
         Ok(stride.measured(loss, norm))
     }
 
-    /// The same over one batch, with each part of the network moved as soon as its gradients are known: the gradients of no two
+    /// The same over one batch, of `samples` in the step over all devices, with each part of the network moved as soon as its gradients are known: the gradients of no two
     /// blocks are there at once. Equal to [`Gradients::by_blocks`] and [`State::update`], to the bit.
     ///
     /// # Errors
-    /// When the loss is not finite, with the state as it was, or the weights make no network.
+    /// When the loss is not finite, with the state as it was, the weights make no network, or another device has failed.
     pub fn update_by_blocks(
         &mut self,
         batch: Batch,
+        samples: usize,
         parameters: &Train,
         learning_rate: f64,
         step: u64,
     ) -> Result<Measured, StageError> {
-        let mut all = BTreeMap::new();
+        let share = batch.len() as f64 / samples as f64;
+        let (rank, mut all) = (self.rank.clone(), BTreeMap::new());
         if parameters.max_gradient_norm > 0.0 {
-            let sink = &mut |_: &mut Self, gradients| all.extend(squares(&gradients));
-            let loss = blocks::backward(self, parameters, batch.clone(), 1.0, sink)?;
+            let loss = self.visit(&batch, parameters, share, &mut |_, _, own| {
+                all.extend(squares(&own));
+                Ok(())
+            })?;
             check_loss(loss, parameters, step)?;
         }
         let course = self.course;
-        let stride = Stride::begin(self, parameters, learning_rate, step, norm(all));
-        let mut all = BTreeMap::new();
-        let sink = &mut |state: &mut Self, gradients| {
-            all.extend(squares(&gradients));
-            stride.take(state, gradients);
-        };
-        let loss = blocks::backward(self, parameters, batch, 1.0, sink)?;
+        let stride = Stride::begin(self, parameters, learning_rate, step, norm(all, &rank)?);
+        let (mut all, mut moving) = (BTreeMap::new(), Moving::default());
+        let loss = self.visit(&batch, parameters, share, &mut |state, names, own| {
+            all.extend(squares(&own));
+            stride.take(state, own)?;
+            moving.send(state, &names)
+        })?;
         check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
-        Ok(stride.measured(loss, norm(all)))
+        moving.finish(&mut self.weights)?;
+        Ok(stride.measured(loss, norm(all, &rank)?))
     }
+
+    /// The loss over the batches of all devices. Of each part of the network `visit` is given the names of what is trained in it, and the
+    /// gradients, over all devices, of what this one owns of that.
+    fn visit(
+        &mut self,
+        batch: &Batch,
+        parameters: &Train,
+        share: f64,
+        visit: &mut dyn FnMut(&mut Self, Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+    ) -> Result<f64, StageError> {
+        let (rank, mut coming) = (self.rank.clone(), VecDeque::new());
+        let loss = &mut |loss: f64| Ok(rank.total([loss])?[0]);
+        let gradients = &mut |state: &mut Self, gradients: BTreeMap<String, Tensor<1>>| {
+            coming.push_back(rank.reduce(gradients)?);
+            take_first(&mut coming, rank.ahead(), |names, own| visit(state, names, own))
+        };
+        let loss = blocks::backward(self, parameters, batch.clone(), share, &mut Sink { loss, gradients })?;
+        take_first(&mut coming, 0, |names, own| visit(self, names, own))?;
+        Ok(loss)
+    }
+}
+
+/// Waits for the gradients of sections until no more than `most` are on their way.
+fn take_first(
+    coming: &mut VecDeque<Reduced>,
+    most: usize,
+    mut visit: impl FnMut(Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+) -> Result<(), StageError> {
+    while coming.len() > most
+        && let Some(reduced) = coming.pop_front()
+    {
+        let (names, own) = reduced.take()?;
+        visit(names, own)?;
+    }
+    Ok(())
 }
 
 fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError> {
@@ -91,10 +139,11 @@ fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1
     gradients.iter().map(|(name, gradient)| (name.clone(), square(gradient))).collect()
 }
 
-/// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
-/// the order that they came in.
-fn norm(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
-    squares.into_values().reduce(|total, square| total + square).map(|total| total.sum().sqrt())
+/// The L2 norm of all gradients together, of all devices, `[1]`, left on the device. The squares are added up in the order of the
+/// names, whatever the order that they came in.
+fn norm(squares: BTreeMap<String, Tensor<1>>, rank: &Rank) -> Result<Option<Tensor<1>>, StageError> {
+    let own = squares.into_values().reduce(|total, square| total + square).map(Tensor::sum);
+    Ok(rank.sum(own)?.map(Tensor::sqrt))
 }
 
 /// One optimizer step.
@@ -115,7 +164,10 @@ impl<'p> Stride<'p> {
     }
 
     /// Moves the weights that have a gradient. Prodigy must be given all gradients at once.
-    fn take(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) {
+    ///
+    /// # Errors
+    /// When another device has failed.
+    fn take(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) -> Result<(), StageError> {
         #[cfg(feature = "cuda")]
         let gradients = self.take_on_gpu(state, gradients);
         let gradients = gradients.into_iter().map(|(name, gradient)| {
@@ -131,11 +183,11 @@ impl<'p> Stride<'p> {
                     Some(self.parameters.optimizer.step(weight, gradient, kept, pace))
                 });
             }
-            return;
+            return Ok(());
         };
         // A warm-up begins with a rate of 0, of which the reference takes no notice.
         if self.learning_rate == 0.0 {
-            return;
+            return Ok(());
         }
         let (mut sums, mut watched) = (Vec::new(), Vec::new());
         for (name, gradient) in gradients {
@@ -146,16 +198,20 @@ impl<'p> Stride<'p> {
             });
             watched.push((name, device));
         }
-        if sums.is_empty() {
-            return;
-        }
-        let sums = nn::to_host(Tensor::cat(sums, 0));
+        let sums = if sums.is_empty() { Vec::new() } else { nn::to_host(Tensor::cat(sums, 0)) };
         let total = |first: usize| sums.iter().skip(first).step_by(2).map(|sum| f64::from(*sum)).sum::<f64>();
-        let Some(distance) = prodigy.estimate(total(0), total(1), &self.pace(state.course, (1.0, 0.0))) else { return };
+        let [count, first, second] = state.rank.total([sums.len() as f64, total(0), total(1)])?;
+        if count == 0.0 {
+            return Ok(());
+        }
+        let Some(distance) = prodigy.estimate(first, second, &self.pace(state.course, (1.0, 0.0))) else {
+            return Ok(());
+        };
         state.course.distance = distance;
         for (name, device) in watched {
             self.each(state, &name, &device, |weight, kept, pace| Some(prodigy.step(weight.values, kept, pace)));
         }
+        Ok(())
     }
 
     /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
@@ -237,7 +293,7 @@ mod tests {
     fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
         let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
         let gradients = BTreeMap::from([("a".to_owned(), tensor(3.0)), ("b".to_owned(), tensor(4.0))]);
-        let norm = norm(squares(&gradients)).unwrap();
+        let norm = norm(squares(&gradients), &Rank::default()).unwrap().unwrap();
         assert_eq!(nn::to_host(norm.clone()), [5.0]);
         assert!((nn::to_host(clip_factor(norm.clone(), 1.0))[0] - 0.2).abs() < 1e-6);
         assert_eq!(nn::to_host(clip_factor(norm, 10.0)), [1.0]);

@@ -70,13 +70,13 @@ impl Trainer<'_> {
         match &self.job.parameters.method {
             Method::Full => {
                 let source = ComponentSource::find(Arc::new(TensorFile::open(path)?), Component::Mmdit)?;
-                Ok(nn::load_each(&source, |name| (self.home(name), self.dtype))?)
+                Ok(nn::load_each(&source, |name| (self.replica.home(name), self.replica.dtype))?)
             }
             Method::LoRA(lora) => {
                 let base = self.job.facts.base(&lora.networks())?;
                 let adapter = Adapter::read(&path, &base)?;
                 lora.networks().into_iter().try_for_each(|network| self.job.facts.check(network))?;
-                Ok(adapter::trained(&adapter, |name| self.home(name)))
+                Ok(adapter::trained(&adapter, |name| self.replica.home(name)))
             }
         }
     }
@@ -96,7 +96,7 @@ impl Trainer<'_> {
         let validation = self.job.parameters.validation.clone().unwrap_or_default();
         let done = Cell::new(0);
         let of = |weights: &Weights| -> Result<Losses, StageError> {
-            let state = State { frozen: self.frozen.clone(), ..State::start(weights.clone()) };
+            let state = State { frozen: self.replica.frozen.clone(), ..State::start(weights.clone()) };
             let measure = |items: &[TrainItem]| -> Result<Measured, StageError> {
                 let mut rows = Vec::new();
                 for item in items {
@@ -158,7 +158,7 @@ impl Trainer<'_> {
                 let samples: Vec<Drawn> = timesteps.iter().map(sample).collect();
                 let caption = || Caption { text: caption, encoded: encoded.clone(), dropped: Dropped::default() };
                 let captions: Vec<Caption<'_>> = samples.iter().map(|_| caption()).collect();
-                let (context, pooled, prompts) = self.prompts.read(&captions, &self.device, self.dtype)?;
+                let (context, pooled, prompts) = self.replica.read(&captions)?;
                 let mut batch = Batch { prompts, ..Batch::new(&samples, context, pooled)? };
                 batch.count(&vec![(1.0, mask.clone()); samples.len()])?;
                 let losses = batch.losses(blocks::velocity(state, &self.job.parameters, &batch)?);
