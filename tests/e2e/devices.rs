@@ -4,7 +4,7 @@ use crate::space::TestSpace;
 use serde_json::Value;
 
 const TRAIN: &str = r#"Train(epochs: 2, batch: 2, accumulate: 2, learning_rate: 1e-3, precision: F32, average: (), save_every: 1,
-    optimizer: AdamW8bit(()), validation: (share: 0.4)),"#;
+    optimizer: AdamW8bit(), validation: (share: 0.4)),"#;
 const LINE: &str =
     r#"Train(epochs: 2, batch: 2, learning_rate: 1e-3, schedule: Constant(), precision: F32, save_every: 1),"#;
 

@@ -65,7 +65,7 @@ impl Crew {
         scope.spawn(move || catch_unwind(AssertUnwindSafe(serve)));
         let mut ranks = ranks.into_iter();
         let first = ranks.next().unwrap_or_default();
-        let others = ranks.zip(devices).skip(1).enumerate().map(|(index, (rank, device))| {
+        let others = ranks.zip(&devices[1..]).enumerate().map(|(index, (rank, device))| {
             let ((orders, received), (answer, answers), device) = (channel(), channel(), device.clone());
             scope.spawn(move || {
                 let work = || follow(job, &device, rank, store, &received, &answer);
