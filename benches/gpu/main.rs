@@ -9,6 +9,7 @@
 
 mod attention;
 mod checks;
+mod devices;
 mod encoders;
 mod goldens;
 mod measure;
@@ -25,7 +26,7 @@ use std::{fs::File, process::ExitCode};
 type Section = (&'static str, fn(&Bench));
 
 /// What takes longest comes last.
-const SECTIONS: [Section; 15] = [
+const SECTIONS: [Section; 16] = [
     ("checks", checks::run),
     ("goldens", goldens::run),
     ("ceiling", operations::ceiling),
@@ -40,6 +41,7 @@ const SECTIONS: [Section; 15] = [
     ("recipe", network::recipe),
     ("step", network::step),
     ("sample", network::sample),
+    ("devices", devices::run),
     ("profile", network::profile),
 ];
 

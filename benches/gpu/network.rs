@@ -20,9 +20,9 @@ const WIDTH: f64 = 1536.0;
 const DEPTH: f64 = 24.0;
 
 /// Operations of a forward pass, by the matrix products and the attentions of its blocks.
-const FORWARD: f64 = 2.0 * TOKENS * DEPTH * 12.0 * WIDTH * WIDTH + 4.0 * DEPTH * TOKENS * TOKENS * WIDTH;
+pub const FORWARD: f64 = 2.0 * TOKENS * DEPTH * 12.0 * WIDTH * WIDTH + 4.0 * DEPTH * TOKENS * TOKENS * WIDTH;
 
-const PARAMETERS: f64 = 2_028_328_000.0;
+pub const PARAMETERS: f64 = 2_028_328_000.0;
 
 struct Inputs {
     latents: Tensor<4>,
@@ -99,18 +99,18 @@ pub fn backward(bench: &Bench) {
 }
 
 /// A training of weights in bf16, as the trainer does it, one step after the other over the same batch.
-struct Training {
-    state: State,
-    parameters: Train,
-    batch: Batch,
+pub struct Training {
+    pub state: State,
+    pub parameters: Train,
+    pub batch: Batch,
     steps: u64,
 }
 
 /// Small, so that random weights stay what they are.
-const RATE: f64 = 1e-6;
+pub const RATE: f64 = 1e-6;
 
 impl Training {
-    fn new(bench: &Bench, optimizer: Optimizer) -> Self {
+    pub fn new(bench: &Bench, optimizer: Optimizer) -> Self {
         let values: Vec<f32> = (0..16 * 128 * 128u32).map(|index| (index as f32 * 0.7).sin()).collect();
         let raw = Array { shape: vec![16, 128, 128], values: values.clone() };
         let (context, pooled) = (bench.random([1, 333, 4096]).autodiff(), bench.random([1, 2048]).autodiff());
@@ -150,7 +150,7 @@ impl Training {
         self.state.update(gradients, &self.parameters, RATE, step).expect("a step");
     }
 
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.steps += 1;
         self.steps - 1
     }
@@ -164,7 +164,7 @@ fn of_recipe(bench: &Bench) -> Training {
 }
 
 /// Weights, gradients and states of 8 bits: read once, and all but the gradients written.
-const IN_8_BITS: f64 = 10.0 * PARAMETERS;
+pub const IN_8_BITS: f64 = 10.0 * PARAMETERS;
 /// The same with states of 32 bits.
 const IN_32_BITS: f64 = 22.0 * PARAMETERS;
 

@@ -1,0 +1,94 @@
+//! Steps of the known-good recipe on one device and on all that there are.
+
+use crate::{
+    measure::{Bench, Least},
+    network::{FORWARD, IN_8_BITS, PARAMETERS, RATE, Training},
+};
+use burn::tensor::{DType, Device, DeviceType, Tensor, distributed::ReduceOperation};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::parameters::Checkpointing;
+use sd3pipe_stages::train::{Gradients, Rank};
+use std::time::Instant;
+
+const WARM_UPS: usize = 4;
+const STEPS: usize = 8;
+
+pub fn run(bench: &Bench) {
+    let all: Vec<Device> = Device::enumerate(DeviceType::Cuda).into_vec();
+    let several = [(4, all.len()), (all.len(), all.len())];
+    for (pictures, devices) in [(4, 1), (2, 1), (1, 1)].into_iter().chain(several.into_iter().filter(|_| all.len() > 1))
+    {
+        let row = format!("{pictures} pictures a step on {devices}");
+        let operations = 4.0 * FORWARD * pictures as f64 / devices as f64;
+        let least = Least { operations, bytes: IN_8_BITS / devices as f64 };
+        if let Some((times, held)) = bench.attempt(&row, || steps(&all[..devices], pictures / devices)) {
+            bench.report_times(&row, least, times, held);
+        }
+        all.iter().for_each(Device::memory_cleanup);
+    }
+    if all.len() > 1 {
+        alone(bench, &all);
+    }
+}
+
+/// Seconds of steps in which each device adds up the gradients of so many pictures, and the most bytes that are held of one.
+fn steps(devices: &[Device], pictures: usize) -> (Vec<f64>, u64) {
+    let names = crate::released::mmdit().into_iter().map(|(name, shape)| (name, shape.iter().product()));
+    let (ranks, serve) = Rank::group(devices, names.collect());
+    std::thread::scope(|scope| {
+        scope.spawn(serve);
+        let threads = ranks.into_iter().zip(devices).map(|(rank, device)| {
+            scope.spawn(move || {
+                let mut training =
+                    Training::new(&Bench::new(device.clone(), None), Optimizer::AdamW8bit(AdamW::default()));
+                training.parameters.checkpointing = Checkpointing::Blocks;
+                training.parameters.max_gradient_norm = 1.0;
+                if devices.len() > 1 {
+                    training.state.rank = rank;
+                }
+                let mut times = Vec::new();
+                let mut held = 0;
+                for _ in 0..WARM_UPS + STEPS {
+                    let start = Instant::now();
+                    let batches = (0..pictures).map(|_| Ok(training.batch.clone()));
+                    let samples = pictures * devices.len();
+                    let gradients = Gradients::by_blocks(&mut training.state, &training.parameters, batches, samples);
+                    let step = training.next();
+                    // What is measured of a step is read, which waits for all of it but the weights' way.
+                    let gradients = gradients.expect("gradients");
+                    training.state.update(gradients, &training.parameters, RATE, step).expect("a step");
+                    device.sync().expect("a device");
+                    times.push(start.elapsed().as_secs_f64());
+                    held = held.max(device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved));
+                }
+                (times.split_off(WARM_UPS), held)
+            })
+        });
+        let all: Vec<(Vec<f64>, u64)> =
+            threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().expect("a device")).collect();
+        let held = all.iter().map(|(_, held)| *held).max().unwrap_or_default();
+        (all.into_iter().next().map(|(times, _)| times).unwrap_or_default(), held)
+    })
+}
+
+/// What all gradients and all weights take on their way, with nothing else going on.
+fn alone(bench: &Bench, all: &[Device]) {
+    let sections = 24;
+    let each = (PARAMETERS as usize / sections).next_multiple_of(256 * all.len());
+    let part = |device: &Device, count: usize, dtype| Tensor::<1>::ones([count], (device, DType::F32)).cast(dtype);
+    for (row, dtype) in
+        [("gradients and weights alone, bf16", DType::BF16), ("gradients in f32 and weights alone", DType::F32)]
+    {
+        let gradients: Vec<Tensor<1>> = all.iter().map(|device| part(device, each, dtype)).collect();
+        let weights: Vec<Tensor<1>> = all.iter().map(|device| part(device, each / all.len(), DType::BF16)).collect();
+        bench.time(row, Least::default(), || {
+            let mut last = Vec::new();
+            for _ in 0..sections {
+                last = Tensor::reduce_scatter(gradients.clone(), 0, ReduceOperation::Sum);
+                last.extend(Tensor::all_gather(weights.clone(), 0));
+            }
+            all.iter().for_each(|device| device.sync().expect("a device"));
+            last
+        });
+    }
+}
