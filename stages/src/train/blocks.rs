@@ -23,8 +23,11 @@ pub(super) struct Sink<'s> {
     /// Is given the loss of the batch, and says what it comes to with those of others that belong to it.
     pub loss: &'s mut dyn FnMut(f64) -> Result<f64, StageError>,
     /// Is given the gradients of a part of the network as soon as they are known. It may move the weights of that part.
-    pub gradients: &'s mut dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+    pub gradients: &'s mut Visit<'s>,
 }
+
+/// What moves weights by gradients.
+pub(super) type Visit<'v> = dyn FnMut(&mut State, BTreeMap<String, Tensor<1>>) -> Result<(), StageError> + 'v;
 
 /// The loss of a batch, times `share`; the gradients of it go to `sink`, from the last layer to the first. A loss that comes to
 /// nothing finite has no gradients.

@@ -21,7 +21,7 @@ pub(super) enum Part {
 
 /// What it gets for it.
 enum Whole {
-    Values(Tensor<1>),
+    Values(Box<Tensor<1>>),
     Numbers(Vec<f64>),
 }
 
@@ -53,7 +53,7 @@ impl Pending {
     /// When another device has left.
     pub(super) fn values(self) -> Result<Tensor<1>, StageError> {
         match self.0.recv() {
-            Ok(Whole::Values(values)) => Ok(values),
+            Ok(Whole::Values(values)) => Ok(*values),
             _ => Err(StageError::LostDevice),
         }
     }
@@ -78,7 +78,8 @@ pub(super) fn links(devices: usize) -> (Vec<Link>, impl FnOnce() + Send + use<>)
 fn serve(calls: &[Receiver<Call>]) -> Option<()> {
     let calls: Vec<Call> = calls.iter().map(|calls| calls.recv().ok()).collect::<Option<_>>()?;
     let (parts, replies): (Vec<Part>, Vec<_>) = calls.into_iter().map(|call| (call.part, call.reply)).unzip();
-    let values = |tensors: Vec<Tensor<1>>| tensors.into_iter().map(Whole::Values).collect::<Vec<_>>();
+    let values =
+        |tensors: Vec<Tensor<1>>| tensors.into_iter().map(|values| Whole::Values(Box::new(values))).collect::<Vec<_>>();
     let wholes = match parts.first()? {
         Part::ReduceScatter(_) => {
             let parts =

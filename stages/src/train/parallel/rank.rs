@@ -6,7 +6,7 @@ use crate::{
     nn::{Weight, Weights},
     train::{blocks::Section, state::State},
 };
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, s};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, VecDeque},
@@ -161,7 +161,7 @@ impl Place {
     }
 
     fn of(&self, row: &Tensor<1>, offset: usize) -> Tensor<1> {
-        row.clone().slice([offset + self.start..offset + self.start + self.length])
+        row.clone().narrow(0, offset + self.start, self.length)
     }
 }
 
@@ -266,7 +266,7 @@ impl Moving {
             let new = place.of(&rows, offset);
             // Where the old ones lie: the rows' memory is of use for the next.
             let values = match home == new.device() {
-                true => old.slice_assign([0..place.length], new),
+                true => old.slice_assign(s![0..place.length], new),
                 false => new.to_device(&home),
             };
             weights.insert(place.name, Weight { values, shape });
