@@ -61,7 +61,7 @@ impl State {
         let share = batch.len() as f64 / samples as f64;
         let (rank, mut all) = (self.rank.clone(), BTreeMap::new());
         if parameters.max_gradient_norm > 0.0 {
-            let loss = self.visit(&batch, parameters, share, &mut |_, _, own| {
+            let loss = self.visit(&batch, parameters, share, |_, _, own| {
                 all.extend(squares(&own));
                 Ok(())
             })?;
@@ -70,7 +70,7 @@ impl State {
         let course = self.course;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm(all, &rank)?);
         let (mut all, mut moving) = (BTreeMap::new(), Moving::default());
-        let loss = self.visit(&batch, parameters, share, &mut |state, names, own| {
+        let loss = self.visit(&batch, parameters, share, |state, names, own| {
             all.extend(squares(&own));
             stride.take(state, own)?;
             moving.send(state, &names)
@@ -87,7 +87,7 @@ impl State {
         batch: &Batch,
         parameters: &Train,
         share: f64,
-        visit: &mut dyn FnMut(&mut Self, Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+        mut visit: impl FnMut(&mut Self, Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
     ) -> Result<f64, StageError> {
         let (rank, mut coming) = (self.rank.clone(), VecDeque::new());
         let loss = &mut |loss: f64| Ok(rank.total([loss])?[0]);
