@@ -26,6 +26,8 @@ pub mod random;
 pub mod report;
 pub mod sample;
 pub mod share;
+#[cfg(feature = "compute")]
+pub mod spread;
 pub mod stage;
 pub mod tensors;
 pub mod text;

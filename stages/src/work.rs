@@ -143,6 +143,12 @@ impl<'w> Work<'w> {
         std::mem::take(&mut self.executed)
     }
 
+    /// Adds labels of actions whose records are durable.
+    pub fn add_executed(&mut self, labels: Vec<String>) {
+        self.executed.extend(labels);
+        self.durable = self.executed.len();
+    }
+
     /// An error if somebody asked to stop; what is done so far is durable then.
     pub fn check_interrupt(&mut self) -> Result<(), StageError> {
         if self.interrupt.asked() {

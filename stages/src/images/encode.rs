@@ -7,6 +7,7 @@ use crate::{
     error::StageError,
     images::{ImagesJob, Latents, Made, Mask, Picture, bucket::Placement, prepare::prepare},
     nn::{self, VaeEncoder},
+    spread::spread,
     tensors::Array,
     work::Work,
 };
@@ -30,11 +31,15 @@ enum Decoded {
 
 /// Carries out the missing actions of a job. Pictures that can't be used are all named at the end; the others are kept.
 pub fn encode(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
-    let (pictures, masks): (Vec<usize>, Vec<usize>) =
+    let (mut pictures, masks): (Vec<usize>, Vec<usize>) =
         missing.iter().partition(|index| job.pictures[**index].made == Made::Latents);
     let mut faults = read_masks(job, &masks, work)?;
     if !pictures.is_empty() {
-        faults.extend(encode_pictures(job, &pictures, work)?);
+        tell_of_losses(job, &pictures, work);
+        // Pictures of one bucket stand together, so that a GPU gets whole batches.
+        pictures.sort_by_key(|index| (job.pictures[*index].placement.bucket, *index));
+        let found = spread(&pictures, work, |own, work| encode_pictures(job, own, work))?;
+        faults.extend(found.into_iter().flatten());
     }
     if faults.is_empty() { Ok(()) } else { Err(StageError::Items { what: "images", faults }) }
 }
@@ -64,7 +69,7 @@ fn publish(job: &ImagesJob, index: usize, object: Object, seconds: f64, work: &m
     work.publish(action, vec![output(job.pictures[index].role(), action.label.clone(), object)], seconds)
 }
 
-/// Runs the network over pictures; gives what is wrong with some.
+/// Runs the network over pictures, in their order; gives what is wrong with some.
 fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> Result<Vec<String>, StageError> {
     let Some(source) = job.facts.open(Component::VaeEncoder)? else {
         return Err(StageError::Unfit(
@@ -76,19 +81,15 @@ fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> R
     job.facts.check(Component::VaeEncoder)?;
     let encoder = VaeEncoder::new(&weights.root())?;
 
-    // Pictures of one bucket stand together, so that a GPU gets whole batches. On the CPU each goes alone: see `text::encode`.
-    let mut order = missing.to_vec();
-    order.sort_by_key(|index| (job.pictures[*index].placement.bucket, *index));
+    // On the CPU each goes alone: see `text::encode`.
     let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };
 
-    tell_of_losses(job, missing, work);
     let mut faults = Vec::new();
     work.progress.begin("images", missing.len() as u64, "images");
     std::thread::scope(|scope| -> Result<(), StageError> {
         let (sender, receiver) = mpsc::sync_channel(AHEAD);
-        let decoding = order.clone();
         scope.spawn(move || {
-            for index in decoding {
+            for &index in missing {
                 if sender.send((index, decode(&job.pictures[index]))).is_err() {
                     return;
                 }

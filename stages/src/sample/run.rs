@@ -7,6 +7,7 @@ use crate::{
     nn::Mmdit,
     sample::{SAMPLE_LATENTS, SampleJob, png, sheet, studio::Studio},
     share::{Sharing, share},
+    spread::spread,
     text::{self, Encoded},
     work::Work,
 };
@@ -16,7 +17,8 @@ use std::{collections::BTreeMap, time::Instant};
 pub fn sample(job: &SampleJob, missing: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
     let images: Vec<usize> = missing.iter().copied().filter(|index| *index != job.sheet()).collect();
     if !images.is_empty() {
-        draw_images(job, &images, work)?;
+        let encoded = encode_prompts(job, work)?;
+        spread(&images, work, |own, work| draw_images(job, own, encoded.clone(), work))?;
     }
     if missing.contains(&job.sheet()) {
         let start = Instant::now();
@@ -27,8 +29,12 @@ pub fn sample(job: &SampleJob, missing: &[usize], work: &mut Work<'_>) -> Result
     work.flush()
 }
 
-fn draw_images(job: &SampleJob, images: &[usize], work: &mut Work<'_>) -> Result<(), StageError> {
-    let encoded = encode_prompts(job, work)?;
+fn draw_images(
+    job: &SampleJob,
+    images: &[usize],
+    encoded: BTreeMap<String, Encoded>,
+    work: &mut Work<'_>,
+) -> Result<(), StageError> {
     let studio = Studio::open(job, encoded, work)?;
     // On a CPU each goes alone: see `text::encode`.
     let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };

@@ -7,6 +7,7 @@ use crate::{
     error::StageError,
     facts::{Facts, TEXT_ENCODERS},
     nn::{self, Clip, ClipKind, T5, Weights},
+    spread::spread,
     tensors::Array,
     text::{
         Encoded, TextJob,
@@ -26,6 +27,16 @@ pub fn encode(job: &TextJob, missing: &[usize], work: &mut Work<'_>, quiet: bool
     for absent in TEXT_ENCODERS.iter().filter(|component| !job.facts.components.contains_key(component)) {
         work.progress.line(&format!("the model has no {absent}: zeros stand in its place"));
     }
+    spread(missing, work, |own, work| encode_texts(job, own, work, (encoders, quiet)))?;
+    Ok(())
+}
+
+fn encode_texts(
+    job: &TextJob,
+    missing: &[usize],
+    work: &mut Work<'_>,
+    (encoders, quiet): (usize, bool),
+) -> Result<(), StageError> {
     work.progress.begin("texts", (missing.len() * encoders) as u64, "encodings");
     let mut done = 0;
     for round in missing.chunks(ROUND) {
