@@ -89,9 +89,11 @@ impl Survey<'_> {
 fn costs(survey: &Survey<'_>, seconds: Option<f64>) -> Option<String> {
     let Bytes { store, out } = survey.estimate.bytes();
     let writes = (store + out > 0).then(|| format!("writes {}", Size(store + out)))?;
+    let devices = survey.planner.resolved.pipeline.places().len();
     let place = match survey.planner.facts().map(|facts| facts.device) {
-        Ok(DeviceKind::Cuda) => "on the GPU",
-        _ => "of memory",
+        Ok(DeviceKind::Cuda) if devices > 1 => format!("on each of {devices} GPUs"),
+        Ok(DeviceKind::Cuda) => "on the GPU".to_owned(),
+        _ => "of memory".to_owned(),
     };
     let needs = survey.estimate.memory().map(|memory| format!("needs about {} {place}", Size(memory)));
     let takes = seconds.filter(|seconds| *seconds > 0.0);

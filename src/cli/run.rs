@@ -14,7 +14,10 @@ use crate::{
 };
 use clap::Args;
 use sd3pipe_cache::{Key, Run as Entry, Store};
-use sd3pipe_stages::work::{Interrupt, Progress};
+use sd3pipe_stages::{
+    device::Devices,
+    work::{Interrupt, Progress},
+};
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 #[derive(Debug, Args)]
@@ -110,6 +113,9 @@ pub(super) fn carry_out(
     beside: &Beside,
 ) -> Result<(), Failure> {
     let start = Instant::now();
+    if let Some(lacking) = resolved.pipeline.devices.as_ref().and_then(Devices::lacking) {
+        progress.line(&lacking);
+    }
     let (remote, only_fetch) = (remote::open(&resolved.pipeline.store)?, options.only_fetch);
     catch_interrupts();
     // A run that is killed leaves this: it hides nothing of what the runs before it knew.

@@ -115,8 +115,8 @@ pub fn check(
         if pipeline.device != Device::default() {
             faults.add("device", "`devices` says where it computes too".to_owned(), "leave one of them out".to_owned());
         }
-        if let Some(reason) = devices.missing() {
-            faults.add("devices", reason, "devices: All takes what there is".to_owned());
+        if let Some(reason) = devices.fault() {
+            faults.add("devices", reason.to_owned(), "devices: All takes what there is".to_owned());
         }
     }
     for (name, stage) in &pipeline.stages {

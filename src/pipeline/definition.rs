@@ -27,7 +27,7 @@ pub struct Pipeline {
     /// Where it computes.
     #[serde(default)]
     pub device: Device,
-    /// Several devices that it computes on, in the place of `device`.
+    /// Several devices that share the work, in the place of `device`. When absent, there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Devices>,
     /// Where results are kept, and with whom they are shared.

@@ -2,7 +2,7 @@
 
 use super::{Examined, PlanError, Planner, StageResult, State, target};
 use sd3pipe_cache::{Digest, Output};
-use sd3pipe_stages::{job::Job, train::TrainJob};
+use sd3pipe_stages::{device::DeviceKind, job::Job, train::TrainJob};
 use serde::Serialize;
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -170,7 +170,11 @@ impl Planner<'_> {
                     cost.out += curves(train);
                 }
                 (cost.passing, cost.actions) = (forecast.passing, missing.len());
-                cost.memory = job.peak_memory()?;
+                let pipeline = &self.resolved.pipeline;
+                let (devices, on_cpu) = (pipeline.places().len(), pipeline.device_kind() == DeviceKind::Cpu);
+                // Workers on the CPU are all in the same memory.
+                let together = if on_cpu { devices as u64 } else { 1 };
+                cost.memory = job.peak_memory(devices)?.map(|each| each * together);
                 results[index] = Some(result);
             }
         }

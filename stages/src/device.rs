@@ -21,7 +21,7 @@ pub enum Device {
 pub enum Devices {
     /// All GPUs that there are; the CPU if there is none.
     All,
-    /// The NVIDIA GPUs of these indices, of which one at least must be there: on a machine with fewer, those that there are.
+    /// The NVIDIA GPUs of these indices: on a machine with fewer, those that there are, and the CPU if there is none.
     Cuda(Vec<usize>),
     /// So many at once on the CPU. It is no faster than one, and shows on any machine what several devices do.
     Cpu(usize),
@@ -77,35 +77,38 @@ impl Device {
 }
 
 impl Devices {
-    /// Those that there are on this machine, in this build.
+    /// Those that there are on this machine, in this build; there is one at least.
     pub fn here(&self) -> Vec<Device> {
         let there = cuda_device_count();
-        let mut here: Vec<Device> = match self {
+        let here: Vec<Device> = match self {
             Self::All => (0..there).map(Device::Cuda).collect(),
-            Self::Cuda(indices) => {
-                indices.iter().filter(|index| **index < there).map(|index| Device::Cuda(*index)).collect()
-            }
+            Self::Cuda(asked) => asked.iter().filter(|index| **index < there).copied().map(Device::Cuda).collect(),
             Self::Cpu(count) => vec![Device::Cpu; *count],
         };
-        if here.is_empty() {
-            here.push(if let Self::Cuda(indices) = self {
-                Device::Cuda(indices.first().copied().unwrap_or_default())
-            } else {
-                Device::Cpu
-            });
-        }
-        here
+        if here.is_empty() { vec![Device::Cpu] } else { here }
     }
 
-    /// Why they can't be had here, if they can't.
-    pub fn missing(&self) -> Option<String> {
+    /// What is not as it was asked for, if something is.
+    pub fn lacking(&self) -> Option<String> {
+        let Self::Cuda(asked) = self else { return None };
+        let there = asked.iter().filter(|index| **index < cuda_device_count()).count();
+        match there {
+            0 if !cfg!(feature = "cuda") => Some("this build has no CUDA: on the CPU".to_owned()),
+            0 => Some(format!("none of the {} GPUs is here: on the CPU", asked.len())),
+            there if there < asked.len() => Some(format!("{there} of the {} GPUs are here", asked.len())),
+            _ => None,
+        }
+    }
+
+    /// Why they can be had nowhere, if so.
+    pub fn fault(&self) -> Option<&'static str> {
         match self {
-            Self::Cuda(indices) if indices.is_empty() => Some("it names no GPU".to_owned()),
-            Self::Cuda(indices) if (1..indices.len()).any(|at| indices[..at].contains(&indices[at])) => {
-                Some("it names a GPU twice".to_owned())
+            Self::Cuda(asked) if asked.is_empty() => Some("it names no GPU"),
+            Self::Cuda(asked) if (1..asked.len()).any(|at| asked[..at].contains(&asked[at])) => {
+                Some("it names a GPU twice")
             }
-            Self::Cpu(0) => Some("it names no device".to_owned()),
-            _ => self.here().into_iter().find_map(Device::missing),
+            Self::Cpu(0) => Some("it names no device"),
+            _ => None,
         }
     }
 }
@@ -142,12 +145,15 @@ mod tests {
     #[test]
     fn several_devices_are_those_that_there_are() {
         assert_eq!(Devices::Cpu(2).here(), [Device::Cpu; 2]);
-        assert_eq!(Devices::Cpu(2).missing(), None);
-        assert_eq!(Devices::All.missing(), None);
-        assert!(Devices::Cpu(0).missing().is_some());
-        for indices in [vec![], vec![1, 0, 1], vec![usize::MAX]] {
-            assert!(Devices::Cuda(indices).missing().is_some());
+        assert!(
+            [Devices::Cpu(2), Devices::All, Devices::Cuda(vec![1, 0])].iter().all(|devices| devices.fault().is_none())
+        );
+        for devices in [Devices::Cpu(0), Devices::Cuda(vec![]), Devices::Cuda(vec![1, 0, 1])] {
+            assert!(devices.fault().is_some());
         }
+        let beyond = Devices::Cuda(vec![usize::MAX]);
+        assert_eq!(beyond.here(), [Device::Cpu]);
+        assert!(beyond.lacking().unwrap().ends_with("on the CPU"));
         if cuda_device_count() == 0 {
             assert_eq!(Devices::All.here(), [Device::Cpu]);
         }

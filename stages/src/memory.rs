@@ -21,11 +21,11 @@ const ALIVE: u64 = 6;
 const F32: u64 = 4;
 
 impl Job {
-    /// The most bytes that it holds on its device, about. None for a job that works tensor by tensor.
+    /// The most bytes that it holds on its device, or on each of several, about. None for a job that works tensor by tensor.
     ///
     /// # Errors
     /// When a file of the model can't be looked at.
-    pub fn peak_memory(&self) -> Result<Option<u64>, StageError> {
+    pub fn peak_memory(&self, devices: usize) -> Result<Option<u64>, StageError> {
         Ok(Some(match self {
             Self::Text(job) => {
                 let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { u64::from(job.parameters.batch) };
@@ -38,7 +38,7 @@ impl Job {
                 let encoder = Component::VaeEncoder;
                 weights(&job.facts, encoder, job.parameters.precision)? + vae(&job.facts, encoder, batch, pixels)?
             }
-            Self::Train(job) => Footprint::of(job)?.peak(),
+            Self::Train(job) => Footprint::of(job)?.peak_on(devices),
             Self::Export(_) => return Ok(None),
             Self::Sample(job) => {
                 let (facts, parameters) = (&job.facts, &job.parameters);
