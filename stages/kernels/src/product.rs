@@ -67,7 +67,7 @@ impl ProductBackend for CubeBackend {
         let across = Across { left: left_across, right: right_across };
         let (left, right) = (into_contiguous(left), into_contiguous(right));
         match tiling::Tiling::of(&left, &right, across) {
-            Some(tiling) => kernel::launch(left, right, None, across, tiling),
+            Some(tiling) => kernel::launch(left, right, None, None, across, tiling),
             None => {
                 let left = if left_across { Self::float_transpose(left) } else { left };
                 let right = if right_across { right } else { Self::float_transpose(right) };
@@ -77,14 +77,22 @@ impl ProductBackend for CubeBackend {
     }
 
     fn biased_product(x: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
-        let across = Across::default();
-        let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
-        match tiling::Tiling::of(&x, &weight, across) {
-            Some(tiling) if bias.dtype == DType::BF16 => kernel::launch(x, weight, Some(bias), across, tiling),
-            _ => {
-                let bias = Self::float_reshape(bias, Shape::from([1, weight.meta.shape()[0]]));
-                Self::float_add(Self::product(x, weight, false, false), bias)
-            }
+        linear_onto(x, weight, bias, None)
+    }
+}
+
+/// A [`linear`] layer whose result is added to a matrix `[M, N]` before it is rounded. It has no gradients.
+pub(crate) fn linear_onto(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, onto: Option<CubeTensor>) -> CubeTensor {
+    let across = Across::default();
+    let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
+    match tiling::Tiling::of(&x, &weight, across) {
+        Some(tiling) if bias.dtype == DType::BF16 => {
+            kernel::launch(x, weight, Some(bias), onto.map(into_contiguous), across, tiling)
+        }
+        _ => {
+            let bias = CubeBackend::float_reshape(bias, Shape::from([1, weight.meta.shape()[0]]));
+            let out = CubeBackend::float_add(CubeBackend::product(x, weight, false, false), bias);
+            onto.into_iter().fold(out, CubeBackend::float_add)
         }
     }
 }

@@ -40,11 +40,12 @@ impl Tiling {
 }
 
 /// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them; a bias, of bf16 too, is added to
-/// each row of the result before it is rounded.
+/// each row of the result before it is rounded, and so is another matrix like it.
 pub(super) fn launch(
     left: CubeTensor,
     right: CubeTensor,
     bias: Option<CubeTensor>,
+    onto: Option<CubeTensor>,
     across: Across,
     tiling: Tiling,
 ) -> CubeTensor {
@@ -61,9 +62,9 @@ pub(super) fn launch(
         Major::MN => [DEPTH, DEPTH],
     };
     let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
-    let biased = bias.is_some();
-    let bias = bias.unwrap_or_else(|| right.clone());
-    // SAFETY: the copy engine clips what it reads and writes to the matrices, and of the bias nothing past its end is read.
+    let (biased, adds) = (bias.is_some(), onto.is_some());
+    let [bias, onto] = [bias, onto].map(|tensor| tensor.unwrap_or_else(|| right.clone()));
+    // SAFETY: the copy engine clips what it reads and writes to the matrices, and of what is added nothing past its end is read.
     unsafe {
         multiply::launch_unchecked(
             &client,
@@ -73,11 +74,13 @@ pub(super) fn launch(
             map(right, loaded(tiling.right, tiling.columns)),
             map(out.clone(), [tiling.rows(), DEPTH]),
             bias.into_buffer_arg(),
+            onto.into_buffer_arg(),
             rows as u32,
             columns as u32,
             depth as u32,
             tiling,
             biased,
+            adds,
         );
     }
     out
@@ -112,7 +115,7 @@ fn bring<E: CubePrimitive<Scalar = bf16>>(
     }
 }
 
-/// `out = left · right`, `rows × columns`, summed over `depth`, and the bias.
+/// `out = left · right`, `rows × columns`, summed over `depth`, and the bias, and what it is added `onto`.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
 fn multiply(
@@ -120,11 +123,13 @@ fn multiply(
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
     bias: &[Vector<bf16, Const<2>>],
+    onto: &[Vector<bf16, Const<2>>],
     rows: u32,
     columns: u32,
     depth: u32,
     #[comptime] tiling: Tiling,
     #[comptime] biased: bool,
+    #[comptime] adds: bool,
 ) {
     let left_elements = comptime![tiling.left_elements()];
     let right_elements = comptime![tiling.right_elements()];
@@ -249,6 +254,11 @@ fn multiply(
             if comptime![biased] {
                 let of_column = select(column + c < columns, column + c, 0u32) / 2;
                 values += Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
+            }
+            if comptime![adds] {
+                let here = row + r < rows && column + c < columns;
+                let beneath = select(here, (row + r) * columns + column + c, 0u32) / 2;
+                values += Vector::<f32, Const<2>>::cast_from(onto[beneath as usize]);
             }
             lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
         }
