@@ -5,7 +5,7 @@ use crate::{
     measure::Bench,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use sd3pipe_kernels::{Across, product};
+use sd3pipe_kernels::{Across, Walk, convolution, group_norm, product};
 use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub fn run(bench: &Bench) {
     products(bench);
     attentions(bench);
+    convolutions(bench);
+    group_norms(bench);
     adamw(bench);
 }
 
@@ -66,6 +68,66 @@ fn attentions(bench: &Bench) {
         for (what, found, expected) in [("", &found[0], &expected[0]), ("gradient of the ", &found[1], &expected[1])] {
             let row = format!("{what}attention of {tokens} tokens, causal {causal}");
             bench.check(&row, error(found, expected), 1e-2);
+        }
+    }
+}
+
+/// Convolutions of bf16 against those of the same values in f32 by burn, which has images enlarged and padded for them. One has more
+/// patches than are laid out at once.
+fn convolutions(bench: &Bench) {
+    let same = Walk { stride: 1, before: 1, after: 1, scale: 1 };
+    for ([batch, height, width], [inputs, outputs, kernel], walk, added) in [
+        ([2, 26, 37], [3, 128, 3], same, false),
+        ([2, 33, 21], [128, 3, 3], same, false),
+        ([1, 64, 48], [512, 512, 3], same, true),
+        ([3, 19, 23], [72, 40, 3], same, true),
+        ([2, 18, 23], [256, 128, 1], Walk { before: 0, after: 0, ..same }, true),
+        ([2, 22, 34], [128, 136, 3], Walk { stride: 2, before: 0, ..same }, false),
+        ([1, 41, 27], [128, 128, 3], Walk { stride: 2, before: 0, ..same }, false),
+        ([2, 13, 18], [64, 64, 3], Walk { scale: 2, ..same }, false),
+        ([1, 80, 66], [256, 256, 3], Walk { scale: 2, ..same }, false),
+        ([1, 501, 499], [128, 128, 3], same, true),
+    ] {
+        let image = |[rows, columns]: [usize; 2], channels| bench.random([batch, rows, columns, channels]);
+        let side = |side| (side * walk.scale + walk.before + walk.after - kernel) / walk.stride + 1;
+        let onto = added.then(|| image([side(height), side(width)], outputs).permute([0, 3, 1, 2]));
+        let x = image([height, width], inputs).permute([0, 3, 1, 2]);
+        let (weight, bias) = (bench.random([outputs, inputs, kernel, kernel]), bench.random([outputs]));
+        let found = convolution(x.clone(), weight.clone(), bias.clone(), onto.clone(), walk);
+        let wide = |tensor: Tensor<4>| tensor.cast(DType::F32);
+        let expected = convolution(wide(x), wide(weight), bias.cast(DType::F32), onto.map(wide), walk);
+        let row = format!("convolution of {batch}×{height}×{width}, {inputs} to {outputs} by {kernel}², {walk:?}");
+        bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
+    }
+}
+
+/// Group norms of bf16, and their SiLU, against the same in f32: of images whose channels are apart, and next to each other.
+fn group_norms(bench: &Bench) {
+    const EPSILON: f32 = 1e-6;
+    for ([batch, channels, height, width], groups) in
+        [([2, 128, 75, 61], 32), ([1, 512, 33, 40], 32), ([3, 24, 19, 7], 24), ([1, 256, 130, 258], 32)]
+    {
+        let (weight, bias) = (bench.random([channels]), bench.random([channels]));
+        // Far from zero beside how far they are from each other.
+        let images = bench.random([batch, height, width, channels]) + 20.0;
+        let x = images.permute([0, 3, 1, 2]);
+        let grouped = x.clone().cast(DType::F32).reshape([batch, groups, channels / groups * height * width]);
+        let centred = grouped.clone() - grouped.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        let normal = (centred / (variance + EPSILON).sqrt()).reshape([batch, channels, height, width]);
+        let over = |values: &Tensor<1>| values.clone().cast(DType::F32).reshape([1, channels, 1, 1]);
+        let expected = normal * over(&weight) + over(&bias);
+        for (silu, apart) in [(false, false), (true, false), (true, true)] {
+            // A copy has its channels apart.
+            let x = if apart {
+                x.clone().reshape([batch * channels * height * width]).reshape(x.dims())
+            } else {
+                x.clone()
+            };
+            let found = group_norm(x, weight.clone(), bias.clone(), groups, EPSILON, silu);
+            let expected = if silu { burn::tensor::activation::silu(expected.clone()) } else { expected.clone() };
+            let row = format!("group norm of {batch}×{channels}×{height}×{width}, silu {silu}, channels apart {apart}");
+            bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod patches;
 
-use crate::product::linear_onto;
+use crate::product::{Window, linear_onto, patches_onto};
 use crate::vectors::EACH;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
 use burn::tensor::module::interpolate;
@@ -12,7 +12,7 @@ use burn_cubecl::kernel::conv::{ConvStrategy, conv_forward};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 
 /// How a convolution goes over an image.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// Pixels from one place to the next.
     pub stride: usize,
@@ -151,15 +151,20 @@ fn by_product(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, onto: Option<
         // A pixel is its own patch.
         linear_onto(flat(x_bhwc, pixels, inputs), weight, bias, onto)
     } else {
-        // Parts of `onto` are copied unless they begin at a whole part of memory.
-        let at_once = (MOST_BYTES / (2 * kernel * kernel * inputs)).max(1).next_multiple_of(256);
-        let parts = (0..pixels).step_by(at_once).map(|first| {
-            let rows = first..pixels.min(first + at_once);
-            let patches = patches::launch(&x_bhwc, walk, kernel, [shape[2], shape[3]], rows.clone());
-            let onto = onto.clone().map(|onto| CubeBackend::float_slice(onto, &[rows.into(), (0..outputs).into()]));
-            linear_onto(patches, weight.clone(), bias.clone(), onto)
-        });
-        CubeBackend::float_cat(parts.collect(), 0)
+        let window = Window { kernel, stride: walk.stride, before: walk.before, output: [shape[2], shape[3]] };
+        let by_kernel =
+            (walk.scale == 1).then(|| patches_onto(&x_bhwc, &weight, &bias, onto.as_ref(), window)).flatten();
+        by_kernel.unwrap_or_else(|| {
+            // Parts of `onto` are copied unless they begin at a whole part of memory.
+            let at_once = (MOST_BYTES / (2 * kernel * kernel * inputs)).max(1).next_multiple_of(256);
+            let parts = (0..pixels).step_by(at_once).map(|first| {
+                let rows = first..pixels.min(first + at_once);
+                let patches = patches::launch(&x_bhwc, window, walk.scale, rows.clone());
+                let onto = onto.clone().map(|onto| CubeBackend::float_slice(onto, &[rows.into(), (0..outputs).into()]));
+                linear_onto(patches, weight.clone(), bias.clone(), onto)
+            });
+            CubeBackend::float_cat(parts.collect(), 0)
+        })
     };
     let out = CubeBackend::float_reshape(out, Shape::from([shape[0], shape[2], shape[3], outputs]));
     CubeBackend::float_permute(out, &[0, 3, 1, 2])

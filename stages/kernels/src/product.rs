@@ -97,6 +97,34 @@ pub(crate) fn linear_onto(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, o
     }
 }
 
+/// How the patches that are multiplied lie in an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    /// Rows and columns of a patch.
+    pub(crate) kernel: usize,
+    /// Pixels from one patch to the next.
+    pub(crate) stride: usize,
+    /// Pixels from the image's first corner back to the first patch's.
+    pub(crate) before: usize,
+    /// Patches down and across.
+    pub(crate) output: [usize; 2],
+}
+
+/// [`linear_onto`] of the patches of contiguous `[B, H, W, C]`, which never are in memory; nothing if our kernel can't compute it.
+pub(crate) fn patches_onto(
+    image: &CubeTensor,
+    weight: &CubeTensor,
+    bias: &CubeTensor,
+    onto: Option<&CubeTensor>,
+    window: Window,
+) -> Option<CubeTensor> {
+    let rows = image.meta.shape()[0] * window.output[0] * window.output[1];
+    let tiling = tiling::Tiling::of_patches(image, weight, rows, window.kernel * window.kernel)?;
+    let of_bf16 = [Some(bias), onto].into_iter().flatten().all(|added| added.dtype == DType::BF16);
+    let [image, weight, bias] = [image, weight, bias].map(CubeTensor::clone);
+    of_bf16.then(|| kernel::launch_patches(image, weight, bias, onto.cloned(), window, tiling))
+}
+
 #[derive(Debug)]
 struct Product;
 

@@ -1,6 +1,6 @@
 //! What each pixel of a convolution's output is a product of, laid out as the rows of a matrix.
 
-use super::Walk;
+use crate::product::Window;
 use crate::vectors::{EACH, Narrow, empty_like};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
@@ -10,14 +10,9 @@ use std::ops::Range;
 const UNITS: u32 = 256;
 
 /// `[rows, kernel·kernel·C]`: the patches of some pixels of the output, all images one after the other, of contiguous bf16 `[B, H, W, C]`
-/// with a number of channels that vectors divide.
-pub(super) fn launch(
-    x_bhwc: &CubeTensor,
-    walk: Walk,
-    kernel: usize,
-    [out_height, out_width]: [usize; 2],
-    rows: Range<usize>,
-) -> CubeTensor {
+/// with a number of channels that vectors divide. Each pixel counts as a square of `scale` on a side.
+pub(super) fn launch(x_bhwc: &CubeTensor, window: Window, scale: usize, rows: Range<usize>) -> CubeTensor {
+    let Window { kernel, stride, before, output } = window;
     let [height, width, channels] = [1, 2, 3].map(|dimension| x_bhwc.meta.shape()[dimension]);
     let inner = kernel * kernel * channels;
     let out = empty_like(x_bhwc, Shape::from([rows.len(), inner]), DType::BF16);
@@ -35,12 +30,12 @@ pub(super) fn launch(
             height as u32,
             width as u32,
             (channels / EACH) as u32,
-            out_height as u32,
-            out_width as u32,
+            output[0] as u32,
+            output[1] as u32,
             kernel as u32,
-            walk.stride as u32,
-            walk.before as u32,
-            walk.scale as u32,
+            stride as u32,
+            before as u32,
+            scale as u32,
         );
     }
     out

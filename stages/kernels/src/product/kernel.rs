@@ -3,8 +3,8 @@
 //! One unit has the copy engine bring tiles of both operands into a ring of stages in shared memory; the warpgroups of the cube
 //! multiply what has arrived. An operand may lie in memory either way: along the dimension that is summed, or across it.
 
-use super::Across;
 use super::tiling::{DEPTH, GROUP_ROWS, Tiling, sides};
+use super::{Across, Window};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::prelude::barrier::Barrier;
@@ -49,41 +49,159 @@ pub(super) fn launch(
     across: Across,
     tiling: Tiling,
 ) -> CubeTensor {
-    let ([rows, depth], [columns, _]) = (sides(&left, across.left), sides(&right, across.right));
-    let shape = Shape::from([rows, columns]);
-    let client = left.client.clone();
-    let out = empty_device_contiguous_dtype(client.clone(), left.device.clone(), shape, DType::BF16);
-    let map = |matrix: CubeTensor, [height, width]: [usize; 2]| {
-        let boxes = TiledArgs { tile_size: cubecl::zspace::shape![height, width] };
-        TensorMapArg::new(boxes, matrix.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
+    let [rows, depth] = sides(&left, across.left);
+    let left = tiled(left, loaded(tiling.left, tiling.rows()));
+    put(left, right, [bias, onto], across.right, [rows, 1, depth], Window::default(), tiling)
+}
+
+/// The same with the patches of an image `[B, H, W, C]` as the left matrix, each `kernel·kernel·C` long.
+pub(super) fn launch_patches(
+    image: CubeTensor,
+    right: CubeTensor,
+    bias: CubeTensor,
+    onto: Option<CubeTensor>,
+    window: Window,
+    tiling: Tiling,
+) -> CubeTensor {
+    let [batch, height, width, channels] = [0, 1, 2, 3].map(|dimension| image.meta.shape()[dimension]);
+    let rows = batch * window.output[0] * window.output[1];
+    // How far the window's first corner goes, from the image's first pixel and from its last.
+    let before = -(window.before as i32);
+    let last = |places: usize, side: usize| ((places - 1) * window.stride) as i32 + before + 1 - side as i32;
+    let boxes = Im2colArgs {
+        pixel_box_lower_corner: vec![before; 2],
+        pixel_box_upper_corner: vec![last(window.output[0], height), last(window.output[1], width)],
+        channels_per_pixel: DEPTH as u32,
+        pixels_per_column: tiling.rows() as u32,
     };
-    let loaded = |major, extent| match major {
+    let image = TensorMapArg::<Im2col>::new(boxes, image.into_tensor_arg(), bf16::elem_type_native())
+        .with_elem_stride(cubecl::zspace::strides![1, window.stride, window.stride, 1])
+        .with_swizzle(Swizzle::B128.into());
+    put(image, right, [Some(bias), onto], false, [rows, window.kernel * window.kernel, channels], window, tiling)
+}
+
+/// A matrix that is read or written in tiles of this height and width.
+fn tiled(matrix: CubeTensor, [height, width]: [usize; 2]) -> TensorMapArg<Tiled> {
+    let boxes = TiledArgs { tile_size: cubecl::zspace::shape![height, width] };
+    TensorMapArg::new(boxes, matrix.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
+}
+
+fn loaded(major: Major, extent: usize) -> [usize; 2] {
+    match major {
         Major::K => [extent, DEPTH],
         Major::MN => [DEPTH, DEPTH],
-    };
+    }
+}
+
+/// A row of the left matrix is so many `pieces`, one after the other, of so many columns.
+fn put<L: Left>(
+    left: TensorMapArg<L>,
+    right: CubeTensor,
+    added: [Option<CubeTensor>; 2],
+    across: bool,
+    [rows, pieces, piece]: [usize; 3],
+    window: Window,
+    tiling: Tiling,
+) -> CubeTensor {
+    let [columns, _] = sides(&right, across);
+    let (client, shape) = (right.client.clone(), Shape::from([rows, columns]));
+    let out = empty_device_contiguous_dtype(client.clone(), right.device.clone(), shape, DType::BF16);
     let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
-    let (biased, adds) = (bias.is_some(), onto.is_some());
-    let [bias, onto] = [bias, onto].map(|tensor| tensor.unwrap_or_else(|| right.clone()));
-    // SAFETY: the copy engine clips what it reads and writes to the matrices, and of what is added nothing past its end is read.
+    let [biased, adds] = [0, 1].map(|index| added[index].is_some());
+    let [bias, onto] = added.map(|tensor| tensor.unwrap_or_else(|| right.clone()));
+    // SAFETY: the copy engine clips what it reads and writes to the tensors, and of what is added nothing past its end is read.
     unsafe {
-        multiply::launch_unchecked(
+        multiply::launch_unchecked::<L>(
             &client,
             CubeCount::Static(tiles as u32, 1, 1),
             CubeDim::new_1d(tiling.groups as u32 * GROUP_UNITS + 32),
-            map(left, loaded(tiling.left, tiling.rows())),
-            map(right, loaded(tiling.right, tiling.columns)),
-            map(out.clone(), [tiling.rows(), DEPTH]),
+            left,
+            tiled(right, loaded(tiling.right, tiling.columns)),
+            tiled(out.clone(), [tiling.rows(), DEPTH]),
             bias.into_buffer_arg(),
             onto.into_buffer_arg(),
             rows as u32,
             columns as u32,
-            depth as u32,
+            pieces as u32,
+            piece as u32,
+            window.output[0] as u32,
+            window.output[1] as u32,
             tiling,
+            [window.kernel, window.stride, window.before],
             biased,
             adds,
         );
     }
     out
+}
+
+/// What tiles of the left matrix are brought from.
+#[cube]
+trait Left: TensorMapKind {
+    /// Where a row of the matrix lies, if it is the patch of one of `height × width` pixels.
+    fn place(row: u32, height: u32, width: u32, #[comptime] window: [usize; 3]) -> (i32, i32, i32);
+
+    /// Brings a tile into shared memory, from a row at this place on and from a column of a piece on.
+    #[allow(clippy::too_many_arguments, reason = "kernels know no structs of numbers")]
+    fn bring(
+        barrier: &Barrier,
+        source: &TensorMap<bf16, Self>,
+        stage: &mut [Vector<bf16, Const<2>>],
+        place: (i32, i32, i32),
+        piece: u32,
+        column: u32,
+        #[comptime] tiling: Tiling,
+        #[comptime] window: [usize; 3],
+    );
+}
+
+/// A matrix, whose rows are one piece.
+#[cube]
+impl Left for Tiled {
+    fn place(row: u32, _height: u32, _width: u32, #[comptime] _window: [usize; 3]) -> (i32, i32, i32) {
+        (row as i32, 0i32, 0i32)
+    }
+
+    fn bring(
+        barrier: &Barrier,
+        source: &TensorMap<bf16, Self>,
+        stage: &mut [Vector<bf16, Const<2>>],
+        place: (i32, i32, i32),
+        _piece: u32,
+        column: u32,
+        #[comptime] tiling: Tiling,
+        #[comptime] _window: [usize; 3],
+    ) {
+        bring(barrier, source, stage, place.0 as u32, column, tiling.left, comptime![tiling.rows()], 2usize);
+    }
+}
+
+/// An image: a row is a patch, one pixel after the other and one image after the other, and a piece is a pixel of the patch.
+#[cube]
+impl Left for Im2col {
+    fn place(row: u32, height: u32, width: u32, #[comptime] window: [usize; 3]) -> (i32, i32, i32) {
+        let stride = comptime![window[1] as i32];
+        let before = comptime![window[2] as i32];
+        let down = row / width;
+        let across = (row % width) as i32 * stride - before;
+        ((down / height) as i32, (down % height) as i32 * stride - before, across)
+    }
+
+    fn bring(
+        barrier: &Barrier,
+        source: &TensorMap<bf16, Self>,
+        stage: &mut [Vector<bf16, Const<2>>],
+        place: (i32, i32, i32),
+        piece: u32,
+        column: u32,
+        #[comptime] _tiling: Tiling,
+        #[comptime] window: [usize; 3],
+    ) {
+        let kernel = comptime![window[0] as u32];
+        let (image, down, across) = place;
+        let (below, beside) = ((piece / kernel) as u16, (piece % kernel) as u16);
+        barrier.tma_load_im2col_4d(source, stage, image, down, across, column as i32, below, beside);
+    }
 }
 
 /// Brings a tile into shared memory: its first row (or column) is `at` and its first summed index is `depth`.
@@ -115,19 +233,24 @@ fn bring<E: CubePrimitive<Scalar = bf16>>(
     }
 }
 
-/// `out = left · right`, `rows × columns`, summed over `depth`, and the bias, and what it is added `onto`.
+/// `out = left · right`, `rows × columns`, and the bias, and what it is added `onto`. It is summed over `pieces` of so many columns,
+/// beyond which the copy engine finds zeros; if rows are patches, there are `patches_down × patches_across` of them in an image.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
-fn multiply(
-    left: &TensorMap<bf16, Tiled>,
+fn multiply<L: Left>(
+    left: &TensorMap<bf16, L>,
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
     bias: &[Vector<bf16, Const<2>>],
     onto: &[Vector<bf16, Const<2>>],
     rows: u32,
     columns: u32,
-    depth: u32,
+    pieces: u32,
+    piece: u32,
+    patches_down: u32,
+    patches_across: u32,
     #[comptime] tiling: Tiling,
+    #[comptime] window: [usize; 3],
     #[comptime] biased: bool,
     #[comptime] adds: bool,
 ) {
@@ -175,31 +298,40 @@ fn multiply(
     let column = within / height * tile_columns;
 
     // Whole turns of the ring: what lies past the end of the matrices arrives as zeros.
-    let turns = depth.div_ceil(comptime![(DEPTH * tiling.stages) as u32]);
+    let steps = piece.div_ceil(comptime![DEPTH as u32]);
+    let turns = (pieces * steps).div_ceil(stages);
     let fills = comptime![tiling.groups as u32 * GROUP_UNITS];
     if UNIT_POS >= fills {
         if UNIT_POS == fills {
+            let place = L::place(row, patches_down, patches_across, window);
+            let piece_end = steps * comptime![DEPTH as u32];
+            let mut index = 0u32;
+            let mut at = 0u32;
             for turn in 0..turns {
                 #[unroll]
                 for stage in 0..comptime![tiling.stages] {
-                    let at = (turn * stages + comptime![stage as u32]) * comptime![DEPTH as u32];
                     empty[stage].wait_parity((turn & 1) ^ 1);
                     full[stage].arrive_and_expect_tx(1u32, comptime![tiling.stage_bytes() as u32]);
                     let from = comptime![stage * left_elements / 2];
                     let to = comptime![(stage + 1) * left_elements / 2];
-                    bring(
-                        &full[stage],
-                        left,
-                        &mut lefts[from..to],
-                        row,
-                        at,
-                        tiling.left,
-                        comptime![tiling.rows()],
-                        2usize,
-                    );
+                    let from_piece = select(index < pieces, at, piece_end);
+                    L::bring(&full[stage], left, &mut lefts[from..to], place, index, from_piece, tiling, window);
                     let from = comptime![stage * right_elements];
                     let to = comptime![(stage + 1) * right_elements];
-                    bring(&full[stage], right, &mut rights[from..to], column, at, tiling.right, tiling.columns, 1usize);
+                    bring(
+                        &full[stage],
+                        right,
+                        &mut rights[from..to],
+                        column,
+                        index * piece + at,
+                        tiling.right,
+                        tiling.columns,
+                        1usize,
+                    );
+                    at += comptime![DEPTH as u32];
+                    let ended = at == piece_end;
+                    index += select(ended, 1u32, 0u32);
+                    at = select(ended, 0u32, at);
                 }
             }
         }
