@@ -1,9 +1,10 @@
 //! A convolution over images as a matrix product of its patches.
 
+mod fold;
 mod patches;
 
 use crate::product::{Window, linear_onto, patches_onto};
-use crate::vectors::EACH;
+use crate::vectors::{EACH, empty_like};
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
@@ -146,28 +147,68 @@ fn by_product(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, onto: Option<
     let last = |tensor| into_contiguous(CubeBackend::float_permute(tensor, &[0, 2, 3, 1]));
     let flat = |tensor, rows, columns| CubeBackend::float_reshape(tensor, Shape::from([rows, columns]));
     let (x_bhwc, weight) = (last(x), flat(last(weight), outputs, kernel * kernel * inputs));
-    let onto = onto.map(|onto| flat(last(onto), pixels, outputs));
+    let (bias, onto) = (into_contiguous(bias), onto.map(|onto| flat(last(onto), pixels, outputs)));
     let out = if kernel == 1 && walk.stride == 1 && walk.scale == 1 {
         // A pixel is its own patch.
         linear_onto(flat(x_bhwc, pixels, inputs), weight, bias, onto)
     } else {
-        let window = Window { kernel, stride: walk.stride, before: walk.before, output: [shape[2], shape[3]] };
-        let by_kernel =
-            (walk.scale == 1).then(|| patches_onto(&x_bhwc, &weight, &bias, onto.as_ref(), window)).flatten();
-        by_kernel.unwrap_or_else(|| {
-            // Parts of `onto` are copied unless they begin at a whole part of memory.
-            let at_once = (MOST_BYTES / (2 * kernel * kernel * inputs)).max(1).next_multiple_of(256);
-            let parts = (0..pixels).step_by(at_once).map(|first| {
-                let rows = first..pixels.min(first + at_once);
-                let patches = patches::launch(&x_bhwc, window, walk.scale, rows.clone());
-                let onto = onto.clone().map(|onto| CubeBackend::float_slice(onto, &[rows.into(), (0..outputs).into()]));
-                linear_onto(patches, weight.clone(), bias.clone(), onto)
-            });
-            CubeBackend::float_cat(parts.collect(), 0)
-        })
+        let window = Window {
+            kernel,
+            stride: walk.stride,
+            before: [walk.before; 2],
+            output: [shape[2], shape[3]],
+            corner: None,
+        };
+        let out = empty_like(&x_bhwc, Shape::from([pixels, outputs]), DType::BF16);
+        let doubles = (kernel, walk) == (3, Walk { stride: 1, before: 1, after: 1, scale: 2 }) && onto.is_none();
+        let done = match walk.scale {
+            1 => patches_onto(&x_bhwc, &weight, &bias, onto.as_ref(), &out, window),
+            _ => doubles && doubled(&x_bhwc, &weight, &bias, &out),
+        };
+        if done { out } else { by_patches(&x_bhwc, weight, bias, onto, window, walk.scale) }
     };
     let out = CubeBackend::float_reshape(out, Shape::from([shape[0], shape[2], shape[3], outputs]));
     CubeBackend::float_permute(out, &[0, 3, 1, 2])
+}
+
+/// A convolution by 3×3 of an image twice as large, each of whose pixels is repeated, as four by 2×2 of the image itself: one for each
+/// pixel of a square. Says whether our kernel can compute them.
+fn doubled(x_bhwc: &CubeTensor, weight: &CubeTensor, bias: &CubeTensor, out: &CubeTensor) -> bool {
+    let [height, width] = [1, 2].map(|dimension| x_bhwc.meta.shape()[dimension]);
+    let outputs = weight.meta.shape()[0];
+    let folded = fold::launch(weight);
+    [[0, 0], [0, 1], [1, 0], [1, 1]].into_iter().enumerate().all(|(index, [below, beside])| {
+        let window = Window {
+            kernel: 2,
+            stride: 1,
+            before: [1 - below, 1 - beside],
+            output: [height, width],
+            corner: Some(below * 2 * width + beside),
+        };
+        let rows = index * outputs..(index + 1) * outputs;
+        let weight = CubeBackend::float_slice(folded.clone(), &[rows.into()]);
+        patches_onto(x_bhwc, &weight, bias, None, out, window)
+    })
+}
+
+/// With the patches laid out in memory, some at a time.
+fn by_patches(
+    x_bhwc: &CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+    onto: Option<CubeTensor>,
+    window: Window,
+    scale: usize,
+) -> CubeTensor {
+    let pixels = x_bhwc.meta.shape()[0] * window.output[0] * window.output[1];
+    let at_once = (MOST_BYTES / (2 * weight.meta.shape()[1])).max(1);
+    let parts = (0..pixels).step_by(at_once).map(|first| {
+        let rows = first..pixels.min(first + at_once);
+        let patches = patches::launch(x_bhwc, window, scale, rows.clone());
+        let onto = onto.clone().map(|onto| CubeBackend::float_slice(onto, &[rows.into()]));
+        linear_onto(patches, weight.clone(), bias.clone(), onto)
+    });
+    CubeBackend::float_cat(parts.collect(), 0)
 }
 
 /// What burn would have done.

@@ -1,6 +1,7 @@
 //! The product of two matrices, either of which may lie in memory across the summed dimension, and the linear layer.
 
 mod kernel;
+mod left;
 mod tiling;
 
 use crate::columns::ColumnsBackend;
@@ -104,25 +105,32 @@ pub(crate) struct Window {
     pub(crate) kernel: usize,
     /// Pixels from one patch to the next.
     pub(crate) stride: usize,
-    /// Pixels from the image's first corner back to the first patch's.
-    pub(crate) before: usize,
+    /// Pixels from the image's first corner back to the first patch's, down and across.
+    pub(crate) before: [usize; 2],
     /// Patches down and across.
     pub(crate) output: [usize; 2],
+    /// If what comes out are every other pixel of every other line of a larger image: which pixel of it is the first.
+    pub(crate) corner: Option<usize>,
 }
 
-/// [`linear_onto`] of the patches of contiguous `[B, H, W, C]`, which never are in memory; nothing if our kernel can't compute it.
+/// [`linear_onto`] of the patches of contiguous `[B, H, W, C]`, which never are in memory: written to a matrix that has a row for each
+/// pixel of what comes out. Says whether our kernel can compute it.
 pub(crate) fn patches_onto(
     image: &CubeTensor,
     weight: &CubeTensor,
     bias: &CubeTensor,
     onto: Option<&CubeTensor>,
+    out: &CubeTensor,
     window: Window,
-) -> Option<CubeTensor> {
+) -> bool {
     let rows = image.meta.shape()[0] * window.output[0] * window.output[1];
-    let tiling = tiling::Tiling::of_patches(image, weight, rows, window.kernel * window.kernel)?;
+    let tiling = tiling::Tiling::of_patches(image, weight, rows, window.kernel * window.kernel);
     let of_bf16 = [Some(bias), onto].into_iter().flatten().all(|added| added.dtype == DType::BF16);
-    let [image, weight, bias] = [image, weight, bias].map(CubeTensor::clone);
-    of_bf16.then(|| kernel::launch_patches(image, weight, bias, onto.cloned(), window, tiling))
+    if let Some(tiling) = tiling.filter(|_| of_bf16) {
+        let added = [Some(bias.clone()), onto.cloned()];
+        kernel::launch_patches(image.clone(), weight.clone(), added, out.clone(), window, tiling);
+    }
+    tiling.is_some() && of_bf16
 }
 
 #[derive(Debug)]

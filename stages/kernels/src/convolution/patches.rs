@@ -12,7 +12,7 @@ const UNITS: u32 = 256;
 /// `[rows, kernel·kernel·C]`: the patches of some pixels of the output, all images one after the other, of contiguous bf16 `[B, H, W, C]`
 /// with a number of channels that vectors divide. Each pixel counts as a square of `scale` on a side.
 pub(super) fn launch(x_bhwc: &CubeTensor, window: Window, scale: usize, rows: Range<usize>) -> CubeTensor {
-    let Window { kernel, stride, before, output } = window;
+    let Window { kernel, stride, before, output, .. } = window;
     let [height, width, channels] = [1, 2, 3].map(|dimension| x_bhwc.meta.shape()[dimension]);
     let inner = kernel * kernel * channels;
     let out = empty_like(x_bhwc, Shape::from([rows.len(), inner]), DType::BF16);
@@ -34,7 +34,7 @@ pub(super) fn launch(x_bhwc: &CubeTensor, window: Window, scale: usize, rows: Ra
             output[1] as u32,
             kernel as u32,
             stride as u32,
-            before as u32,
+            before[0] as u32,
             scale as u32,
         );
     }

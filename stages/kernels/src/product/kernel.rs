@@ -3,10 +3,12 @@
 //! One unit has the copy engine bring tiles of both operands into a ring of stages in shared memory; the warpgroups of the cube
 //! multiply what has arrived. An operand may lie in memory either way: along the dimension that is summed, or across it.
 
+use super::left::{Left, Patches, PatchesLaunch, bring};
 use super::tiling::{DEPTH, GROUP_ROWS, Tiling, sides};
 use super::{Across, Window};
+use crate::vectors::empty_like;
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use cubecl::wgmma::{Accumulator, Major, MatrixDescriptor, Swizzle, WgmmaTileLayout};
@@ -39,6 +41,17 @@ impl Tiling {
     }
 }
 
+/// What a kernel does beside the product of two matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Beside {
+    /// Pixels on a side of the patches that the left matrix has.
+    kernel: u32,
+    biased: bool,
+    adds: bool,
+    /// Rows are pixels of images whose lines, and pixels in a line, are twice as far from each other as they would be.
+    spreads: bool,
+}
+
 /// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them; a bias, of bf16 too, is added to
 /// each row of the result before it is rounded, and so is another matrix like it.
 pub(super) fn launch(
@@ -49,35 +62,39 @@ pub(super) fn launch(
     across: Across,
     tiling: Tiling,
 ) -> CubeTensor {
-    let [rows, depth] = sides(&left, across.left);
+    let ([rows, depth], [columns, _]) = (sides(&left, across.left), sides(&right, across.right));
     let left = tiled(left, loaded(tiling.left, tiling.rows()));
-    put(left, right, [bias, onto], across.right, [rows, 1, depth], Window::default(), tiling)
+    let out = empty_like(&right, Shape::from([rows, columns]), DType::BF16);
+    put(left, right, [bias, onto], out.clone(), [rows, columns, 1, depth], Window::default(), tiling);
+    out
 }
 
-/// The same with the patches of an image `[B, H, W, C]` as the left matrix, each `kernel·kernel·C` long.
+/// The same with the patches of an image `[B, H, W, C]` as the left matrix, each `kernel·kernel·C` long. The result has a row for each
+/// patch, or, where the window has a corner, for each pixel of an image twice as large, of which every fourth is written.
 pub(super) fn launch_patches(
     image: CubeTensor,
     right: CubeTensor,
-    bias: CubeTensor,
-    onto: Option<CubeTensor>,
+    added: [Option<CubeTensor>; 2],
+    out: CubeTensor,
     window: Window,
     tiling: Tiling,
-) -> CubeTensor {
+) {
     let [batch, height, width, channels] = [0, 1, 2, 3].map(|dimension| image.meta.shape()[dimension]);
-    let rows = batch * window.output[0] * window.output[1];
+    let [down, across] = window.output;
+    let sizes = [batch * down * across, right.meta.shape()[0], window.kernel * window.kernel, channels];
     // How far the window's first corner goes, from the image's first pixel and from its last.
-    let before = -(window.before as i32);
-    let last = |places: usize, side: usize| ((places - 1) * window.stride) as i32 + before + 1 - side as i32;
+    let first = window.before.map(|pixels| -(pixels as i32));
+    let last = |places: usize, side: usize, first: i32| ((places - 1) * window.stride) as i32 + first + 1 - side as i32;
     let boxes = Im2colArgs {
-        pixel_box_lower_corner: vec![before; 2],
-        pixel_box_upper_corner: vec![last(window.output[0], height), last(window.output[1], width)],
+        pixel_box_lower_corner: first.to_vec(),
+        pixel_box_upper_corner: vec![last(down, height, first[0]), last(across, width, first[1])],
         channels_per_pixel: DEPTH as u32,
         pixels_per_column: tiling.rows() as u32,
     };
     let image = TensorMapArg::<Im2col>::new(boxes, image.into_tensor_arg(), bf16::elem_type_native())
         .with_elem_stride(cubecl::zspace::strides![1, window.stride, window.stride, 1])
         .with_swizzle(Swizzle::B128.into());
-    put(image, right, [Some(bias), onto], false, [rows, window.kernel * window.kernel, channels], window, tiling)
+    put(image, right, added, out, sizes, window, tiling);
 }
 
 /// A matrix that is read or written in tiles of this height and width.
@@ -98,161 +115,61 @@ fn put<L: Left>(
     left: TensorMapArg<L>,
     right: CubeTensor,
     added: [Option<CubeTensor>; 2],
-    across: bool,
-    [rows, pieces, piece]: [usize; 3],
+    out: CubeTensor,
+    [rows, columns, pieces, piece]: [usize; 4],
     window: Window,
     tiling: Tiling,
-) -> CubeTensor {
-    let [columns, _] = sides(&right, across);
-    let (client, shape) = (right.client.clone(), Shape::from([rows, columns]));
-    let out = empty_device_contiguous_dtype(client.clone(), right.device.clone(), shape, DType::BF16);
+) {
     let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
     let [biased, adds] = [0, 1].map(|index| added[index].is_some());
+    let beside = Beside { kernel: window.kernel as u32, biased, adds, spreads: window.corner.is_some() };
     let [bias, onto] = added.map(|tensor| tensor.unwrap_or_else(|| right.clone()));
-    // SAFETY: the copy engine clips what it reads and writes to the tensors, and of what is added nothing past its end is read.
+    let [down, across, stride] = [window.output[0], window.output[1], window.stride].map(|count| count as u32);
+    let patches = PatchesLaunch::new(down, across, stride, window.before[0] as u32, window.before[1] as u32);
+    // SAFETY: the copy engine clips what it reads and writes to the tensors; of what is added nothing past its end is read, and past the
+    // end of a spread result nothing is written.
     unsafe {
         multiply::launch_unchecked::<L>(
-            &client,
+            &out.client.clone(),
             CubeCount::Static(tiles as u32, 1, 1),
             CubeDim::new_1d(tiling.groups as u32 * GROUP_UNITS + 32),
             left,
             tiled(right, loaded(tiling.right, tiling.columns)),
             tiled(out.clone(), [tiling.rows(), DEPTH]),
+            out.into_buffer_arg(),
             bias.into_buffer_arg(),
             onto.into_buffer_arg(),
             rows as u32,
             columns as u32,
             pieces as u32,
             piece as u32,
-            window.output[0] as u32,
-            window.output[1] as u32,
+            patches,
+            window.corner.unwrap_or_default() as u32,
             tiling,
-            [window.kernel, window.stride, window.before],
-            biased,
-            adds,
+            beside,
         );
-    }
-    out
-}
-
-/// What tiles of the left matrix are brought from.
-#[cube]
-trait Left: TensorMapKind {
-    /// Where a row of the matrix lies, if it is the patch of one of `height × width` pixels.
-    fn place(row: u32, height: u32, width: u32, #[comptime] window: [usize; 3]) -> (i32, i32, i32);
-
-    /// Brings a tile into shared memory, from a row at this place on and from a column of a piece on.
-    #[allow(clippy::too_many_arguments, reason = "kernels know no structs of numbers")]
-    fn bring(
-        barrier: &Barrier,
-        source: &TensorMap<bf16, Self>,
-        stage: &mut [Vector<bf16, Const<2>>],
-        place: (i32, i32, i32),
-        piece: u32,
-        column: u32,
-        #[comptime] tiling: Tiling,
-        #[comptime] window: [usize; 3],
-    );
-}
-
-/// A matrix, whose rows are one piece.
-#[cube]
-impl Left for Tiled {
-    fn place(row: u32, _height: u32, _width: u32, #[comptime] _window: [usize; 3]) -> (i32, i32, i32) {
-        (row as i32, 0i32, 0i32)
-    }
-
-    fn bring(
-        barrier: &Barrier,
-        source: &TensorMap<bf16, Self>,
-        stage: &mut [Vector<bf16, Const<2>>],
-        place: (i32, i32, i32),
-        _piece: u32,
-        column: u32,
-        #[comptime] tiling: Tiling,
-        #[comptime] _window: [usize; 3],
-    ) {
-        bring(barrier, source, stage, place.0 as u32, column, tiling.left, comptime![tiling.rows()], 2usize);
-    }
-}
-
-/// An image: a row is a patch, one pixel after the other and one image after the other, and a piece is a pixel of the patch.
-#[cube]
-impl Left for Im2col {
-    fn place(row: u32, height: u32, width: u32, #[comptime] window: [usize; 3]) -> (i32, i32, i32) {
-        let stride = comptime![window[1] as i32];
-        let before = comptime![window[2] as i32];
-        let down = row / width;
-        let across = (row % width) as i32 * stride - before;
-        ((down / height) as i32, (down % height) as i32 * stride - before, across)
-    }
-
-    fn bring(
-        barrier: &Barrier,
-        source: &TensorMap<bf16, Self>,
-        stage: &mut [Vector<bf16, Const<2>>],
-        place: (i32, i32, i32),
-        piece: u32,
-        column: u32,
-        #[comptime] _tiling: Tiling,
-        #[comptime] window: [usize; 3],
-    ) {
-        let kernel = comptime![window[0] as u32];
-        let (image, down, across) = place;
-        let (below, beside) = ((piece / kernel) as u16, (piece % kernel) as u16);
-        barrier.tma_load_im2col_4d(source, stage, image, down, across, column as i32, below, beside);
-    }
-}
-
-/// Brings a tile into shared memory: its first row (or column) is `at` and its first summed index is `depth`.
-#[cube]
-fn bring<E: CubePrimitive<Scalar = bf16>>(
-    barrier: &Barrier,
-    source: &TensorMap<bf16, Tiled>,
-    stage: &mut [E],
-    at: u32,
-    depth: u32,
-    #[comptime] major: Major,
-    #[comptime] extent: usize,
-    #[comptime] pack: usize,
-) {
-    if comptime![major == Major::K] {
-        barrier.tma_load_2d(source, stage, at as i32, depth as i32);
-    } else {
-        #[unroll]
-        for panel in 0..comptime![extent / DEPTH] {
-            let start = comptime![panel * DEPTH * DEPTH / pack];
-            let end = comptime![(panel + 1) * DEPTH * DEPTH / pack];
-            barrier.tma_load_2d(
-                source,
-                &mut stage[start..end],
-                depth as i32,
-                (at + comptime![(panel * DEPTH) as u32]) as i32,
-            );
-        }
     }
 }
 
 /// `out = left · right`, `rows × columns`, and the bias, and what it is added `onto`. It is summed over `pieces` of so many columns,
-/// beyond which the copy engine finds zeros; if rows are patches, there are `patches_down × patches_across` of them in an image.
+/// beyond which the copy engine finds zeros. `whole` is `out` too, for what is spread from its pixel `corner` on.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
 fn multiply<L: Left>(
     left: &TensorMap<bf16, L>,
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
+    whole: &mut [Vector<bf16, Const<2>>],
     bias: &[Vector<bf16, Const<2>>],
     onto: &[Vector<bf16, Const<2>>],
     rows: u32,
     columns: u32,
     pieces: u32,
     piece: u32,
-    patches_down: u32,
-    patches_across: u32,
+    patches: Patches,
+    corner: u32,
     #[comptime] tiling: Tiling,
-    #[comptime] window: [usize; 3],
-    #[comptime] biased: bool,
-    #[comptime] adds: bool,
+    #[comptime] beside: Beside,
 ) {
     let left_elements = comptime![tiling.left_elements()];
     let right_elements = comptime![tiling.right_elements()];
@@ -303,7 +220,7 @@ fn multiply<L: Left>(
     let fills = comptime![tiling.groups as u32 * GROUP_UNITS];
     if UNIT_POS >= fills {
         if UNIT_POS == fills {
-            let place = L::place(row, patches_down, patches_across, window);
+            let place = L::place(row, &patches);
             let piece_end = steps * comptime![DEPTH as u32];
             let mut index = 0u32;
             let mut at = 0u32;
@@ -315,7 +232,7 @@ fn multiply<L: Left>(
                     let from = comptime![stage * left_elements / 2];
                     let to = comptime![(stage + 1) * left_elements / 2];
                     let from_piece = select(index < pieces, at, piece_end);
-                    L::bring(&full[stage], left, &mut lefts[from..to], place, index, from_piece, tiling, window);
+                    L::bring(&full[stage], left, &mut lefts[from..to], place, index, from_piece, tiling, beside.kernel);
                     let from = comptime![stage * right_elements];
                     let to = comptime![(stage + 1) * right_elements];
                     bring(
@@ -383,33 +300,44 @@ fn multiply<L: Left>(
             let mut values = Vector::<f32, Const<2>>::empty();
             values.insert(0usize, sum.get(2 * pair));
             values.insert(1usize, sum.get(2 * pair + 1));
-            if comptime![biased] {
+            if comptime![beside.biased] {
                 let of_column = select(column + c < columns, column + c, 0u32) / 2;
                 values += Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
             }
-            if comptime![adds] {
+            if comptime![beside.adds] {
                 let here = row + r < rows && column + c < columns;
-                let beneath = select(here, (row + r) * columns + column + c, 0u32) / 2;
+                let beneath = select(here, (row + r) * (columns / 2) + (column + c) / 2, 0u32);
                 values += Vector::<f32, Const<2>>::cast_from(onto[beneath as usize]);
             }
-            lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
+            let values = Vector::<bf16, Const<2>>::cast_from(values);
+            if comptime![beside.spreads] {
+                if row + r < rows && column + c < columns {
+                    let (line, pixel) = ((row + r) / patches.across, (row + r) % patches.across);
+                    let to = (line * 2 * patches.across + pixel) * 2 + corner;
+                    whole[(to * (columns / 2) + (column + c) / 2) as usize] = values;
+                }
+            } else {
+                lefts[(at / 2) as usize] = values;
+            }
         }
-        sync_async_proxy_shared();
-        laid_out.arrive();
-        laid_out.wait_parity(0u32);
-        if UNIT_POS == 0 {
-            #[unroll]
-            for panel in 0..comptime![tiling.columns / DEPTH] {
-                let from = comptime![panel * tiling.rows() * DEPTH / 2];
-                let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
-                let stored = tma_store_2d(
-                    &lefts[from..to],
-                    out,
-                    row as i32,
-                    (column + comptime![(panel * DEPTH) as u32]) as i32,
-                );
-                if comptime![(panel + 1) * DEPTH == tiling.columns] {
-                    stored.wait_complete();
+        if comptime![!beside.spreads] {
+            sync_async_proxy_shared();
+            laid_out.arrive();
+            laid_out.wait_parity(0u32);
+            if UNIT_POS == 0 {
+                #[unroll]
+                for panel in 0..comptime![tiling.columns / DEPTH] {
+                    let from = comptime![panel * tiling.rows() * DEPTH / 2];
+                    let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
+                    let stored = tma_store_2d(
+                        &lefts[from..to],
+                        out,
+                        row as i32,
+                        (column + comptime![(panel * DEPTH) as u32]) as i32,
+                    );
+                    if comptime![(panel + 1) * DEPTH == tiling.columns] {
+                        stored.wait_complete();
+                    }
                 }
             }
         }
