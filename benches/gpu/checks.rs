@@ -72,8 +72,8 @@ fn attentions(bench: &Bench) {
     }
 }
 
-/// Convolutions of bf16 against those of the same values in f32 by burn, which has images enlarged and padded for them. One has more
-/// patches than are laid out at once.
+/// Convolutions of bf16 against those of the same values in f32 by burn, which has images enlarged and padded for them. The last
+/// goes through patches in memory, more than are laid out at once.
 fn convolutions(bench: &Bench) {
     let same = Walk { stride: 1, before: 1, after: 1, scale: 1 };
     for ([batch, height, width], [inputs, outputs, kernel], walk, added) in [
@@ -87,6 +87,7 @@ fn convolutions(bench: &Bench) {
         ([2, 13, 18], [64, 64, 3], Walk { scale: 2, ..same }, false),
         ([1, 80, 66], [256, 256, 3], Walk { scale: 2, ..same }, false),
         ([1, 501, 499], [128, 128, 3], same, true),
+        ([1, 251, 249], [128, 128, 3], Walk { scale: 2, ..same }, true),
     ] {
         let image = |[rows, columns]: [usize; 2], channels| bench.random([batch, rows, columns, channels]);
         let side = |side| (side * walk.scale + walk.before + walk.after - kernel) / walk.stride + 1;
