@@ -6,7 +6,7 @@
 use super::left::{Left, Patches, PatchesLaunch, bring};
 use super::tiling::{DEPTH, GROUP_ROWS, Tiling, sides};
 use super::{Across, Window};
-use crate::vectors::empty_like;
+use crate::vectors::{Narrow, empty_like};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::barrier::Barrier;
@@ -159,7 +159,7 @@ fn multiply<L: Left>(
     left: &TensorMap<bf16, L>,
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
-    whole: &mut [Vector<bf16, Const<2>>],
+    whole: &mut [Narrow],
     bias: &[Vector<bf16, Const<2>>],
     onto: &[Vector<bf16, Const<2>>],
     rows: u32,
@@ -309,35 +309,43 @@ fn multiply<L: Left>(
                 let beneath = select(here, (row + r) * (columns / 2) + (column + c) / 2, 0u32);
                 values += Vector::<f32, Const<2>>::cast_from(onto[beneath as usize]);
             }
-            let values = Vector::<bf16, Const<2>>::cast_from(values);
-            if comptime![beside.spreads] {
-                if row + r < rows && column + c < columns {
-                    let (line, pixel) = ((row + r) / patches.across, (row + r) % patches.across);
-                    let to = (line * 2 * patches.across + pixel) * 2 + corner;
-                    whole[(to * (columns / 2) + (column + c) / 2) as usize] = values;
-                }
-            } else {
-                lefts[(at / 2) as usize] = values;
-            }
+            lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
         }
-        if comptime![!beside.spreads] {
-            sync_async_proxy_shared();
-            laid_out.arrive();
-            laid_out.wait_parity(0u32);
-            if UNIT_POS == 0 {
-                #[unroll]
-                for panel in 0..comptime![tiling.columns / DEPTH] {
-                    let from = comptime![panel * tiling.rows() * DEPTH / 2];
-                    let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
-                    let stored = tma_store_2d(
-                        &lefts[from..to],
-                        out,
-                        row as i32,
-                        (column + comptime![(panel * DEPTH) as u32]) as i32,
-                    );
-                    if comptime![(panel + 1) * DEPTH == tiling.columns] {
-                        stored.wait_complete();
+        sync_async_proxy_shared();
+        laid_out.arrive();
+        laid_out.wait_parity(0u32);
+        if comptime![beside.spreads] {
+            let chunks = comptime![tiling.columns as u32 / 8];
+            for turn in 0..comptime![tile_rows * chunks / fills] {
+                let r = (turn * fills + UNIT_POS) / chunks;
+                let c = (turn * fills + UNIT_POS) % chunks * 8;
+                if row + r < rows && column + c < columns {
+                    let chunk = ((c % comptime![DEPTH as u32]) / 8) ^ (r % 8);
+                    let from = (c / comptime![DEPTH as u32] * tile_rows + r) * comptime![DEPTH as u32 / 2] + chunk * 4;
+                    let mut values = Narrow::empty();
+                    #[unroll]
+                    for index in 0..8usize {
+                        let pair = lefts[from as usize + comptime![index / 2]];
+                        values.insert(index, pair.extract(comptime![index % 2]));
                     }
+                    let line = (row + r) / patches.across;
+                    let to = (line * 2 * patches.across + (row + r) % patches.across) * 2 + corner;
+                    whole[(to * (columns / 8) + (column + c) / 8) as usize] = values;
+                }
+            }
+        } else if UNIT_POS == 0 {
+            #[unroll]
+            for panel in 0..comptime![tiling.columns / DEPTH] {
+                let from = comptime![panel * tiling.rows() * DEPTH / 2];
+                let to = comptime![(panel + 1) * tiling.rows() * DEPTH / 2];
+                let stored = tma_store_2d(
+                    &lefts[from..to],
+                    out,
+                    row as i32,
+                    (column + comptime![(panel * DEPTH) as u32]) as i32,
+                );
+                if comptime![(panel + 1) * DEPTH == tiling.columns] {
+                    stored.wait_complete();
                 }
             }
         }
