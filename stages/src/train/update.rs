@@ -31,7 +31,7 @@ impl State {
     ) -> Result<Measured, StageError> {
         let Gradients { loss, tensors } = gradients;
         check_loss(loss, parameters, step)?;
-        let norm = norm(squares(&tensors));
+        let norm = norm_of(squares(&tensors));
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         stride.take(self, tensors);
         Ok(stride.measured(loss, norm))
@@ -49,22 +49,26 @@ impl State {
         learning_rate: f64,
         step: u64,
     ) -> Result<Measured, StageError> {
+        let clips = parameters.max_gradient_norm > 0.0;
         let mut all = BTreeMap::new();
-        if parameters.max_gradient_norm > 0.0 {
+        if clips {
             let sink = &mut |_: &mut Self, gradients| all.extend(squares(&gradients));
             let loss = blocks::backward(self, parameters, batch.clone(), 1.0, sink)?;
             check_loss(loss, parameters, step)?;
         }
         let course = self.course;
-        let stride = Stride::begin(self, parameters, learning_rate, step, norm(all));
+        let norm = norm_of(all);
+        let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         let mut all = BTreeMap::new();
         let sink = &mut |state: &mut Self, gradients| {
-            all.extend(squares(&gradients));
+            if !clips {
+                all.extend(squares(&gradients));
+            }
             stride.take(state, gradients);
         };
         let loss = blocks::backward(self, parameters, batch, 1.0, sink)?;
         check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
-        Ok(stride.measured(loss, norm(all)))
+        Ok(stride.measured(loss, norm.or_else(|| norm_of(all))))
     }
 }
 
@@ -93,7 +97,7 @@ fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1
 
 /// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
 /// the order that they came in.
-fn norm(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
+fn norm_of(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
     squares.into_values().reduce(|total, square| total + square).map(|total| total.sum().sqrt())
 }
 
@@ -104,6 +108,18 @@ struct Stride<'p> {
     step: u64,
     /// What gradients are scaled by: down to the largest norm (`torch.nn.utils.clip_grad_norm_`), without asking the device for it.
     factor: Option<Tensor<1>>,
+    #[cfg(feature = "cuda")]
+    on_gpu: std::cell::OnceCell<OnGpu>,
+}
+
+/// What the kernels of a step have in common, made with the first of them.
+#[cfg(feature = "cuda")]
+struct OnGpu {
+    factor: Tensor<1>,
+    /// Those of codes, if moments are in 8 bits.
+    tables: Option<Tensor<1, burn::tensor::Int>>,
+    /// What stands in a weight's place while it is moved.
+    nothing: Tensor<1>,
 }
 
 impl<'p> Stride<'p> {
@@ -111,7 +127,14 @@ impl<'p> Stride<'p> {
         state.course = parameters.optimizer.begin(state.course, learning_rate, step + 1);
         let largest = parameters.max_gradient_norm;
         let factor = norm.filter(|_| largest > 0.0).map(|norm| clip_factor(norm, largest));
-        Self { parameters, learning_rate, step, factor }
+        Self {
+            parameters,
+            learning_rate,
+            step,
+            factor,
+            #[cfg(feature = "cuda")]
+            on_gpu: std::cell::OnceCell::new(),
+        }
     }
 
     /// Moves the weights that have a gradient. Prodigy must be given all gradients at once.
@@ -161,7 +184,7 @@ impl<'p> Stride<'p> {
     /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
     #[cfg(feature = "cuda")]
     fn take_on_gpu(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-        use crate::train::optimizer::AdamW;
+        use crate::train::optimizer::{AdamW, tables};
 
         let (adamw, in_8_bits) = match &self.parameters.optimizer {
             Optimizer::AdamW(adamw) => (adamw, false),
@@ -171,8 +194,11 @@ impl<'p> Stride<'p> {
         let Some(device) = gradients.values().next().map(Tensor::device).filter(crate::device::is_gpu) else {
             return gradients;
         };
-        let factor = self.factor.clone().unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32)));
-        let nothing = Tensor::zeros([1], (&device, DType::F32));
+        let OnGpu { factor, tables, nothing } = self.on_gpu.get_or_init(|| OnGpu {
+            factor: self.factor.clone().unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32))),
+            tables: in_8_bits.then(|| tables(&device)),
+            nothing: Tensor::zeros([1], (&device, DType::F32)),
+        });
         let others = gradients.into_iter().filter_map(|(name, gradient)| {
             if !AdamW::has_kernel(in_8_bits, gradient.dims()[0]) {
                 return Some((name, gradient));
@@ -185,7 +211,7 @@ impl<'p> Stride<'p> {
             let mut kept = state.kept.remove(&name).unwrap_or_default().to_device(&device);
             let key = rounding::key(self.parameters.seed, self.step, &name);
             let values = values.to_device(&device);
-            let moved = adamw.step_by_kernel(values, gradient, factor.clone(), &mut kept, &pace, (in_8_bits, key));
+            let moved = adamw.step_by_kernel(values, gradient, factor.clone(), &mut kept, &pace, (tables.clone(), key));
             state.weights.insert(&name, Weight { values: moved.to_device(&home), shape });
             state.kept.insert(name, kept.to_device(&home));
             None
@@ -237,7 +263,7 @@ mod tests {
     fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
         let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
         let gradients = BTreeMap::from([("a".to_owned(), tensor(3.0)), ("b".to_owned(), tensor(4.0))]);
-        let norm = norm(squares(&gradients)).unwrap();
+        let norm = norm_of(squares(&gradients)).unwrap();
         assert_eq!(nn::to_host(norm.clone()), [5.0]);
         assert!((nn::to_host(clip_factor(norm.clone(), 1.0))[0] - 0.2).abs() < 1e-6);
         assert_eq!(nn::to_host(clip_factor(norm, 10.0)), [1.0]);

@@ -11,7 +11,7 @@
 )]
 
 use super::tensor::{GROUP_ROWS, GROUP_UNITS, WIDTH, map, tile};
-use crate::exponential::exp2;
+use crate::instruction::exp2;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::features::Tma;
