@@ -7,7 +7,7 @@ use crate::{
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use sd3pipe_kernels::{Across, product};
 use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
-use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
 use sd3pipe_stages::train::{Gradients, State};
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub fn run(bench: &Bench) {
     products(bench);
     attentions(bench);
+    splits(bench);
+    far_from_zero(bench);
     adamw(bench);
 }
 
@@ -70,6 +72,35 @@ fn attentions(bench: &Bench) {
     }
 }
 
+/// The gradient of a tensor of which all parts, or some, were used: the very one that burn's slices give.
+fn splits(bench: &Bench) {
+    let x = bench.random([2, 333, 40]);
+    let gradient = |used: &[usize], split: &dyn Fn(Tensor<3>) -> [Tensor<3>; 3]| {
+        let x = x.clone().autodiff().require_grad();
+        let parts = split(x.clone());
+        let sums = used.iter().map(|part| (parts[*part].clone() * parts[*part].clone()).sum());
+        let gradients = sums.reduce(|total, sum| total + sum).expect("a part").backward();
+        to_host(x.grad(&gradients).expect("a gradient"))
+    };
+    for used in [vec![0, 1, 2], vec![0, 2], vec![1]] {
+        let slices =
+            |x: Tensor<3>| [(0, 13), (13, 300), (313, 20)].map(|(first, count)| x.clone().narrow(1, first, count));
+        let expected = gradient(&used, &slices);
+        let found = gradient(&used, &|x| sd3pipe_kernels::split(x, 1, [13, 300, 20]));
+        bench.check(&format!("gradient by parts, of {used:?}"), error(&found, &expected), 0.0);
+    }
+}
+
+/// The slope of GELU where a square is too large for f32.
+fn far_from_zero(bench: &Bench) {
+    let x =
+        Tensor::<2>::from_floats([[3e38, 1e30, 2e19, 50.0, -3e38, -1e30, -2e19, -50.0]], (&bench.device, DType::F32));
+    let x = x.cast(DType::BF16).autodiff().require_grad();
+    let gradients = sd3pipe_kernels::gelu(x.clone()).sum().backward();
+    let found = to_host(x.grad(&gradients).expect("a gradient"));
+    bench.check("slope of gelu, far from zero", error(&found, &[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), 0.0);
+}
+
 /// Five steps of AdamW by the kernels against the same of many operations on the CPU, as what they change of the weights. Draws are the
 /// same there, so that weights of bf16 are rounded alike.
 fn adamw(bench: &Bench) {
@@ -105,10 +136,19 @@ fn adamw(bench: &Bench) {
                 let after = state.weights.get(name).expect("the same weights").values.clone().cast(DType::F32);
                 to_host(after - before.values.clone().cast(DType::F32))
             });
-            moved.collect::<Vec<_>>()
+            let codes = state.kept.values().flat_map(Kept::iter).filter_map(|(_, stored)| match stored {
+                Stored::Codes(codes) => Some(codes.clone().into_data().iter::<u8>().collect::<Vec<_>>()),
+                Stored::Floats(_) => None,
+            });
+            (moved.collect::<Vec<_>>(), codes.flatten().collect::<Vec<_>>())
         };
         // A last bit of f32 can decide which neighbour in bf16 a draw gives, and each such weight is off by a whole step.
         let bound = if kept_as == DType::BF16 { 2e-2 } else { 1e-2 };
-        bench.check(&row, error(&change(&bench.device), &change(&Device::flex())), bound);
+        let ((found, codes), (expected, expected_codes)) = (change(&bench.device), change(&Device::flex()));
+        bench.check(&row, error(&found, &expected), bound);
+        if !expected_codes.is_empty() {
+            let other = codes.iter().zip(&expected_codes).filter(|(code, expected)| code != expected).count();
+            bench.check(&format!("{row}: other codes"), other as f64 / expected_codes.len() as f64, 1e-3);
+        }
     }
 }

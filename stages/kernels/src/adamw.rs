@@ -19,7 +19,10 @@ mod wide;
 
 pub use codes::tables;
 
-use crate::instruction::{reciprocal, root};
+use crate::{
+    instruction::{reciprocal, root},
+    vectors::own,
+};
 use burn::backend::{
     Backend, Dispatch, backend_extension,
     fusion::custom::TensorSpec,
@@ -183,12 +186,6 @@ fn specs(
 #[cube]
 fn moved(weight: f32, first: f32, second: f32, to_root: f32, epsilon: f32, rate: f32, kept: f32) -> f32 {
     weight * kept - first * reciprocal(root(second) * to_root + epsilon) * rate
-}
-
-/// What nobody else holds is written where it lies.
-fn own(tensor: CubeTensor) -> CubeTensor {
-    let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
 impl AdamwBackend for CubeBackend {

@@ -15,6 +15,7 @@ mod precision;
 mod product;
 mod residual;
 mod seed;
+mod split;
 mod squares;
 mod vectors;
 
@@ -29,5 +30,6 @@ pub use precision::keep_f32;
 pub use product::{Across, linear, product};
 pub use residual::gated_residual;
 pub use seed::along;
-pub use squares::square_sums;
+pub use split::split;
+pub use squares::{PARTS, square_sums};
 pub use vectors::takes_rows;

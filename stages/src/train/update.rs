@@ -31,7 +31,9 @@ impl State {
     ) -> Result<Measured, StageError> {
         let Gradients { loss, tensors } = gradients;
         check_loss(loss, parameters, step)?;
-        let norm = norm_of(squares(&tensors));
+        let mut squares = Squares::default();
+        squares.add(self, &tensors);
+        let norm = squares.norm();
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         stride.take(self, tensors);
         Ok(stride.measured(loss, norm))
@@ -50,25 +52,25 @@ impl State {
         step: u64,
     ) -> Result<Measured, StageError> {
         let clips = parameters.max_gradient_norm > 0.0;
-        let mut all = BTreeMap::new();
+        let mut squares = Squares::default();
         if clips {
-            let sink = &mut |_: &mut Self, gradients| all.extend(squares(&gradients));
+            let sink = &mut |state: &mut Self, gradients| squares.add(state, &gradients);
             let loss = blocks::backward(self, parameters, batch.clone(), 1.0, sink)?;
             check_loss(loss, parameters, step)?;
         }
         let course = self.course;
-        let norm = norm_of(all);
+        let norm = squares.norm();
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
-        let mut all = BTreeMap::new();
+        let mut squares = Squares::default();
         let sink = &mut |state: &mut Self, gradients| {
             if !clips {
-                all.extend(squares(&gradients));
+                squares.add(state, &gradients);
             }
             stride.take(state, gradients);
         };
         let loss = blocks::backward(self, parameters, batch, 1.0, sink)?;
         check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
-        Ok(stride.measured(loss, norm.or_else(|| norm_of(all))))
+        Ok(stride.measured(loss, norm.or_else(|| squares.norm())))
     }
 }
 
@@ -82,23 +84,43 @@ fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError
     )))
 }
 
-/// The sum of squares of each gradient, `[1]`, or in parts that are as many for each.
-fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-    let square = |gradient: &Tensor<1>| {
-        #[cfg(feature = "cuda")]
-        if crate::device::is_gpu(&gradient.device()) {
-            return sd3pipe_kernels::square_sums(gradient.clone());
-        }
-        let gradient = gradient.clone().cast(DType::F32);
-        (gradient.clone() * gradient).sum()
-    };
-    gradients.iter().map(|(name, gradient)| (name.clone(), square(gradient))).collect()
+/// The squares of gradients.
+#[derive(Default)]
+struct Squares {
+    /// The sum of each gradient's, `[1]`.
+    sums: BTreeMap<String, Tensor<1>>,
+    /// On a GPU a row for each weight, in which the sum is in parts.
+    #[cfg(feature = "cuda")]
+    rows: Option<Tensor<2>>,
 }
 
-/// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
-/// the order that they came in.
-fn norm_of(squares: BTreeMap<String, Tensor<1>>) -> Option<Tensor<1>> {
-    squares.into_values().reduce(|total, square| total + square).map(|total| total.sum().sqrt())
+impl Squares {
+    /// Adds those of gradients of the state's weights.
+    fn add(&mut self, state: &State, gradients: &BTreeMap<String, Tensor<1>>) {
+        for (row, name) in state.weights.names().enumerate() {
+            let Some(gradient) = gradients.get(name).cloned() else { continue };
+            #[cfg(feature = "cuda")]
+            if crate::device::is_gpu(&gradient.device()) {
+                use sd3pipe_kernels::{PARTS, square_sums};
+                let (device, count) = (gradient.device(), state.weights.len());
+                let rows = self.rows.take().unwrap_or_else(|| Tensor::zeros([count, PARTS], (&device, DType::F32)));
+                self.rows = Some(square_sums(gradient, rows, row));
+                continue;
+            }
+            let gradient = gradient.cast(DType::F32);
+            self.sums.insert(name.to_owned(), (gradient.clone() * gradient).sum());
+        }
+    }
+
+    /// The L2 norm of all gradients together, `[1]`, left on the device. The squares are added up in the order of the names, whatever
+    /// the order that they came in.
+    fn norm(self) -> Option<Tensor<1>> {
+        #[cfg(feature = "cuda")]
+        if let Some(rows) = self.rows {
+            return Some(rows.sum().sqrt());
+        }
+        self.sums.into_values().reduce(|total, square| total + square).map(Tensor::sqrt)
+    }
 }
 
 /// One optimizer step.
@@ -263,7 +285,11 @@ mod tests {
     fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
         let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
         let gradients = BTreeMap::from([("a".to_owned(), tensor(3.0)), ("b".to_owned(), tensor(4.0))]);
-        let norm = norm_of(squares(&gradients)).unwrap();
+        let weights =
+            gradients.iter().map(|(name, values)| (name.clone(), Weight { values: values.clone(), shape: vec![1] }));
+        let mut squares = Squares::default();
+        squares.add(&State::start(weights.collect()), &gradients);
+        let norm = squares.norm().unwrap();
         assert_eq!(nn::to_host(norm.clone()), [5.0]);
         assert!((nn::to_host(clip_factor(norm.clone(), 1.0))[0] - 0.2).abs() < 1e-6);
         assert_eq!(nn::to_host(clip_factor(norm, 10.0)), [1.0]);

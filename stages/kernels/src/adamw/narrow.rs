@@ -11,8 +11,8 @@ use half::bf16;
 /// Values of a unit.
 const EACH: usize = 8;
 const UNITS: u32 = 256;
-/// Cubes that a processor has at once. They go on from block to block, so that each reads the tables once.
-const RESIDENT: u32 = 4;
+/// Cubes that a processor has at once. They go on from strip to strip, so that each reads the tables once.
+const RESIDENT: u32 = 5;
 
 /// Puts the kernel in the queue; all tensors but the gradient, its factor and the tables are written where they lie.
 pub(super) fn launch(
@@ -25,7 +25,8 @@ pub(super) fn launch(
 ) {
     let count = (weights.meta.shape()[0] / EACH) as u32;
     let processors = weights.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132);
-    let cubes = count.div_ceil(UNITS).min(RESIDENT * processors);
+    let strips = count.div_ceil(UNITS);
+    let cubes = strips.min(RESIDENT * processors);
     let argument = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
     macro_rules! launch {
         ($weight:ty, $gradient:ty, $rounds:literal) => {
@@ -44,7 +45,7 @@ pub(super) fn launch(
                     argument(second_scales),
                     tables.into_buffer_arg(),
                     count,
-                    count.div_ceil(UNITS * cubes),
+                    strips,
                     step.beta1,
                     step.beta2,
                     step.epsilon(),
@@ -73,7 +74,7 @@ fn adamw<W: Float, G: Float>(
     second_scales: &mut [f32],
     tables: &[Vector<u32, Const<4>>],
     count: u32,
-    turns: u32,
+    strips: u32,
     beta1: f32,
     beta2: f32,
     epsilon: f32,
@@ -86,7 +87,7 @@ fn adamw<W: Float, G: Float>(
 ) {
     let tables = codes::read(tables, UNITS);
     let factor = factor[0];
-    for turn in 0..turns {
+    for turn in 0..(strips - CUBE_POS_X).div_ceil(CUBE_COUNT_X) {
         let position = (turn * CUBE_COUNT_X + CUBE_POS_X) * UNITS + UNIT_POS;
         // Every unit of a plane goes on to the end, because the plane finds its largest value together.
         let here = position < count;
