@@ -5,9 +5,9 @@ use crate::{
     measure::Bench,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use sd3pipe_kernels::{Across, product};
+use sd3pipe_kernels::{Across, Walk, convolution, group_norm, product};
 use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
-use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
+use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
 use sd3pipe_stages::train::{Gradients, State};
 use std::collections::BTreeMap;
@@ -15,6 +15,10 @@ use std::collections::BTreeMap;
 pub fn run(bench: &Bench) {
     products(bench);
     attentions(bench);
+    convolutions(bench);
+    group_norms(bench);
+    splits(bench);
+    far_from_zero(bench);
     adamw(bench);
 }
 
@@ -70,6 +74,96 @@ fn attentions(bench: &Bench) {
     }
 }
 
+/// Convolutions of bf16 against those of the same values in f32 by burn, which has images enlarged and padded for them. The last
+/// goes through patches in memory, more than are laid out at once.
+fn convolutions(bench: &Bench) {
+    let same = Walk { stride: 1, before: 1, after: 1, scale: 1 };
+    for ([batch, height, width], [inputs, outputs, kernel], walk, added) in [
+        ([2, 26, 37], [3, 128, 3], same, false),
+        ([2, 33, 21], [128, 3, 3], same, false),
+        ([1, 64, 48], [512, 512, 3], same, true),
+        ([3, 19, 23], [72, 40, 3], same, true),
+        ([2, 18, 23], [256, 128, 1], Walk { before: 0, after: 0, ..same }, true),
+        ([2, 22, 34], [128, 136, 3], Walk { stride: 2, before: 0, ..same }, false),
+        ([1, 41, 27], [128, 128, 3], Walk { stride: 2, before: 0, ..same }, false),
+        ([2, 13, 18], [64, 64, 3], Walk { scale: 2, ..same }, false),
+        ([1, 80, 66], [256, 256, 3], Walk { scale: 2, ..same }, false),
+        ([1, 501, 499], [128, 128, 3], same, true),
+        ([1, 251, 249], [128, 128, 3], Walk { scale: 2, ..same }, true),
+    ] {
+        let image = |[rows, columns]: [usize; 2], channels| bench.random([batch, rows, columns, channels]);
+        let side = |side| (side * walk.scale + walk.before + walk.after - kernel) / walk.stride + 1;
+        let onto = added.then(|| image([side(height), side(width)], outputs).permute([0, 3, 1, 2]));
+        let x = image([height, width], inputs).permute([0, 3, 1, 2]);
+        let (weight, bias) = (bench.random([outputs, inputs, kernel, kernel]), bench.random([outputs]));
+        let found = convolution(x.clone(), weight.clone(), bias.clone(), onto.clone(), walk);
+        let wide = |tensor: Tensor<4>| tensor.cast(DType::F32);
+        let expected = convolution(wide(x), wide(weight), bias.cast(DType::F32), onto.map(wide), walk);
+        let row = format!("convolution of {batch}×{height}×{width}, {inputs} to {outputs} by {kernel}², {walk:?}");
+        bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
+    }
+}
+
+/// Group norms of bf16, and their SiLU, against the same in f32: of images whose channels are apart, and next to each other.
+fn group_norms(bench: &Bench) {
+    const EPSILON: f32 = 1e-6;
+    for ([batch, channels, height, width], groups) in
+        [([2, 128, 75, 61], 32), ([1, 512, 33, 40], 32), ([3, 24, 19, 7], 24), ([1, 256, 130, 258], 32)]
+    {
+        let (weight, bias) = (bench.random([channels]), bench.random([channels]));
+        // Far from zero beside how far they are from each other.
+        let images = bench.random([batch, height, width, channels]) + 20.0;
+        let x = images.permute([0, 3, 1, 2]);
+        let grouped = x.clone().cast(DType::F32).reshape([batch, groups, channels / groups * height * width]);
+        let centred = grouped.clone() - grouped.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        let normal = (centred / (variance + EPSILON).sqrt()).reshape([batch, channels, height, width]);
+        let over = |values: &Tensor<1>| values.clone().cast(DType::F32).reshape([1, channels, 1, 1]);
+        let expected = normal * over(&weight) + over(&bias);
+        for (silu, apart) in [(false, false), (true, false), (true, true)] {
+            // A copy has its channels apart.
+            let x = if apart {
+                x.clone().reshape([batch * channels * height * width]).reshape(x.dims())
+            } else {
+                x.clone()
+            };
+            let found = group_norm(x, weight.clone(), bias.clone(), groups, EPSILON, silu);
+            let expected = if silu { burn::tensor::activation::silu(expected.clone()) } else { expected.clone() };
+            let row = format!("group norm of {batch}×{channels}×{height}×{width}, silu {silu}, channels apart {apart}");
+            bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
+        }
+    }
+}
+
+/// The gradient of a tensor of which all parts, or some, were used: the very one that burn's slices give.
+fn splits(bench: &Bench) {
+    let x = bench.random([2, 333, 40]);
+    let gradient = |used: &[usize], split: &dyn Fn(Tensor<3>) -> [Tensor<3>; 3]| {
+        let x = x.clone().autodiff().require_grad();
+        let parts = split(x.clone());
+        let sums = used.iter().map(|part| (parts[*part].clone() * parts[*part].clone()).sum());
+        let gradients = sums.reduce(|total, sum| total + sum).expect("a part").backward();
+        to_host(x.grad(&gradients).expect("a gradient"))
+    };
+    for used in [vec![0, 1, 2], vec![0, 2], vec![1]] {
+        let slices =
+            |x: Tensor<3>| [(0, 13), (13, 300), (313, 20)].map(|(first, count)| x.clone().narrow(1, first, count));
+        let expected = gradient(&used, &slices);
+        let found = gradient(&used, &|x| sd3pipe_kernels::split(x, 1, [13, 300, 20]));
+        bench.check(&format!("gradient by parts, of {used:?}"), error(&found, &expected), 0.0);
+    }
+}
+
+/// The slope of GELU where a square is too large for f32.
+fn far_from_zero(bench: &Bench) {
+    let x =
+        Tensor::<2>::from_floats([[3e38, 1e30, 2e19, 50.0, -3e38, -1e30, -2e19, -50.0]], (&bench.device, DType::F32));
+    let x = x.cast(DType::BF16).autodiff().require_grad();
+    let gradients = sd3pipe_kernels::gelu(x.clone()).sum().backward();
+    let found = to_host(x.grad(&gradients).expect("a gradient"));
+    bench.check("slope of gelu, far from zero", error(&found, &[1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), 0.0);
+}
+
 /// Five steps of AdamW by the kernels against the same of many operations on the CPU, as what they change of the weights. Draws are the
 /// same there, so that weights of bf16 are rounded alike.
 fn adamw(bench: &Bench) {
@@ -105,10 +199,19 @@ fn adamw(bench: &Bench) {
                 let after = state.weights.get(name).expect("the same weights").values.clone().cast(DType::F32);
                 to_host(after - before.values.clone().cast(DType::F32))
             });
-            moved.collect::<Vec<_>>()
+            let codes = state.kept.values().flat_map(Kept::iter).filter_map(|(_, stored)| match stored {
+                Stored::Codes(codes) => Some(codes.clone().into_data().iter::<u8>().collect::<Vec<_>>()),
+                Stored::Floats(_) => None,
+            });
+            (moved.collect::<Vec<_>>(), codes.flatten().collect::<Vec<_>>())
         };
         // A last bit of f32 can decide which neighbour in bf16 a draw gives, and each such weight is off by a whole step.
         let bound = if kept_as == DType::BF16 { 2e-2 } else { 1e-2 };
-        bench.check(&row, error(&change(&bench.device), &change(&Device::flex())), bound);
+        let ((found, codes), (expected, expected_codes)) = (change(&bench.device), change(&Device::flex()));
+        bench.check(&row, error(&found, &expected), bound);
+        if !expected_codes.is_empty() {
+            let other = codes.iter().zip(&expected_codes).filter(|(code, expected)| code != expected).count();
+            bench.check(&format!("{row}: other codes"), other as f64 / expected_codes.len() as f64, 1e-3);
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     released::{self, Names},
 };
 use burn::tensor::Tensor;
+use sd3pipe_kernels::{Walk, convolution, group_norm};
 use sd3pipe_stages::nn::{Clip, ClipKind, T5, VaeDecoder, VaeEncoder};
 
 /// One text through each encoder.
@@ -54,6 +55,45 @@ pub fn vae(bench: &Bench) {
     let decoder = VaeDecoder::new(&bench.weights(names).root()).expect("the VAE's decoder");
     let latents = bench.random([1, 16, 128, 128]);
     bench.time("VAE decode", operations, || decoder.decode(latents.clone()));
+    drop((decoder, latents));
+    bench.device.memory_cleanup();
+    pieces(bench);
+}
+
+/// What the halves are made of, at the sizes that they have there.
+fn pieces(bench: &Bench) {
+    const LAUNCHES: usize = 4;
+    let same = Walk { stride: 1, before: 1, after: 1, scale: 1 };
+    for [side, inputs, outputs] in
+        [[1024, 8, 128], [1024, 128, 128], [1024, 256, 128], [512, 256, 256], [256, 512, 512], [128, 512, 512]]
+    {
+        for (walk, way) in
+            [(same, ""), (Walk { stride: 2, before: 0, ..same }, ", halved"), (Walk { scale: 2, ..same }, ", doubled")]
+        {
+            if walk != same && (inputs != outputs || walk.scale * side > 1024) {
+                continue;
+            }
+            let x = bench.random([1, side, side, inputs]).permute([0, 3, 1, 2]);
+            let (weight, bias) = (bench.random([outputs, inputs, 3, 3]), bench.random([outputs]));
+            let pixels = (side * walk.scale / walk.stride).pow(2);
+            let operations = (2 * 9 * pixels * inputs * outputs) as f64;
+            bench.back_to_back(
+                &format!("convolution of {side}², {inputs} to {outputs}{way}"),
+                LAUNCHES,
+                operations,
+                || convolution(x.clone(), weight.clone(), bias.clone(), None, walk),
+            );
+        }
+        if inputs == outputs {
+            let x = bench.random([1, side, side, inputs]).permute([0, 3, 1, 2]);
+            let (weight, bias) = (bench.random([inputs]), bench.random([inputs]));
+            // Read twice, and written.
+            let least = Least { operations: 0.0, bytes: (3 * 2 * side * side * inputs) as f64 };
+            bench.back_to_back(&format!("group norm and SiLU of {side}², {inputs} channels"), LAUNCHES, least, || {
+                group_norm(x.clone(), weight.clone(), bias.clone(), 32, 1e-6, true)
+            });
+        }
+    }
 }
 
 /// Operations of the convolutions, and of the one attention, for 1024² pixels. `outside` is the convolution beside the image.

@@ -1,10 +1,28 @@
 //! A step of AdamW, with its moments in 8 bits or in 32, in one pass over the memory of a tensor.
 
-mod kernel;
-mod map;
+/// Launches a kernel for the types of weights and gradients. Weights of bf16 are rounded by chance.
+macro_rules! by_types {
+    ($weights:expr, $gradient:expr, $launch:ident) => {
+        match ($weights.dtype == burn::tensor::DType::BF16, $gradient.dtype == burn::tensor::DType::BF16) {
+            (true, true) => $launch!(bf16, bf16, true),
+            (true, false) => $launch!(bf16, f32, true),
+            (false, true) => $launch!(f32, bf16, false),
+            (false, false) => $launch!(f32, f32, false),
+        }
+    };
+}
+
+mod codes;
+mod narrow;
 mod rounding;
 mod wide;
 
+pub use codes::tables;
+
+use crate::{
+    instruction::{reciprocal, root},
+    vectors::own,
+};
 use burn::backend::{
     Backend, Dispatch, backend_extension,
     fusion::custom::TensorSpec,
@@ -12,6 +30,7 @@ use burn::backend::{
 };
 use burn::tensor::{Int, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use cubecl::prelude::*;
 
 /// Values that share a scale, as bitsandbytes has it.
 pub const BLOCK: usize = 256;
@@ -35,6 +54,13 @@ pub struct Step {
     pub key: u64,
 }
 
+impl Step {
+    /// That which a root is added to: of a second moment below a normal number the kernels see none.
+    fn epsilon(&self) -> f32 {
+        self.epsilon.max(1e-19)
+    }
+}
+
 /// The moments of a flat tensor in 8 bits: a code a value, and a scale a block, in f32.
 #[derive(Clone, Debug)]
 pub struct Moments {
@@ -52,12 +78,14 @@ pub fn takes(length: usize) -> bool {
 /// Moves flat weights, of bf16 or f32, by a gradient of either, multiplied by `factor`, `[1]` in f32. Weights of bf16 are rounded up
 /// or down by chance: a hash of the key and of the position, the same as on a CPU.
 ///
-/// The length is one that it [`takes`]. Codes are of the type U8 (Dettmers et al. 2022, arXiv:2110.02861).
+/// The length is one that it [`takes`]. Codes are of the type U8 (Dettmers et al. 2022, arXiv:2110.02861), and stand for what the
+/// [`tables`] say.
 pub fn step(
     weights: Tensor<1>,
     gradient: Tensor<1>,
     factor: Tensor<1>,
     moments: Moments,
+    tables: Tensor<1, Int>,
     step: Step,
 ) -> (Tensor<1>, Moments) {
     let Moments { first, second } = moments;
@@ -69,6 +97,7 @@ pub fn step(
         first.1.into_dispatch(),
         second.0.into_dispatch(),
         second.1.into_dispatch(),
+        tables.into_dispatch(),
         step,
     );
     let moments = Moments {
@@ -122,6 +151,7 @@ pub trait AdamwBackend: Backend {
         scales: FloatTensor<Self>,
         second_codes: IntTensor<Self>,
         second_scales: FloatTensor<Self>,
+        tables: IntTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>, IntTensor<Self>, FloatTensor<Self>);
 }
@@ -146,15 +176,16 @@ fn specs(
     scales: &TensorSpec,
     second_codes: &TensorSpec,
     second_scales: &TensorSpec,
+    _tables: &TensorSpec,
     _step: &Step,
 ) -> (TensorSpec, TensorSpec, TensorSpec, TensorSpec, TensorSpec) {
     (weights.clone(), codes.clone(), scales.clone(), second_codes.clone(), second_scales.clone())
 }
 
-/// What nobody else holds is written where it lies.
-fn own(tensor: CubeTensor) -> CubeTensor {
-    let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+/// A weight after its decay and its update.
+#[cube]
+fn moved(weight: f32, first: f32, second: f32, to_root: f32, epsilon: f32, rate: f32, kept: f32) -> f32 {
+    weight * kept - first * reciprocal(root(second) * to_root + epsilon) * rate
 }
 
 impl AdamwBackend for CubeBackend {
@@ -179,12 +210,13 @@ impl AdamwBackend for CubeBackend {
         scales: CubeTensor,
         second_codes: CubeTensor,
         second_scales: CubeTensor,
+        tables: CubeTensor,
         step: Step,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
         let gradient = into_contiguous(gradient);
         let [weights, codes, scales, second_codes, second_scales] =
             [weights, codes, scales, second_codes, second_scales].map(own);
-        kernel::launch(&weights, gradient, factor, [&codes, &scales, &second_codes, &second_scales], step);
+        narrow::launch(&weights, gradient, factor, [&codes, &scales, &second_codes, &second_scales], tables, step);
         (weights, codes, scales, second_codes, second_scales)
     }
 }

@@ -3,6 +3,7 @@
 mod backward;
 mod exact;
 mod forward;
+mod ring;
 mod tensor;
 
 use burn::backend::{

@@ -1,6 +1,7 @@
 //! The product of two matrices, either of which may lie in memory across the summed dimension, and the linear layer.
 
 mod kernel;
+mod left;
 mod tiling;
 
 use crate::columns::ColumnsBackend;
@@ -67,7 +68,7 @@ impl ProductBackend for CubeBackend {
         let across = Across { left: left_across, right: right_across };
         let (left, right) = (into_contiguous(left), into_contiguous(right));
         match tiling::Tiling::of(&left, &right, across) {
-            Some(tiling) => kernel::launch(left, right, None, across, tiling),
+            Some(tiling) => kernel::launch(left, right, None, None, across, tiling),
             None => {
                 let left = if left_across { Self::float_transpose(left) } else { left };
                 let right = if right_across { right } else { Self::float_transpose(right) };
@@ -77,16 +78,59 @@ impl ProductBackend for CubeBackend {
     }
 
     fn biased_product(x: CubeTensor, weight: CubeTensor, bias: CubeTensor) -> CubeTensor {
-        let across = Across::default();
-        let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
-        match tiling::Tiling::of(&x, &weight, across) {
-            Some(tiling) if bias.dtype == DType::BF16 => kernel::launch(x, weight, Some(bias), across, tiling),
-            _ => {
-                let bias = Self::float_reshape(bias, Shape::from([1, weight.meta.shape()[0]]));
-                Self::float_add(Self::product(x, weight, false, false), bias)
-            }
+        linear_onto(x, weight, bias, None)
+    }
+}
+
+/// A [`linear`] layer whose result is added to a matrix `[M, N]` before it is rounded. It has no gradients.
+pub(crate) fn linear_onto(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, onto: Option<CubeTensor>) -> CubeTensor {
+    let across = Across::default();
+    let [x, weight, bias] = [x, weight, bias].map(into_contiguous);
+    match tiling::Tiling::of(&x, &weight, across) {
+        Some(tiling) if bias.dtype == DType::BF16 => {
+            kernel::launch(x, weight, Some(bias), onto.map(into_contiguous), across, tiling)
+        }
+        _ => {
+            let bias = CubeBackend::float_reshape(bias, Shape::from([1, weight.meta.shape()[0]]));
+            let out = CubeBackend::float_add(CubeBackend::product(x, weight, false, false), bias);
+            onto.into_iter().fold(out, CubeBackend::float_add)
         }
     }
+}
+
+/// How the patches that are multiplied lie in an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    /// Rows and columns of a patch.
+    pub(crate) kernel: usize,
+    /// Pixels from one patch to the next.
+    pub(crate) stride: usize,
+    /// Pixels from the image's first corner back to the first patch's, down and across.
+    pub(crate) before: [usize; 2],
+    /// Patches down and across.
+    pub(crate) output: [usize; 2],
+    /// If what comes out are every other pixel of every other line of a larger image: which pixel of it is the first.
+    pub(crate) corner: Option<usize>,
+}
+
+/// [`linear_onto`] of the patches of contiguous `[B, H, W, C]`, which never are in memory: written to a matrix that has a row for each
+/// pixel of what comes out. Says whether our kernel can compute it.
+pub(crate) fn patches_onto(
+    image: &CubeTensor,
+    weight: &CubeTensor,
+    bias: &CubeTensor,
+    onto: Option<&CubeTensor>,
+    out: &CubeTensor,
+    window: Window,
+) -> bool {
+    let rows = image.meta.shape()[0] * window.output[0] * window.output[1];
+    let tiling = tiling::Tiling::of_patches(image, weight, rows, window.kernel * window.kernel);
+    let of_bf16 = [Some(bias), onto].into_iter().flatten().all(|added| added.dtype == DType::BF16);
+    if let Some(tiling) = tiling.filter(|_| of_bf16) {
+        let added = [Some(bias.clone()), onto.cloned()];
+        kernel::launch_patches(image.clone(), weight.clone(), added, out.clone(), window, tiling);
+    }
+    tiling.is_some() && of_bf16
 }
 
 #[derive(Debug)]

@@ -1,11 +1,8 @@
 //! The sum of squares of a tensor, in f32 and in an order that is always the same.
 
-use crate::vectors::{EACH, empty_like};
-use burn::backend::{
-    Backend, Dispatch, TensorMetadata, backend_extension, fusion::custom::TensorSpec, ops::FloatTensorOps,
-    tensor::FloatTensor,
-};
-use burn::tensor::{DType, FloatDType, Shape, Tensor};
+use crate::vectors::{EACH, own};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension, ops::FloatTensorOps, tensor::FloatTensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
@@ -14,44 +11,41 @@ use half::bf16;
 pub const PARTS: usize = 256;
 const UNITS: u32 = 256;
 
-/// The sum of squares of a tensor of bf16 or f32 in [`PARTS`] parts, in f32, so that those of many tensors are added up at once. It has
-/// no gradients.
-pub fn square_sums(values: Tensor<1>) -> Tensor<1> {
-    Tensor::from_dispatch(Dispatch::square_sums(values.into_dispatch()))
+/// Writes the sum of squares of a tensor of bf16 or f32 into a row of `sums`, `[rows, PARTS]`, in so many parts and in f32: those of many
+/// tensors are added up at once. It has no gradients.
+pub fn square_sums(values: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::square_sums(values.into_dispatch(), sums.into_dispatch(), row))
 }
 
 /// Backends that have the operation.
 #[backend_extension(Cube, Fusion)]
 pub trait SquaresBackend: Backend {
     /// See [`square_sums`](fn@square_sums).
-    #[fusion(meta = spec)]
-    fn square_sums(values: FloatTensor<Self>) -> FloatTensor<Self>;
-}
-
-fn spec(_: &TensorSpec) -> TensorSpec {
-    TensorSpec { shape: Shape::from([PARTS]), dtype: DType::F32 }
+    #[fusion(dtype = sums, shape = sums)]
+    fn square_sums(values: FloatTensor<Self>, sums: FloatTensor<Self>, row: usize) -> FloatTensor<Self>;
 }
 
 impl SquaresBackend for CubeBackend {
-    fn square_sums(values: CubeTensor) -> CubeTensor {
+    fn square_sums(values: CubeTensor, sums: CubeTensor, row: usize) -> CubeTensor {
         let values = match values.dtype {
             DType::BF16 | DType::F32 => into_contiguous(values),
             _ => Self::float_cast(values, FloatDType::F32),
         };
         let count = values.shape().num_elements();
-        let out = empty_like(&values, Shape::from([PARTS]), DType::F32);
+        let sums = own(sums);
         macro_rules! launch {
             ($kind:ty, $size:literal) => {
-                // SAFETY: what lies past the last value is not read, and a cube writes its own part alone.
+                // SAFETY: what lies past the last value is not read, and a cube writes its own part of the row alone.
                 unsafe {
                     add::launch_unchecked::<$kind>(
-                        &out.client,
+                        &sums.client,
                         CubeCount::Static(PARTS as u32, 1, 1),
                         CubeDim::new_1d(UNITS),
                         $size,
                         values.into_buffer_arg(),
-                        out.clone().into_buffer_arg(),
+                        sums.clone().into_buffer_arg(),
                         (count / $size) as u32,
+                        (row * PARTS) as u32,
                     )
                 }
             };
@@ -62,13 +56,13 @@ impl SquaresBackend for CubeBackend {
             (false, true) => launch!(f32, 8),
             (false, false) => launch!(f32, 1),
         }
-        out
+        sums
     }
 }
 
 /// Each cube adds up the squares in every so many-th vector.
 #[cube(launch_unchecked)]
-fn add<E: Float, N: Size>(values: &[Vector<E, N>], sums: &mut [f32], count: u32) {
+fn add<E: Float, N: Size>(values: &[Vector<E, N>], sums: &mut [f32], count: u32, row: u32) {
     let step = CUBE_COUNT_X * UNITS;
     let first = CUBE_POS_X * UNITS + UNIT_POS;
     let mut sum = Vector::<f32, N>::new(0f32);
@@ -96,6 +90,6 @@ fn add<E: Float, N: Size>(values: &[Vector<E, N>], sums: &mut [f32], count: u32)
         for plane in 0..comptime![(UNITS / 32) as usize] {
             total += planes[plane];
         }
-        sums[CUBE_POS_X as usize] = total;
+        sums[(row + CUBE_POS_X) as usize] = total;
     }
 }

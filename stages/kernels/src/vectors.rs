@@ -6,7 +6,7 @@ use burn::backend::{
     tensor::FloatTensor,
 };
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use burn_cubecl::{kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
 
@@ -35,6 +35,12 @@ pub(crate) fn vectors(tensor: &CubeTensor) -> usize {
 /// A tensor on the device of another, not yet written.
 pub(crate) fn empty_like(tensor: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(tensor.client.clone(), tensor.device.clone(), shape, dtype)
+}
+
+/// What nobody else holds is written where it lies.
+pub(crate) fn own(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
 #[cube]

@@ -12,6 +12,7 @@ pub mod load;
 pub(crate) mod low_rank;
 pub mod mmdit;
 pub mod norm;
+pub(crate) mod split;
 pub mod t5;
 pub mod tokens;
 pub mod vae;

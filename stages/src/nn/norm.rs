@@ -1,5 +1,6 @@
 //! Normalisations. All of them compute in f32, whatever the type of their input: burn's own widen f16 but not bf16.
 
+use burn::tensor::activation::silu;
 use burn::tensor::{DType, Tensor};
 
 use super::weights::{Scope, WeightsError};
@@ -96,6 +97,10 @@ impl GroupNorm {
 
     /// Normalises `[B, C, H, W]`.
     pub fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if self.by_kernel(&x_bchw) {
+            return self.kernel(x_bchw, false);
+        }
         let [batch, channels, rows, columns] = x_bchw.dims();
         let dtype = x_bchw.dtype();
         let grouped = x_bchw.reshape([batch, self.groups, channels / self.groups * rows * columns]);
@@ -103,5 +108,27 @@ impl GroupNorm {
         let weight = self.weight.clone().cast(DType::F32).reshape([1, channels, 1, 1]);
         let bias = self.bias.clone().cast(DType::F32).reshape([1, channels, 1, 1]);
         (normal * weight + bias).cast(dtype)
+    }
+
+    /// The SiLU of what is normalised.
+    pub fn forward_silu(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if self.by_kernel(&x_bchw) {
+            return self.kernel(x_bchw, true);
+        }
+        silu(self.forward(x_bchw))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn by_kernel(&self, x_bchw: &Tensor<4>) -> bool {
+        let [_, channels, ..] = x_bchw.dims();
+        let takes = |dtype| sd3pipe_kernels::takes_groups(dtype, channels);
+        takes(x_bchw.dtype()) && takes(self.weight.dtype()) && crate::device::is_gpu(&x_bchw.device())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn kernel(&self, x_bchw: Tensor<4>, silu: bool) -> Tensor<4> {
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        sd3pipe_kernels::group_norm(x_bchw, weight, bias, self.groups, self.epsilon as f32, silu)
     }
 }

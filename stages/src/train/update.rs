@@ -12,6 +12,7 @@ use crate::{
         parallel::{Moving, Rank, Reduced},
         parameters::{Train, WeightType},
         rounding,
+        squares::Squares,
         state::State,
     },
 };
@@ -34,7 +35,9 @@ impl State {
     ) -> Result<Measured, StageError> {
         let Gradients { loss, tensors } = gradients;
         check_loss(loss, parameters, step)?;
-        let norm = norm(squares(&tensors), &self.rank)?;
+        let mut squares = Squares::default();
+        squares.add(self, &tensors);
+        let norm = squares.norm(&self.rank)?;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         stride.take(self, tensors)?;
         let mut moving = Moving::default();
@@ -59,25 +62,31 @@ impl State {
         step: u64,
     ) -> Result<Measured, StageError> {
         let share = batch.len() as f64 / samples as f64;
-        let (rank, mut all) = (self.rank.clone(), BTreeMap::new());
-        if parameters.max_gradient_norm > 0.0 {
-            let loss = self.visit(&batch, parameters, share, |_, _, own| {
-                all.extend(squares(&own));
+        let rank = self.rank.clone();
+        let clips = parameters.max_gradient_norm > 0.0;
+        let mut squares = Squares::default();
+        if clips {
+            let loss = self.visit(&batch, parameters, share, |state, _, own| {
+                squares.add(state, &own);
                 Ok(())
             })?;
             check_loss(loss, parameters, step)?;
         }
         let course = self.course;
-        let stride = Stride::begin(self, parameters, learning_rate, step, norm(all, &rank)?);
-        let (mut all, mut moving) = (BTreeMap::new(), Moving::default());
+        let norm = if clips { squares.norm(&rank)? } else { None };
+        let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
+        let (mut squares, mut moving) = (Squares::default(), Moving::default());
         let loss = self.visit(&batch, parameters, share, |state, names, own| {
-            all.extend(squares(&own));
+            if !clips {
+                squares.add(state, &own);
+            }
             stride.take(state, own)?;
             moving.send(state, &names)
         })?;
         check_loss(loss, parameters, step).inspect_err(|_| self.course = course)?;
         moving.finish(&mut self.weights)?;
-        Ok(stride.measured(loss, norm(all, &rank)?))
+        let norm = if clips { norm } else { squares.norm(&rank)? };
+        Ok(stride.measured(loss, norm))
     }
 
     /// The loss over the batches of all devices. Of each part of the network `visit` is given the names of what is trained in it, and the
@@ -126,26 +135,6 @@ fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError
     )))
 }
 
-/// The sum of squares of each gradient, `[1]`, or in parts that are as many for each.
-fn squares(gradients: &BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-    let square = |gradient: &Tensor<1>| {
-        #[cfg(feature = "cuda")]
-        if crate::device::is_gpu(&gradient.device()) {
-            return sd3pipe_kernels::square_sums(gradient.clone());
-        }
-        let gradient = gradient.clone().cast(DType::F32);
-        (gradient.clone() * gradient).sum()
-    };
-    gradients.iter().map(|(name, gradient)| (name.clone(), square(gradient))).collect()
-}
-
-/// The L2 norm of all gradients together, of all devices, `[1]`, left on the device. The squares are added up in the order of the
-/// names, whatever the order that they came in.
-fn norm(squares: BTreeMap<String, Tensor<1>>, rank: &Rank) -> Result<Option<Tensor<1>>, StageError> {
-    let own = squares.into_values().reduce(|total, square| total + square).map(Tensor::sum);
-    Ok(rank.sum(own)?.map(Tensor::sqrt))
-}
-
 /// One optimizer step.
 struct Stride<'p> {
     parameters: &'p Train,
@@ -153,6 +142,18 @@ struct Stride<'p> {
     step: u64,
     /// What gradients are scaled by: down to the largest norm (`torch.nn.utils.clip_grad_norm_`), without asking the device for it.
     factor: Option<Tensor<1>>,
+    #[cfg(feature = "cuda")]
+    on_gpu: std::cell::OnceCell<OnGpu>,
+}
+
+/// What the kernels of a step have in common, made with the first of them.
+#[cfg(feature = "cuda")]
+struct OnGpu {
+    factor: Tensor<1>,
+    /// Those of codes, if moments are in 8 bits.
+    tables: Option<Tensor<1, burn::tensor::Int>>,
+    /// What stands in a weight's place while it is moved.
+    nothing: Tensor<1>,
 }
 
 impl<'p> Stride<'p> {
@@ -160,7 +161,14 @@ impl<'p> Stride<'p> {
         state.course = parameters.optimizer.begin(state.course, learning_rate, step + 1);
         let largest = parameters.max_gradient_norm;
         let factor = norm.filter(|_| largest > 0.0).map(|norm| clip_factor(norm, largest));
-        Self { parameters, learning_rate, step, factor }
+        Self {
+            parameters,
+            learning_rate,
+            step,
+            factor,
+            #[cfg(feature = "cuda")]
+            on_gpu: std::cell::OnceCell::new(),
+        }
     }
 
     /// Moves the weights that have a gradient. Prodigy must be given all gradients at once.
@@ -217,7 +225,7 @@ impl<'p> Stride<'p> {
     /// Moves those weights that a kernel of ours moves in one pass over their memory, and gives the gradients of the others back.
     #[cfg(feature = "cuda")]
     fn take_on_gpu(&self, state: &mut State, gradients: BTreeMap<String, Tensor<1>>) -> BTreeMap<String, Tensor<1>> {
-        use crate::train::optimizer::AdamW;
+        use crate::train::optimizer::{AdamW, tables};
 
         let (adamw, in_8_bits) = match &self.parameters.optimizer {
             Optimizer::AdamW(adamw) => (adamw, false),
@@ -227,8 +235,11 @@ impl<'p> Stride<'p> {
         let Some(device) = gradients.values().next().map(Tensor::device).filter(crate::device::is_gpu) else {
             return gradients;
         };
-        let factor = self.factor.clone().unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32)));
-        let nothing = Tensor::zeros([1], (&device, DType::F32));
+        let OnGpu { factor, tables, nothing } = self.on_gpu.get_or_init(|| OnGpu {
+            factor: self.factor.clone().unwrap_or_else(|| Tensor::ones([1], (&device, DType::F32))),
+            tables: in_8_bits.then(|| tables(&device)),
+            nothing: Tensor::zeros([1], (&device, DType::F32)),
+        });
         let others = gradients.into_iter().filter_map(|(name, gradient)| {
             if !AdamW::has_kernel(in_8_bits, gradient.dims()[0]) {
                 return Some((name, gradient));
@@ -241,7 +252,7 @@ impl<'p> Stride<'p> {
             let mut kept = state.kept.remove(&name).unwrap_or_default().to_device(&device);
             let key = rounding::key(self.parameters.seed, self.step, &name);
             let values = values.to_device(&device);
-            let moved = adamw.step_by_kernel(values, gradient, factor.clone(), &mut kept, &pace, (in_8_bits, key));
+            let moved = adamw.step_by_kernel(values, gradient, factor.clone(), &mut kept, &pace, (tables.clone(), key));
             state.weights.insert(&name, Weight { values: moved.to_device(&home), shape });
             state.kept.insert(name, kept.to_device(&home));
             None
@@ -293,7 +304,11 @@ mod tests {
     fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
         let tensor = |value: f32| Tensor::<1>::from_floats([value], &Device::flex());
         let gradients = BTreeMap::from([("a".to_owned(), tensor(3.0)), ("b".to_owned(), tensor(4.0))]);
-        let norm = norm(squares(&gradients), &Rank::default()).unwrap().unwrap();
+        let weights =
+            gradients.iter().map(|(name, values)| (name.clone(), Weight { values: values.clone(), shape: vec![1] }));
+        let mut squares = Squares::default();
+        squares.add(&State::start(weights.collect()), &gradients);
+        let norm = squares.norm(&Rank::default()).unwrap().unwrap();
         assert_eq!(nn::to_host(norm.clone()), [5.0]);
         assert!((nn::to_host(clip_factor(norm.clone(), 1.0))[0] - 0.2).abs() < 1e-6);
         assert_eq!(nn::to_host(clip_factor(norm, 10.0)), [1.0]);

@@ -1,7 +1,6 @@
-//! The kernel for moments in 32 bits: a value a unit.
+//! The kernel for moments in 32 bits: four neighbouring values a unit, or one where the length is no multiple of that.
 
-use super::{Step, rounding::rounded};
-use burn::tensor::DType;
+use super::{Step, moved, rounding::rounded};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use half::bf16;
@@ -16,18 +15,18 @@ pub(super) fn launch(
     [first, second]: [&CubeTensor; 2],
     step: Step,
 ) {
-    let count = weights.meta.shape()[0] as u32;
-    let client = weights.client.clone();
-    let is_bf16 = |tensor: &CubeTensor| tensor.dtype == DType::BF16;
-    let rounds = is_bf16(weights);
+    let length = weights.meta.shape()[0];
+    let each = if length.is_multiple_of(4) { 4 } else { 1 };
+    let count = (length / each) as u32;
     macro_rules! launch {
-        ($weight:ty, $gradient:ty) => {
+        ($weight:ty, $gradient:ty, $rounds:literal) => {
             // SAFETY: units past the last value do nothing.
             unsafe {
                 adamw::launch_unchecked::<$weight, $gradient>(
-                    &client,
+                    &weights.client,
                     CubeCount::Static(count.div_ceil(UNITS), 1, 1),
                     CubeDim::new_1d(UNITS),
+                    each,
                     weights.clone().into_buffer_arg(),
                     gradient.into_buffer_arg(),
                     factor.into_buffer_arg(),
@@ -36,39 +35,34 @@ pub(super) fn launch(
                     count,
                     step.beta1,
                     step.beta2,
-                    step.epsilon,
+                    step.epsilon(),
                     step.rate,
-                    step.correction,
+                    step.correction.recip(),
                     step.kept,
                     (step.key >> 32) as u32,
                     step.key as u32,
-                    rounds,
+                    $rounds,
                 )
             }
         };
     }
-    match (is_bf16(weights), is_bf16(&gradient)) {
-        (true, true) => launch!(bf16, bf16),
-        (true, false) => launch!(bf16, f32),
-        (false, true) => launch!(f32, bf16),
-        (false, false) => launch!(f32, f32),
-    }
+    by_types!(weights, gradient, launch)
 }
 
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
-fn adamw<W: Float, G: Float>(
-    weights: &mut [W],
-    gradient: &[G],
+fn adamw<W: Float, G: Float, N: Size>(
+    weights: &mut [Vector<W, N>],
+    gradient: &[Vector<G, N>],
     factor: &[f32],
-    first: &mut [f32],
-    second: &mut [f32],
+    first: &mut [Vector<f32, N>],
+    second: &mut [Vector<f32, N>],
     count: u32,
     beta1: f32,
     beta2: f32,
     epsilon: f32,
     rate: f32,
-    correction: f32,
+    to_root: f32,
     kept: f32,
     key_high: u32,
     key_low: u32,
@@ -77,16 +71,24 @@ fn adamw<W: Float, G: Float>(
     let position = CUBE_POS_X * UNITS + UNIT_POS;
     if position < count {
         let at = position as usize;
-        let g = f32::cast_from(gradient[at]) * factor[0];
-        let m = first[at] * beta1 + g * (1f32 - beta1);
-        let v = second[at] * beta2 + g * g * (1f32 - beta2);
+        let weight = weights[at];
+        let g = Vector::<f32, N>::cast_from(gradient[at]) * Vector::new(factor[0]);
+        let m = first[at] * Vector::new(beta1) + g * Vector::new(1f32 - beta1);
+        let v = second[at] * Vector::new(beta2) + g * g * Vector::new(1f32 - beta2);
         first[at] = m;
         second[at] = v;
-        let value = f32::cast_from(weights[at]) * kept - m / (f32::sqrt(v) / correction + epsilon) * rate;
-        if comptime![rounds] {
-            weights[at] = W::cast_from(rounded(value, position, key_high, key_low));
-        } else {
-            weights[at] = W::cast_from(value);
+        let place = position * weight.vector_size() as u32 + key_high;
+        let mut new = Vector::<W, N>::empty();
+        #[unroll]
+        for index in 0..weight.vector_size() {
+            let weight = f32::cast_from(weight.extract(index));
+            let value = moved(weight, m.extract(index), v.extract(index), to_root, epsilon, rate, kept);
+            if comptime![rounds] {
+                new.insert(index, W::reinterpret(rounded(value, place + comptime![index as u32], key_low)));
+            } else {
+                new.insert(index, W::cast_from(value));
+            }
         }
+        weights[at] = new;
     }
 }

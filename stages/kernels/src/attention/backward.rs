@@ -11,22 +11,17 @@
     reason = "kernels are written in the part of Rust that CubeCL knows"
 )]
 
+use super::ring::{BYTES, Ring, STAGES};
 use super::tensor::{GROUP_ROWS, GROUP_UNITS, WIDTH, map, tile};
-use crate::exponential::exp2;
+use crate::instruction::exp2;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
-use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use cubecl::wgmma::{Accumulator, Fragment, Major, MatrixDescriptor};
 use half::bf16;
 
-const BYTES: usize = 2;
 /// Rows of a tile of the other side.
 const OTHERS: usize = 64;
-const TILE: usize = OTHERS * WIDTH;
-const STAGES: usize = 4;
-/// Stages that are not filled: those that a slower warpgroup may still read.
-const AHEAD: usize = 2;
 /// A multiple of the rows of every tile.
 const PADDING: usize = 384;
 
@@ -180,60 +175,26 @@ fn sum(
     // Keys and values, or queries and gradients of the output; of the tiles the other two.
     let mut own_first: Shared<[bf16]> = Shared::new_aligned_slice(comptime![rows * WIDTH], 1024usize);
     let mut own_second: Shared<[bf16]> = Shared::new_aligned_slice(comptime![rows * WIDTH], 1024usize);
-    let mut firsts: Shared<[bf16]> = Shared::new_aligned_slice(STAGES * TILE, 1024usize);
-    let mut seconds: Shared<[bf16]> = Shared::new_aligned_slice(STAGES * TILE, 1024usize);
-    let own_full = Barrier::shared_uninit();
-    let mut full = Sequence::<Shared<Barrier>>::new();
-    let mut empty = Sequence::<Shared<Barrier>>::new();
-    #[unroll]
-    for _ in 0..STAGES {
-        full.push(Barrier::shared_uninit());
-        empty.push(Barrier::shared_uninit());
-    }
-    if UNIT_POS == 0 {
-        own_full.init_manual(1u32);
-        #[unroll]
-        for stage in 0..STAGES {
-            full[stage].init_manual(1u32);
-            empty[stage].init_manual(comptime![side.groups() as u32]);
-        }
-        sync_async_proxy_shared();
-    }
-    sync_cube();
+    let mut ring = Ring::new(OTHERS, comptime![side.groups()]);
 
     let batch = CUBE_POS_Z;
     let head = CUBE_POS_Y;
     let first = CUBE_POS_X * comptime![rows as u32];
     let turns = tokens.div_ceil(comptime![(OTHERS * STAGES) as u32]);
+    let (query, key, value) = (head, heads + head, 2 * heads + head);
+    let second = if of_keys { of_out } else { others };
+    let place = if of_keys { (batch, query, query) } else { (batch, key, value) };
     if UNIT_POS == 0 {
-        let (image, key) = (batch as i32, (heads + head) as i32);
-        let (query, value) = (head as i32, (2 * heads + head) as i32);
-        own_full.arrive_and_expect_tx(1u32, comptime![(2 * rows * WIDTH * BYTES) as u32]);
+        let (image, at) = (batch as i32, first as i32);
+        ring.own_full.arrive_and_expect_tx(1u32, comptime![(2 * rows * WIDTH * BYTES) as u32]);
         if of_keys {
-            own_full.tma_load_4d(own, &mut own_first, image, key, first as i32, 0);
-            own_full.tma_load_4d(own, &mut own_second, image, value, first as i32, 0);
+            ring.own_full.tma_load_4d(own, &mut own_first, image, key as i32, at, 0);
+            ring.own_full.tma_load_4d(own, &mut own_second, image, value as i32, at, 0);
         } else {
-            own_full.tma_load_4d(own, &mut own_first, image, query, first as i32, 0);
-            own_full.tma_load_4d(of_out, &mut own_second, image, query, first as i32, 0);
+            ring.own_full.tma_load_4d(own, &mut own_first, image, query as i32, at, 0);
+            ring.own_full.tma_load_4d(of_out, &mut own_second, image, query as i32, at, 0);
         }
-        #[unroll]
-        for stage in 0..STAGES - AHEAD {
-            let at = comptime![(stage * OTHERS) as u32];
-            let from = comptime![stage * TILE];
-            let to = comptime![(stage + 1) * TILE];
-            if at < tokens {
-                bring(
-                    &full[stage],
-                    others,
-                    of_out,
-                    &mut firsts[from..to],
-                    &mut seconds[from..to],
-                    (batch, head, at),
-                    heads,
-                    of_keys,
-                );
-            }
-        }
+        ring.begin(others, second, place, tokens);
     }
     let group = UNIT_POS / GROUP_UNITS;
     let unit = UNIT_POS % GROUP_UNITS;
@@ -258,36 +219,16 @@ fn sum(
     }
     let mut of_first = Accumulator::<f32>::new(WIDTH).start();
     let mut of_second = Accumulator::<f32>::new(comptime![if of_keys { WIDTH } else { 8 }]).start();
-    own_full.wait_parity(0u32);
+    ring.own_full.wait_parity(0u32);
     for turn in 0..turns {
         #[unroll]
         for stage in 0..STAGES {
             let at = (turn * comptime![STAGES as u32] + comptime![stage as u32]) * comptime![OTHERS as u32];
-            let from = comptime![stage * TILE];
-            let to = comptime![(stage + 1) * TILE];
-            // A stage is filled again once every warpgroup is two tiles past it.
-            let next = comptime![(stage + STAGES - AHEAD) % STAGES];
-            let its_turn = turn + comptime![((stage + STAGES - AHEAD) / STAGES) as u32];
-            let its_tile = at + comptime![((STAGES - AHEAD) * OTHERS) as u32];
-            if UNIT_POS == 0 && its_tile < tokens {
-                let from = comptime![next * TILE];
-                let to = comptime![(next + 1) * TILE];
-                empty[next].wait_parity((its_turn & 1) ^ 1);
-                bring(
-                    &full[next],
-                    others,
-                    of_out,
-                    &mut firsts[from..to],
-                    &mut seconds[from..to],
-                    (batch, head, its_tile),
-                    heads,
-                    of_keys,
-                );
-            }
+            ring.go_on(stage, turn, others, second, place, at, tokens);
             if at < tokens {
-                full[stage].wait_parity(turn & 1);
-                let firsts_here = MatrixDescriptor::new(&firsts[from..to], comptime![tile(Major::K, OTHERS, WIDTH)]);
-                let seconds_here = MatrixDescriptor::new(&seconds[from..to], comptime![tile(Major::K, OTHERS, WIDTH)]);
+                ring.wait(stage, turn);
+                let firsts_here = MatrixDescriptor::new(ring.first(stage), comptime![tile(Major::K, OTHERS, WIDTH)]);
+                let seconds_here = MatrixDescriptor::new(ring.second(stage), comptime![tile(Major::K, OTHERS, WIDTH)]);
                 let mut scores = Accumulator::<f32>::new(OTHERS).start();
                 #[unroll]
                 for slice in 0..WIDTH / 16 {
@@ -341,7 +282,7 @@ fn sum(
                 }
                 if of_keys {
                     let layout = comptime![tile(Major::MN, WIDTH, OTHERS)];
-                    let gradients_here = MatrixDescriptor::new(&seconds[from..to], layout);
+                    let gradients_here = MatrixDescriptor::new(ring.second(stage), layout);
                     #[unroll]
                     for slice in 0..OTHERS / 16 {
                         let fragment = fragment(&shares, slice);
@@ -354,7 +295,7 @@ fn sum(
                     let dot = if of_keys { column_dots[index / 4 * 2 + index % 2] } else { dots[index / 2 % 2] };
                     shares[index] = shares[index] * (of_shares.get(index) - dot);
                 }
-                let firsts_across = MatrixDescriptor::new(&firsts[from..to], comptime![tile(Major::MN, WIDTH, OTHERS)]);
+                let firsts_across = MatrixDescriptor::new(ring.first(stage), comptime![tile(Major::MN, WIDTH, OTHERS)]);
                 #[unroll]
                 for slice in 0..OTHERS / 16 {
                     let fragment = fragment(&shares, slice);
@@ -362,7 +303,7 @@ fn sum(
                 }
                 of_first.commit().wait();
                 if unit == 0 {
-                    empty[stage].arrive();
+                    ring.leave(stage);
                 }
             }
         }
@@ -390,32 +331,6 @@ fn sum(
                 }
             }
         }
-    }
-}
-
-/// Has the copy engine bring a tile of what lies on the other side.
-#[cube]
-#[allow(clippy::too_many_arguments, reason = "a kernel's parts take bare numbers")]
-fn bring(
-    full: &Barrier,
-    others: &TensorMap<bf16, Tiled>,
-    of_out: &TensorMap<bf16, Tiled>,
-    firsts: &mut [bf16],
-    seconds: &mut [bf16],
-    place: (u32, u32, u32),
-    heads: u32,
-    #[comptime] of_keys: bool,
-) {
-    let (batch, head, at) = place;
-    let (batch, query, at) = (batch as i32, head as i32, at as i32);
-    let (key, value) = ((heads + head) as i32, (2 * heads + head) as i32);
-    full.arrive_and_expect_tx(1u32, comptime![(2 * TILE * BYTES) as u32]);
-    if of_keys {
-        full.tma_load_4d(others, firsts, batch, query, at, 0);
-        full.tma_load_4d(of_out, seconds, batch, query, at, 0);
-    } else {
-        full.tma_load_4d(others, firsts, batch, key, at, 0);
-        full.tma_load_4d(others, seconds, batch, value, at, 0);
     }
 }
 

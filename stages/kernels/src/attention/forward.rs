@@ -10,12 +10,12 @@
     reason = "kernels are written in the part of Rust that CubeCL knows"
 )]
 
+use super::ring::{BYTES, Ring, STAGES};
 use super::tensor::{GROUP_ROWS, GROUP_UNITS, WIDTH, map, tile};
-use crate::exponential::exp2;
+use crate::instruction::exp2;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
 use cubecl::features::Tma;
-use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use cubecl::wgmma::{Accumulator, Fragment, Major, MatrixDescriptor};
 use half::bf16;
@@ -23,11 +23,6 @@ use half::bf16;
 const GROUPS: usize = 3;
 const QUERIES: usize = GROUPS * GROUP_ROWS;
 const KEYS: usize = 128;
-const STAGES: usize = 4;
-/// Stages that are not filled: those that a slower warpgroup may still read.
-const AHEAD: usize = 2;
-const TILE: usize = KEYS * WIDTH;
-const BYTES: usize = 2;
 
 /// Whether the kernels compute this attention of contiguous `qkv`, `[B, S, 3·D]`.
 pub(super) fn takes(qkv: &CubeTensor, heads: usize) -> bool {
@@ -91,26 +86,7 @@ fn attend(
     #[comptime] biased: bool,
 ) {
     let mut q_tile: Shared<[bf16]> = Shared::new_aligned_slice(QUERIES * WIDTH, 1024usize);
-    let mut k_tiles: Shared<[bf16]> = Shared::new_aligned_slice(STAGES * TILE, 1024usize);
-    let mut v_tiles: Shared<[bf16]> = Shared::new_aligned_slice(STAGES * TILE, 1024usize);
-    let q_full = Barrier::shared_uninit();
-    let mut full = Sequence::<Shared<Barrier>>::new();
-    let mut empty = Sequence::<Shared<Barrier>>::new();
-    #[unroll]
-    for _ in 0..STAGES {
-        full.push(Barrier::shared_uninit());
-        empty.push(Barrier::shared_uninit());
-    }
-    if UNIT_POS == 0 {
-        q_full.init_manual(1u32);
-        #[unroll]
-        for stage in 0..STAGES {
-            full[stage].init_manual(1u32);
-            empty[stage].init_manual(comptime![GROUPS as u32]);
-        }
-        sync_async_proxy_shared();
-    }
-    sync_cube();
+    let mut ring = Ring::new(KEYS, GROUPS);
 
     let batch = CUBE_POS_Z;
     let head = CUBE_POS_Y;
@@ -122,18 +98,9 @@ fn attend(
     };
     let turns = last_key.div_ceil(comptime![(KEYS * STAGES) as u32]);
     if UNIT_POS == 0 {
-        q_full.arrive_and_expect_tx(1u32, comptime![(QUERIES * WIDTH * BYTES) as u32]);
-        q_full.tma_load_4d(own, &mut q_tile, batch as i32, head as i32, first as i32, 0);
-        #[unroll]
-        for stage in 0..STAGES - AHEAD {
-            let at = comptime![(stage * KEYS) as u32];
-            let from = comptime![stage * TILE];
-            let to = comptime![(stage + 1) * TILE];
-            if at < last_key {
-                let place = (batch, head, at);
-                bring(&full[stage], others, &mut k_tiles[from..to], &mut v_tiles[from..to], place, heads);
-            }
-        }
+        ring.own_full.arrive_and_expect_tx(1u32, comptime![(QUERIES * WIDTH * BYTES) as u32]);
+        ring.own_full.tma_load_4d(own, &mut q_tile, batch as i32, head as i32, first as i32, 0);
+        ring.begin(others, others, (batch, heads + head, 2 * heads + head), last_key);
     }
     let group = UNIT_POS / GROUP_UNITS;
     let unit = UNIT_POS % GROUP_UNITS;
@@ -157,27 +124,16 @@ fn attend(
     for index in 0..WIDTH / 2 {
         sum[index] = 0f32;
     }
-    q_full.wait_parity(0u32);
+    ring.own_full.wait_parity(0u32);
     for turn in 0..turns {
         #[unroll]
         for stage in 0..STAGES {
-            let from = comptime![stage * TILE];
-            let to = comptime![(stage + 1) * TILE];
             let first_key = (turn * comptime![STAGES as u32] + comptime![stage as u32]) * comptime![KEYS as u32];
-            // A stage is filled again once every warpgroup is two tiles past it.
-            let next = comptime![(stage + STAGES - AHEAD) % STAGES];
-            let its_turn = turn + comptime![((stage + STAGES - AHEAD) / STAGES) as u32];
-            let its_key = first_key + comptime![((STAGES - AHEAD) * KEYS) as u32];
-            if UNIT_POS == 0 && its_key < last_key {
-                let from = comptime![next * TILE];
-                let to = comptime![(next + 1) * TILE];
-                let place = (batch, head, its_key);
-                empty[next].wait_parity((its_turn & 1) ^ 1);
-                bring(&full[next], others, &mut k_tiles[from..to], &mut v_tiles[from..to], place, heads);
-            }
+            let place = (batch, heads + head, 2 * heads + head);
+            ring.go_on(stage, turn, others, others, place, first_key, last_key);
             if first_key < last_key {
-                full[stage].wait_parity(turn & 1);
-                let keys_here = MatrixDescriptor::new(&k_tiles[from..to], comptime![tile(Major::K, KEYS, WIDTH)]);
+                ring.wait(stage, turn);
+                let keys_here = MatrixDescriptor::new(ring.first(stage), comptime![tile(Major::K, KEYS, WIDTH)]);
                 let mut products = Accumulator::<f32>::new(KEYS).start();
                 #[unroll]
                 for slice in 0..WIDTH / 16 {
@@ -232,7 +188,7 @@ fn attend(
                     largest[half] = most;
                     total[half] = total[half] * shrink[half] + here;
                 }
-                let values_here = MatrixDescriptor::new(&v_tiles[from..to], comptime![tile(Major::MN, WIDTH, KEYS)]);
+                let values_here = MatrixDescriptor::new(ring.second(stage), comptime![tile(Major::MN, WIDTH, KEYS)]);
                 let mut weighted = Accumulator::<f32>::new(WIDTH).start();
                 let mut shares = Sequence::<Fragment<bf16>>::new();
                 #[unroll]
@@ -250,7 +206,7 @@ fn attend(
                 }
                 let weighted = weighted.wait();
                 if unit == 0 {
-                    empty[stage].arrive();
+                    ring.leave(stage);
                 }
                 #[unroll]
                 for index in 0..WIDTH / 2 {
@@ -281,20 +237,4 @@ fn attend(
             }
         }
     }
-}
-
-/// Has the copy engine bring a tile of keys and their values.
-#[cube]
-fn bring(
-    full: &Barrier,
-    others: &TensorMap<bf16, Tiled>,
-    keys: &mut [bf16],
-    values: &mut [bf16],
-    place: (u32, u32, u32),
-    heads: u32,
-) {
-    let (batch, head, at) = place;
-    full.arrive_and_expect_tx(1u32, comptime![(2 * TILE * BYTES) as u32]);
-    full.tma_load_4d(others, keys, batch as i32, (heads + head) as i32, at as i32, 0);
-    full.tma_load_4d(others, values, batch as i32, (2 * heads + head) as i32, at as i32, 0);
 }

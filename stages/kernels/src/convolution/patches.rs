@@ -1,32 +1,22 @@
 //! What each pixel of a convolution's output is a product of, laid out as the rows of a matrix.
 
+use crate::product::Window;
 use crate::vectors::{EACH, Narrow, empty_like};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
+use std::ops::Range;
 
 const UNITS: u32 = 256;
 
-/// How a convolution goes over an image.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
-    /// Rows and columns of the weight.
-    pub(super) kernel: usize,
-    /// Pixels from one place to the next.
-    pub(super) stride: usize,
-    /// Zeros on all sides.
-    pub(super) padding: usize,
-    /// Rows and columns of the output.
-    pub(super) output: [usize; 2],
-}
-
-/// `[count, kernel·kernel·C]`: the patches of `count` pixels of the output from pixel `first` on, all images one after the other, of
-/// contiguous bf16 `[B, H, W, C]` with a number of channels that vectors divide.
-pub(super) fn launch(x_bhwc: &CubeTensor, walk: Walk, first: usize, count: usize) -> CubeTensor {
+/// `[rows, kernel·kernel·C]`: the patches of some pixels of the output, all images one after the other, of contiguous bf16 `[B, H, W, C]`
+/// with a number of channels that vectors divide. Each pixel counts as a square of `scale` on a side.
+pub(super) fn launch(x_bhwc: &CubeTensor, window: Window, scale: usize, rows: Range<usize>) -> CubeTensor {
+    let Window { kernel, stride, before, output, .. } = window;
     let [height, width, channels] = [1, 2, 3].map(|dimension| x_bhwc.meta.shape()[dimension]);
-    let inner = walk.kernel * walk.kernel * channels;
-    let out = empty_like(x_bhwc, Shape::from([count, inner]), DType::BF16);
-    let vectors = count * inner / EACH;
+    let inner = kernel * kernel * channels;
+    let out = empty_like(x_bhwc, Shape::from([rows.len(), inner]), DType::BF16);
+    let vectors = rows.len() * inner / EACH;
     // SAFETY: units past the last vector do nothing, and what lies beside the image is not read.
     unsafe {
         gather::launch_unchecked(
@@ -36,15 +26,16 @@ pub(super) fn launch(x_bhwc: &CubeTensor, walk: Walk, first: usize, count: usize
             x_bhwc.clone().into_buffer_arg(),
             out.clone().into_buffer_arg(),
             vectors as u32,
-            first as u32,
+            rows.start as u32,
             height as u32,
             width as u32,
             (channels / EACH) as u32,
-            walk.output[0] as u32,
-            walk.output[1] as u32,
-            walk.kernel as u32,
-            walk.stride as u32,
-            walk.padding as u32,
+            output[0] as u32,
+            output[1] as u32,
+            kernel as u32,
+            stride as u32,
+            before[0] as u32,
+            scale as u32,
         );
     }
     out
@@ -65,6 +56,7 @@ fn gather(
     #[comptime] kernel: u32,
     #[comptime] stride: u32,
     #[comptime] padding: u32,
+    #[comptime] scale: u32,
 ) {
     let position = CUBE_POS_X * UNITS + UNIT_POS;
     if position < vectors {
@@ -76,8 +68,8 @@ fn gather(
         let row = pixel / out_width % out_height * stride + tap / kernel - padding;
         let column = pixel % out_width * stride + tap % kernel - padding;
         let image = pixel / out_width / out_height;
-        let here = row < height && column < width;
-        let at = ((image * height + row) * width + column) * channels + place % channels;
+        let here = row < height * scale && column < width * scale;
+        let at = ((image * height + row / scale) * width + column / scale) * channels + place % channels;
         let found = x[select(here, at, 0u32) as usize];
         out[position as usize] = select(here, found, Narrow::empty());
     }

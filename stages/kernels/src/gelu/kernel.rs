@@ -75,8 +75,10 @@ fn gelu_gradient(x: &[Narrow], gradient: &[Narrow], out: &mut [Narrow], vectors:
         let x = widen(x[at]);
         let bend = bend(x);
         let one = Wide::new(1f32);
-        let slope = x * x * Wide::new(comptime![3f32 * CUBIC * SQRT_2_OVER_PI]) + Wide::new(SQRT_2_OVER_PI);
-        let whole = one + bend + x * (one - bend * bend) * slope;
+        // Times x, once more and once more: its square is infinite where the first factor is 0.
+        let linear = (one - bend * bend) * x;
+        let cubic = linear * x * x * Wide::new(comptime![3f32 * CUBIC * SQRT_2_OVER_PI]);
+        let whole = one + bend + linear * Wide::new(SQRT_2_OVER_PI) + cubic;
         out[at] = narrow(widen(gradient[at]) * whole * Wide::new(0.5f32));
     }
 }

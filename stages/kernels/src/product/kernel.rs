@@ -3,10 +3,12 @@
 //! One unit has the copy engine bring tiles of both operands into a ring of stages in shared memory; the warpgroups of the cube
 //! multiply what has arrived. An operand may lie in memory either way: along the dimension that is summed, or across it.
 
-use super::Across;
+use super::left::{Left, Patches, PatchesLaunch, bring};
 use super::tiling::{DEPTH, GROUP_ROWS, Tiling, sides};
+use super::{Across, Window};
+use crate::vectors::{Narrow, empty_like};
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 use cubecl::wgmma::{Accumulator, Major, MatrixDescriptor, Swizzle, WgmmaTileLayout};
@@ -39,92 +41,135 @@ impl Tiling {
     }
 }
 
+/// What a kernel does beside the product of two matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Beside {
+    /// Pixels on a side of the patches that the left matrix has.
+    kernel: u32,
+    biased: bool,
+    adds: bool,
+    /// Rows are pixels of images whose lines, and pixels in a line, are twice as far from each other as they would be.
+    spreads: bool,
+}
+
 /// Puts the kernel in the queue. The matrices are bf16, contiguous, and as [`Tiling::of`] wants them; a bias, of bf16 too, is added to
-/// each row of the result before it is rounded.
+/// each row of the result before it is rounded, and so is another matrix like it.
 pub(super) fn launch(
     left: CubeTensor,
     right: CubeTensor,
     bias: Option<CubeTensor>,
+    onto: Option<CubeTensor>,
     across: Across,
     tiling: Tiling,
 ) -> CubeTensor {
     let ([rows, depth], [columns, _]) = (sides(&left, across.left), sides(&right, across.right));
-    let shape = Shape::from([rows, columns]);
-    let client = left.client.clone();
-    let out = empty_device_contiguous_dtype(client.clone(), left.device.clone(), shape, DType::BF16);
-    let map = |matrix: CubeTensor, [height, width]: [usize; 2]| {
-        let boxes = TiledArgs { tile_size: cubecl::zspace::shape![height, width] };
-        TensorMapArg::new(boxes, matrix.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
-    };
-    let loaded = |major, extent| match major {
-        Major::K => [extent, DEPTH],
-        Major::MN => [DEPTH, DEPTH],
-    };
-    let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
-    let biased = bias.is_some();
-    let bias = bias.unwrap_or_else(|| right.clone());
-    // SAFETY: the copy engine clips what it reads and writes to the matrices, and of the bias nothing past its end is read.
-    unsafe {
-        multiply::launch_unchecked(
-            &client,
-            CubeCount::Static(tiles as u32, 1, 1),
-            CubeDim::new_1d(tiling.groups as u32 * GROUP_UNITS + 32),
-            map(left, loaded(tiling.left, tiling.rows())),
-            map(right, loaded(tiling.right, tiling.columns)),
-            map(out.clone(), [tiling.rows(), DEPTH]),
-            bias.into_buffer_arg(),
-            rows as u32,
-            columns as u32,
-            depth as u32,
-            tiling,
-            biased,
-        );
-    }
+    let left = tiled(left, loaded(tiling.left, tiling.rows()));
+    let out = empty_like(&right, Shape::from([rows, columns]), DType::BF16);
+    put(left, right, [bias, onto], out.clone(), [rows, columns, 1, depth], Window::default(), tiling);
     out
 }
 
-/// Brings a tile into shared memory: its first row (or column) is `at` and its first summed index is `depth`.
-#[cube]
-fn bring<E: CubePrimitive<Scalar = bf16>>(
-    barrier: &Barrier,
-    source: &TensorMap<bf16, Tiled>,
-    stage: &mut [E],
-    at: u32,
-    depth: u32,
-    #[comptime] major: Major,
-    #[comptime] extent: usize,
-    #[comptime] pack: usize,
+/// The same with the patches of an image `[B, H, W, C]` as the left matrix, each `kernel·kernel·C` long. The result has a row for each
+/// patch, or, where the window has a corner, for each pixel of an image twice as large, of which every fourth is written.
+pub(super) fn launch_patches(
+    image: CubeTensor,
+    right: CubeTensor,
+    added: [Option<CubeTensor>; 2],
+    out: CubeTensor,
+    window: Window,
+    tiling: Tiling,
 ) {
-    if comptime![major == Major::K] {
-        barrier.tma_load_2d(source, stage, at as i32, depth as i32);
-    } else {
-        #[unroll]
-        for panel in 0..comptime![extent / DEPTH] {
-            let start = comptime![panel * DEPTH * DEPTH / pack];
-            let end = comptime![(panel + 1) * DEPTH * DEPTH / pack];
-            barrier.tma_load_2d(
-                source,
-                &mut stage[start..end],
-                depth as i32,
-                (at + comptime![(panel * DEPTH) as u32]) as i32,
-            );
-        }
+    let [batch, height, width, channels] = [0, 1, 2, 3].map(|dimension| image.meta.shape()[dimension]);
+    let [down, across] = window.output;
+    let sizes = [batch * down * across, right.meta.shape()[0], window.kernel * window.kernel, channels];
+    // How far the window's first corner goes, from the image's first pixel and from its last.
+    let first = window.before.map(|pixels| -(pixels as i32));
+    let last = |places: usize, side: usize, first: i32| ((places - 1) * window.stride) as i32 + first + 1 - side as i32;
+    let boxes = Im2colArgs {
+        pixel_box_lower_corner: first.to_vec(),
+        pixel_box_upper_corner: vec![last(down, height, first[0]), last(across, width, first[1])],
+        channels_per_pixel: DEPTH as u32,
+        pixels_per_column: tiling.rows() as u32,
+    };
+    let image = TensorMapArg::<Im2col>::new(boxes, image.into_tensor_arg(), bf16::elem_type_native())
+        .with_elem_stride(cubecl::zspace::strides![1, window.stride, window.stride, 1])
+        .with_swizzle(Swizzle::B128.into());
+    put(image, right, added, out, sizes, window, tiling);
+}
+
+/// A matrix that is read or written in tiles of this height and width.
+fn tiled(matrix: CubeTensor, [height, width]: [usize; 2]) -> TensorMapArg<Tiled> {
+    let boxes = TiledArgs { tile_size: cubecl::zspace::shape![height, width] };
+    TensorMapArg::new(boxes, matrix.into_tensor_arg(), bf16::elem_type_native()).with_swizzle(Swizzle::B128.into())
+}
+
+fn loaded(major: Major, extent: usize) -> [usize; 2] {
+    match major {
+        Major::K => [extent, DEPTH],
+        Major::MN => [DEPTH, DEPTH],
     }
 }
 
-/// `out = left · right`, `rows × columns`, summed over `depth`, and the bias.
+/// A row of the left matrix is so many `pieces`, one after the other, of so many columns.
+fn put<L: Left>(
+    left: TensorMapArg<L>,
+    right: CubeTensor,
+    added: [Option<CubeTensor>; 2],
+    out: CubeTensor,
+    [rows, columns, pieces, piece]: [usize; 4],
+    window: Window,
+    tiling: Tiling,
+) {
+    let tiles = rows.div_ceil(tiling.rows()) * columns.div_ceil(tiling.columns);
+    let [biased, adds] = [0, 1].map(|index| added[index].is_some());
+    let beside = Beside { kernel: window.kernel as u32, biased, adds, spreads: window.corner.is_some() };
+    let [bias, onto] = added.map(|tensor| tensor.unwrap_or_else(|| right.clone()));
+    let [down, across, stride] = [window.output[0], window.output[1], window.stride].map(|count| count as u32);
+    let patches = PatchesLaunch::new(down, across, stride, window.before[0] as u32, window.before[1] as u32);
+    // SAFETY: the copy engine clips what it reads and writes to the tensors; of what is added nothing past its end is read, and past the
+    // end of a spread result nothing is written.
+    unsafe {
+        multiply::launch_unchecked::<L>(
+            &out.client.clone(),
+            CubeCount::Static(tiles as u32, 1, 1),
+            CubeDim::new_1d(tiling.groups as u32 * GROUP_UNITS + 32),
+            left,
+            tiled(right, loaded(tiling.right, tiling.columns)),
+            tiled(out.clone(), [tiling.rows(), DEPTH]),
+            out.into_buffer_arg(),
+            bias.into_buffer_arg(),
+            onto.into_buffer_arg(),
+            rows as u32,
+            columns as u32,
+            pieces as u32,
+            piece as u32,
+            patches,
+            window.corner.unwrap_or_default() as u32,
+            tiling,
+            beside,
+        );
+    }
+}
+
+/// `out = left · right`, `rows × columns`, and the bias, and what it is added `onto`. It is summed over `pieces` of so many columns,
+/// beyond which the copy engine finds zeros. `whole` is `out` too, for what is spread from its pixel `corner` on.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
-fn multiply(
-    left: &TensorMap<bf16, Tiled>,
+fn multiply<L: Left>(
+    left: &TensorMap<bf16, L>,
     right: &TensorMap<bf16, Tiled>,
     out: &mut TensorMap<bf16, Tiled>,
+    whole: &mut [Narrow],
     bias: &[Vector<bf16, Const<2>>],
+    onto: &[Vector<bf16, Const<2>>],
     rows: u32,
     columns: u32,
-    depth: u32,
+    pieces: u32,
+    piece: u32,
+    patches: Patches,
+    corner: u32,
     #[comptime] tiling: Tiling,
-    #[comptime] biased: bool,
+    #[comptime] beside: Beside,
 ) {
     let left_elements = comptime![tiling.left_elements()];
     let right_elements = comptime![tiling.right_elements()];
@@ -170,31 +215,40 @@ fn multiply(
     let column = within / height * tile_columns;
 
     // Whole turns of the ring: what lies past the end of the matrices arrives as zeros.
-    let turns = depth.div_ceil(comptime![(DEPTH * tiling.stages) as u32]);
+    let steps = piece.div_ceil(comptime![DEPTH as u32]);
+    let turns = (pieces * steps).div_ceil(stages);
     let fills = comptime![tiling.groups as u32 * GROUP_UNITS];
     if UNIT_POS >= fills {
         if UNIT_POS == fills {
+            let place = L::place(row, &patches);
+            let piece_end = steps * comptime![DEPTH as u32];
+            let mut index = 0u32;
+            let mut at = 0u32;
             for turn in 0..turns {
                 #[unroll]
                 for stage in 0..comptime![tiling.stages] {
-                    let at = (turn * stages + comptime![stage as u32]) * comptime![DEPTH as u32];
                     empty[stage].wait_parity((turn & 1) ^ 1);
                     full[stage].arrive_and_expect_tx(1u32, comptime![tiling.stage_bytes() as u32]);
                     let from = comptime![stage * left_elements / 2];
                     let to = comptime![(stage + 1) * left_elements / 2];
-                    bring(
-                        &full[stage],
-                        left,
-                        &mut lefts[from..to],
-                        row,
-                        at,
-                        tiling.left,
-                        comptime![tiling.rows()],
-                        2usize,
-                    );
+                    let from_piece = select(index < pieces, at, piece_end);
+                    L::bring(&full[stage], left, &mut lefts[from..to], place, index, from_piece, tiling, beside.kernel);
                     let from = comptime![stage * right_elements];
                     let to = comptime![(stage + 1) * right_elements];
-                    bring(&full[stage], right, &mut rights[from..to], column, at, tiling.right, tiling.columns, 1usize);
+                    bring(
+                        &full[stage],
+                        right,
+                        &mut rights[from..to],
+                        column,
+                        index * piece + at,
+                        tiling.right,
+                        tiling.columns,
+                        1usize,
+                    );
+                    at += comptime![DEPTH as u32];
+                    let ended = at == piece_end;
+                    index += select(ended, 1u32, 0u32);
+                    at = select(ended, 0u32, at);
                 }
             }
         }
@@ -246,16 +300,40 @@ fn multiply(
             let mut values = Vector::<f32, Const<2>>::empty();
             values.insert(0usize, sum.get(2 * pair));
             values.insert(1usize, sum.get(2 * pair + 1));
-            if comptime![biased] {
+            if comptime![beside.biased] {
                 let of_column = select(column + c < columns, column + c, 0u32) / 2;
                 values += Vector::<f32, Const<2>>::cast_from(bias[of_column as usize]);
+            }
+            if comptime![beside.adds] {
+                let here = row + r < rows && column + c < columns;
+                let beneath = select(here, (row + r) * (columns / 2) + (column + c) / 2, 0u32);
+                values += Vector::<f32, Const<2>>::cast_from(onto[beneath as usize]);
             }
             lefts[(at / 2) as usize] = Vector::<bf16, Const<2>>::cast_from(values);
         }
         sync_async_proxy_shared();
         laid_out.arrive();
         laid_out.wait_parity(0u32);
-        if UNIT_POS == 0 {
+        if comptime![beside.spreads] {
+            let chunks = comptime![tiling.columns as u32 / 8];
+            for turn in 0..comptime![tile_rows * chunks / fills] {
+                let r = (turn * fills + UNIT_POS) / chunks;
+                let c = (turn * fills + UNIT_POS) % chunks * 8;
+                if row + r < rows && column + c < columns {
+                    let chunk = ((c % comptime![DEPTH as u32]) / 8) ^ (r % 8);
+                    let from = (c / comptime![DEPTH as u32] * tile_rows + r) * comptime![DEPTH as u32 / 2] + chunk * 4;
+                    let mut values = Narrow::empty();
+                    #[unroll]
+                    for index in 0..8usize {
+                        let pair = lefts[from as usize + comptime![index / 2]];
+                        values.insert(index, pair.extract(comptime![index % 2]));
+                    }
+                    let line = (row + r) / patches.across;
+                    let to = (line * 2 * patches.across + (row + r) % patches.across) * 2 + corner;
+                    whole[(to * (columns / 8) + (column + c) / 8) as usize] = values;
+                }
+            }
+        } else if UNIT_POS == 0 {
             #[unroll]
             for panel in 0..comptime![tiling.columns / DEPTH] {
                 let from = comptime![panel * tiling.rows() * DEPTH / 2];

@@ -34,23 +34,33 @@ const TRIED: [(usize, usize, usize, f64, f64); 4] =
 impl Tiling {
     /// The cheapest tiling of this product; nothing if the kernel can't compute it.
     pub(super) fn of(left: &CubeTensor, right: &CubeTensor, across: Across) -> Option<Self> {
-        let of_bf16 = [left, right].iter().all(|side| side.dtype == DType::BF16 && side.is_contiguous());
-        // The copy engine takes rows of whole 16 bytes alone.
-        let aligned = [left, right].iter().all(|side| side.meta.shape()[1].is_multiple_of(8));
         let [rows, depth] = sides(left, across.left);
         let [columns, _] = sides(right, across.right);
-        let features = left.client.features();
+        Self::cheapest([left, right], [rows, columns], depth.div_ceil(DEPTH), across)
+    }
+
+    /// The same for patches of an image `[B, H, W, C]`, each `pieces` pixels.
+    pub(super) fn of_patches(image: &CubeTensor, right: &CubeTensor, rows: usize, pieces: usize) -> Option<Self> {
+        let steps = pieces * image.meta.shape()[3].div_ceil(DEPTH);
+        Self::cheapest([image, right], [rows, right.meta.shape()[0]], steps, Across::default())
+    }
+
+    fn cheapest(operands: [&CubeTensor; 2], [rows, columns]: [usize; 2], steps: usize, across: Across) -> Option<Self> {
+        let of_bf16 = operands.iter().all(|operand| operand.dtype == DType::BF16 && operand.is_contiguous());
+        // The copy engine takes rows of whole 16 bytes alone.
+        let aligned = operands.iter().all(|operand| operand.meta.shape().iter().last().is_some_and(|row| row % 8 == 0));
+        let client = &operands[0].client;
+        let features = client.features();
         let able = features.tma.contains(Tma::Base) && features.matmul.wgmma.iter().next().is_some();
-        if !of_bf16 || !aligned || !columns.is_multiple_of(8) || rows * columns * depth == 0 || !able {
+        if !of_bf16 || !aligned || !columns.is_multiple_of(8) || rows * columns * steps == 0 || !able {
             return None;
         }
-        let processors = left.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize;
-        let steps = depth.div_ceil(DEPTH) as f64;
+        let processors = client.properties().hardware.num_streaming_multiprocessors.unwrap_or(132) as usize;
         let major = |across| if across { Major::MN } else { Major::K };
         let cost = |tile: &(usize, usize, usize, f64, f64)| {
             let (groups, width, _, step, rest) = *tile;
             let tiles = rows.div_ceil(groups * GROUP_ROWS) * columns.div_ceil(width);
-            tiles.div_ceil(processors) as f64 * (steps * step + rest)
+            tiles.div_ceil(processors) as f64 * (steps as f64 * step + rest)
         };
         let best = TRIED.iter().min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
         let (groups, columns, stages, ..) = *best;

@@ -6,6 +6,7 @@ use super::super::activation::gelu_tanh;
 use super::super::attention::attention;
 use super::super::linear::Linear;
 use super::super::norm::RmsNorm;
+use super::super::split::split;
 use super::super::weights::{Scope, WeightsError};
 use super::EPSILON;
 use super::modulation::Modulation;
@@ -53,8 +54,7 @@ impl JointBlock {
         let qkv = [self.context.attention.project(context_input), self.image.attention.project(image_input)];
         let joint_bnd = attention(Tensor::cat(qkv.to_vec(), 1), self.image.attention.heads);
         let [_, length, _] = joint_bnd.dims();
-        let context_attended = joint_bnd.clone().narrow(1, 0, context_length);
-        let image_attended = joint_bnd.narrow(1, context_length, length - context_length);
+        let [context_attended, image_attended] = split(joint_bnd, 1, [context_length, length - context_length]);
 
         let second = self.image.second_attention.as_ref().map(|attention| {
             // The third group of the modulation is the second attention's; its gate comes after shift and scale.
@@ -144,7 +144,7 @@ impl Attention {
         let Some((query_norm, key_norm)) = &self.norms else { return qkv };
         let [batch, length, width] = qkv.dims();
         let parts = qkv.reshape([batch, length, 3 * self.heads, width / (3 * self.heads)]);
-        let [q, k, v] = [0, 1, 2].map(|part| parts.clone().narrow(2, part * self.heads, self.heads));
+        let [q, k, v] = split(parts, 2, [self.heads; 3]);
         Tensor::cat(vec![query_norm.forward(q), key_norm.forward(k), v], 2).reshape([batch, length, width])
     }
 

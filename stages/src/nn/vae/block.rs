@@ -1,7 +1,6 @@
 //! The blocks that both halves of the VAE are made of.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
 use super::super::attention::wide_attention;
 use super::super::convolution::Convolution;
@@ -38,12 +37,12 @@ impl ResidualBlock {
     }
 
     pub(super) fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
-        let inner = self.convolution1.forward(silu(self.norm1.forward(x_bchw.clone())));
-        let inner = self.convolution2.forward(silu(self.norm2.forward(inner)));
-        match &self.shortcut {
-            Some(shortcut) => shortcut.forward(x_bchw) + inner,
-            None => x_bchw + inner,
-        }
+        let inner = self.convolution1.forward(self.norm1.forward_silu(x_bchw.clone()));
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x_bchw),
+            None => x_bchw,
+        };
+        self.convolution2.forward_onto(self.norm2.forward_silu(inner), shortcut)
     }
 }
 

@@ -1,8 +1,5 @@
 //! The VAE's half from latents to images.
 
-use burn::tensor::activation::silu;
-use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Tensor};
 
 use super::super::convolution::Convolution;
@@ -36,7 +33,7 @@ impl VaeDecoder {
             let scope = scope.child("up").child(index);
             let (blocks, outputs) = level(&scope, channels)?;
             channels = outputs;
-            let double = || Convolution::same(&scope.child("upsample.conv"), channels, channels);
+            let double = || Convolution::double(&scope.child("upsample.conv"), channels);
             levels.push((blocks, (index > 0).then(double).transpose()?));
         }
         let [colours, ..] = scope.dims::<4>("conv_out.weight")?;
@@ -62,10 +59,9 @@ impl VaeDecoder {
                 x = block.forward(x);
             }
             if let Some(double) = double {
-                let options = InterpolateOptions::new(InterpolateMode::Nearest).with_scale_factor([2.0, 2.0]);
-                x = double.forward(interpolate(x, options));
+                x = double.forward(x);
             }
         }
-        self.last.forward(silu(self.norm.forward(x))).cast(DType::F32)
+        self.last.forward(self.norm.forward_silu(x)).cast(DType::F32)
     }
 }

@@ -1,6 +1,5 @@
 //! The VAE's half from images to latents.
 
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Tensor};
 
 use super::super::convolution::Convolution;
@@ -70,8 +69,8 @@ impl VaeEncoder {
                 x = halve.forward(x);
             }
         }
-        let x = self.norm.forward(self.middle.forward(x));
-        let moments = self.last.forward(silu(x)).cast(DType::F32);
+        let x = self.norm.forward_silu(self.middle.forward(x));
+        let moments = self.last.forward(x).cast(DType::F32);
         let mean = moments.clone().narrow(1, 0, self.latent_channels);
         let log_variance = moments.narrow(1, self.latent_channels, self.latent_channels);
         (mean, log_variance.clamp(-30.0, 20.0))

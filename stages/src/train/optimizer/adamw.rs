@@ -2,6 +2,8 @@
 
 #[cfg(feature = "compute")]
 use super::{Kept, Pace, codes, keeps};
+#[cfg(feature = "cuda")]
+use burn::tensor::Int;
 #[cfg(feature = "compute")]
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -69,8 +71,8 @@ impl AdamW {
         !in_8_bits || count < keeps::SMALLEST_IN_8_BITS || sd3pipe_kernels::adamw::takes(count)
     }
 
-    /// The same step as in many operations, by one kernel on a GPU: with the moments in 8 bits where `in_8_bits` and the tensor is large
-    /// enough, else in 32. Weights of bf16 are rounded by chance there, with draws of `key`.
+    /// The same step as in many operations, by one kernel on a GPU: with the moments in 8 bits if there are [`codes::tables`] and the
+    /// tensor is large enough, else in 32. Weights of bf16 are rounded by chance there, with draws of `key`.
     #[cfg(feature = "cuda")]
     pub(crate) fn step_by_kernel(
         &self,
@@ -79,7 +81,7 @@ impl AdamW {
         factor: Tensor<1>,
         kept: &mut Kept,
         pace: &Pace,
-        (in_8_bits, key): (bool, u64),
+        (tables, key): (Option<Tensor<1, Int>>, u64),
     ) -> Tensor<1> {
         use sd3pipe_kernels::adamw::{Moments, Step, step, step_wide};
 
@@ -95,19 +97,19 @@ impl AdamW {
         };
         let (count, device) = (weights.dims()[0], weights.device());
         let (first, second) = (codes::Map::Signed, codes::Map::Unsigned);
-        if !in_8_bits || count < keeps::SMALLEST_IN_8_BITS {
+        let Some(tables) = tables.filter(|_| count >= keeps::SMALLEST_IN_8_BITS) else {
             let zeros = || Tensor::zeros([count], (&device, burn::tensor::DType::F32));
             let wide = ["first", "second"].map(|name| kept.take_if(name).unwrap_or_else(zeros));
             let (moved, [of_first, of_second]) = step_wide(weights, gradient, factor, wide, parts);
             kept.put("first", of_first);
             kept.put("second", of_second);
             return moved;
-        }
+        };
         let moments = Moments {
             first: first.take_codes(kept, "first", count, &device),
             second: second.take_codes(kept, "second", count, &device),
         };
-        let (moved, moments) = step(weights, gradient, factor, moments, parts);
+        let (moved, moments) = step(weights, gradient, factor, moments, tables, parts);
         first.put_codes(kept, "first", moments.first);
         second.put_codes(kept, "second", moments.second);
         moved

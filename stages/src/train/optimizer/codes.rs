@@ -17,6 +17,12 @@ pub enum Map {
     Unsigned,
 }
 
+/// What the kernel on a GPU looks up of both maps.
+#[cfg(feature = "cuda")]
+pub fn tables(device: &Device) -> Tensor<1, Int> {
+    sd3pipe_kernels::adamw::tables(&Map::Signed.values(), &Map::Unsigned.values(), device)
+}
+
 impl Map {
     /// The values in ascending order: in each of the seven decades up to 1 the middles of equal parts, in each decade twice as
     /// many as in the one below it.

@@ -13,6 +13,8 @@ mod schedule_free;
 
 pub use adafactor::Adafactor;
 pub use adamw::AdamW;
+#[cfg(feature = "cuda")]
+pub(super) use codes::tables;
 #[cfg(feature = "compute")]
 pub use kept::{Kept, Stored};
 pub use lion::Lion;
