@@ -19,6 +19,7 @@ pub(super) struct Squares {
 
 impl Squares {
     /// Adds those of gradients of the state's weights.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "only GPUs have rows"))]
     pub(super) fn add(&mut self, state: &State, gradients: &BTreeMap<String, Tensor<1>>) {
         for (row, name) in state.weights.names().enumerate() {
             let Some(gradient) = gradients.get(name).cloned() else { continue };

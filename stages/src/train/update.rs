@@ -9,7 +9,7 @@ use crate::{
         metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
-        parallel::{Moving, Rank, Reduced},
+        parallel::{Moving, Reduced},
         parameters::{Train, WeightType},
         rounding,
         squares::Squares,
@@ -299,6 +299,7 @@ fn clip_factor(norm: Tensor<1>, largest: f64) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::parallel::Rank;
 
     #[test]
     fn gradients_are_scaled_to_the_norm_and_small_ones_left_alone() {
