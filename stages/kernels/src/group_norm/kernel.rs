@@ -39,7 +39,7 @@ pub(super) fn launch(
     let empty = |shape: &[usize]| empty_like(&x, Shape::from(shape.to_vec()), DType::F32);
     let [means, spreads] = [(); 2].map(|()| empty(&[batch, strips, channels]));
     let [scale, shift] = [(); 2].map(|()| empty(&[batch, channels]));
-    // SAFETY: pixels past the last are neither read nor written, and a group has no more channels than a cube has units.
+    // SAFETY: pixels past the last are neither read nor written, and a cube has a unit for each vector of a pixel.
     unsafe {
         measure::launch_unchecked(
             &client,
@@ -186,23 +186,26 @@ fn settle(
         all_squares[(UNIT_POS / PLANE) as usize] = squares;
     }
     sync_cube();
-    if UNIT_POS < width {
-        let mut sum = 0f32;
-        let mut squares = 0f32;
-        #[unroll]
-        for plane in 0..comptime![(UNITS / PLANE) as usize] {
-            sum += sums[plane];
-            squares += all_squares[plane];
+    let mut sum = 0f32;
+    let mut squares = 0f32;
+    #[unroll]
+    for plane in 0..comptime![(UNITS / PLANE) as usize] {
+        sum += sums[plane];
+        squares += all_squares[plane];
+    }
+    let share = 1f32 / (f32::cast_from(pixels) * f32::cast_from(width));
+    let mean = sum * share;
+    let variance = squares * share - mean * mean;
+    let steepness = f32::inverse_sqrt(select(variance > 0f32, variance, 0f32) + epsilon);
+    for turn in 0..width.div_ceil(UNITS) {
+        let of_group = turn * UNITS + UNIT_POS;
+        if of_group < width {
+            let channel = CUBE_POS_X * width + of_group;
+            let factor = steepness * f32::cast_from(weight[channel as usize]);
+            let to = (CUBE_POS_Y * channels + channel) as usize;
+            scale[to] = factor;
+            shift[to] = f32::cast_from(bias[channel as usize]) - (origin + mean) * factor;
         }
-        let share = 1f32 / (f32::cast_from(pixels) * f32::cast_from(width));
-        let mean = sum * share;
-        let variance = squares * share - mean * mean;
-        let steepness = f32::inverse_sqrt(select(variance > 0f32, variance, 0f32) + epsilon);
-        let channel = CUBE_POS_X * width + UNIT_POS;
-        let factor = steepness * f32::cast_from(weight[channel as usize]);
-        let to = (CUBE_POS_Y * channels + channel) as usize;
-        scale[to] = factor;
-        shift[to] = f32::cast_from(bias[channel as usize]) - (origin + mean) * factor;
     }
 }
 
