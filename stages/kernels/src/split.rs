@@ -36,9 +36,11 @@ pub fn split<const D: usize, const N: usize>(x: Tensor<D>, dimension: usize, len
 pub struct Parts {
     dimension: usize,
     ranges: Vec<Range<usize>>,
-    /// By the part's index; tensors of the backend.
-    gradients: Arc<Mutex<Vec<(usize, Box<dyn Any + Send>)>>>,
+    gradients: Arc<Mutex<Vec<Found>>>,
 }
+
+/// The index of a part, and its gradient: a tensor of the backend.
+type Found = (usize, Box<dyn Any + Send>);
 
 /// Backends that have the operation, which is two, because none of burn's has two outputs.
 #[backend_extension(Cube, Autodiff, Fusion)]
