@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn every_item_is_made_once_and_progress_is_of_all() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
         let (heard, interrupt) = (Heard::default(), Interrupt::new());
         let mut work = Work::new(&store, &heard, &interrupt, vec![Device::Cpu; 3]);
         let made = spread(&[5, 6, 7, 8, 9], &mut work, |own, work| {
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn an_error_of_one_device_leaves_what_others_have_made() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
         let (heard, interrupt) = (Heard::default(), Interrupt::new());
         let mut work = Work::new(&store, &heard, &interrupt, vec![Device::Cpu; 2]);
         let made = spread(&[0, 1], &mut work, |own, work| {
