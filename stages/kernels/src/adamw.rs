@@ -55,7 +55,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// That which a root is added to: of a second moment below a normal number the kernels see none.
+    /// What is added to a root; not less than the root of what is no normal number, which the kernels take for 0.
     fn epsilon(&self) -> f32 {
         self.epsilon.max(1e-19)
     }
