@@ -7,7 +7,7 @@ use crate::{
 use burn::tensor::{DType, Device, DeviceType, Tensor, distributed::ReduceOperation};
 use sd3pipe_stages::train::optimizer::{AdamW, Optimizer};
 use sd3pipe_stages::train::parameters::Checkpointing;
-use sd3pipe_stages::train::{Gradients, Rank};
+use sd3pipe_stages::train::{Batch, Gradients, Rank, State};
 use std::time::Instant;
 
 const WARM_UPS: usize = 4;
@@ -26,23 +26,68 @@ pub fn run(bench: &Bench) {
         }
         all.iter().for_each(Device::memory_cleanup);
     }
-    if all.len() > 1 {
-        alone(bench, &all);
+    match all.len() {
+        1 => together(bench),
+        _ => alone(bench, &all),
     }
+}
+
+/// Two ranks on one card, whose gradients are then added up without NCCL: their losses and norms against those of one with both pictures.
+fn together(bench: &Bench) {
+    let training = of_recipe(bench);
+    let other = Training::new(bench, Optimizer::AdamW8bit(AdamW::default())).batch;
+    let pictures = [training.batch.clone(), other];
+    let alone = measured(&[bench.device.clone()], &training, &pictures);
+    let both = measured(&[bench.device.clone(), bench.device.clone()], &training, &pictures);
+    for (step, (alone, both)) in alone.iter().zip(&both).enumerate() {
+        bench.check(&format!("loss of step {step} of two ranks"), (both[0] / alone[0] - 1.0).abs(), 1e-3);
+        bench.check(&format!("norm of step {step} of two ranks"), (both[1] / alone[1] - 1.0).abs(), 1e-2);
+    }
+}
+
+/// Losses and norms of three steps over these pictures, dealt to devices.
+fn measured(devices: &[Device], start: &Training, pictures: &[Batch]) -> Vec<[f64; 2]> {
+    let (ranks, serve) = Rank::group(devices, lengths());
+    std::thread::scope(|scope| {
+        scope.spawn(serve);
+        let each = pictures.len() / devices.len();
+        let threads = ranks.into_iter().zip(pictures.chunks(each)).map(|(rank, own)| {
+            let (mut state, parameters) = (State { rank, ..start.state.clone() }, start.parameters.clone());
+            scope.spawn(move || {
+                let step = |step| {
+                    let batches = own.iter().cloned().map(Ok);
+                    let gradients = Gradients::by_blocks(&mut state, &parameters, batches, pictures.len());
+                    let found = state.update(gradients.expect("gradients"), &parameters, 1e-5, step).expect("a step");
+                    [found.loss, found.gradient_norm.into()]
+                };
+                (0..3).map(step).collect()
+            })
+        });
+        let all: Vec<Vec<[f64; 2]>> =
+            threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().expect("a device")).collect();
+        all.into_iter().next().unwrap_or_default()
+    })
+}
+
+fn of_recipe(bench: &Bench) -> Training {
+    let mut training = Training::new(bench, Optimizer::AdamW8bit(AdamW::default()));
+    training.parameters.checkpointing = Checkpointing::Blocks;
+    training.parameters.max_gradient_norm = 1.0;
+    training
+}
+
+fn lengths() -> Vec<(String, usize)> {
+    crate::released::mmdit().into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
 }
 
 /// Seconds of steps in which each device adds up the gradients of so many pictures, and the most bytes that are held of one.
 fn steps(devices: &[Device], pictures: usize) -> (Vec<f64>, u64) {
-    let names = crate::released::mmdit().into_iter().map(|(name, shape)| (name, shape.iter().product()));
-    let (ranks, serve) = Rank::group(devices, names.collect());
+    let (ranks, serve) = Rank::group(devices, lengths());
     std::thread::scope(|scope| {
         scope.spawn(serve);
         let threads = ranks.into_iter().zip(devices).map(|(rank, device)| {
             scope.spawn(move || {
-                let mut training =
-                    Training::new(&Bench::new(device.clone(), None), Optimizer::AdamW8bit(AdamW::default()));
-                training.parameters.checkpointing = Checkpointing::Blocks;
-                training.parameters.max_gradient_norm = 1.0;
+                let mut training = of_recipe(&Bench::new(device.clone(), None));
                 if devices.len() > 1 {
                     training.state.rank = rank;
                 }

@@ -122,6 +122,21 @@ pub fn keep_kernels(store: &Path) {
     let _ = store;
 }
 
+/// Bytes that a network may take of a device, if it is a GPU: what it has, or the GiB that `SD3PIPE_GPU_MEMORY` says, less what CUDA
+/// itself and the kernels take.
+#[cfg(feature = "compute")]
+pub(crate) fn room(device: &burn::tensor::Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if is_gpu(device) {
+        const BESIDE: u64 = 1300 << 20;
+        let told = std::env::var("SD3PIPE_GPU_MEMORY").ok().and_then(|gib| gib.parse::<f64>().ok());
+        let told = told.map(|gib| (gib * f64::from(1 << 30)) as u64);
+        return told.or_else(|| device.memory_capacity()).map(|memory| memory.saturating_sub(BESIDE));
+    }
+    let _ = device;
+    None
+}
+
 /// Whether tensors of this device are on a GPU.
 #[cfg(feature = "cuda")]
 pub(crate) fn is_gpu(device: &burn::tensor::Device) -> bool {

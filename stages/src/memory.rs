@@ -5,7 +5,7 @@
 
 use crate::{
     captions::report::CLIP_TOKENS,
-    checkpoint::{Component, MmditGeometry},
+    checkpoint::{Component, ComponentSource, MmditGeometry},
     device::DeviceKind,
     error::StageError,
     facts::{Facts, TEXT_ENCODERS},
@@ -61,26 +61,40 @@ fn area((width, height): (u32, u32)) -> u64 {
 
 /// The bytes of a network's weights in a precision.
 fn weights(facts: &Facts, component: Component, precision: Precision) -> Result<u64, StageError> {
-    let Some(source) = facts.open(component)? else { return Ok(0) };
-    let values: usize = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).sum();
-    Ok((values * precision.bytes()) as u64)
+    Ok(facts.open(component)?.map_or(0, |source| weights_of(&source, precision)))
 }
 
-/// One encoder is in memory at a time; the largest tensor is there in the file's type too while it is loaded.
+fn weights_of(source: &ComponentSource, precision: Precision) -> u64 {
+    let values: usize = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).sum();
+    (values * precision.bytes()) as u64
+}
+
+/// One encoder is in memory at a time.
 fn text_encoders(facts: &Facts, precision: Precision, t5_tokens: u32, batch: u64) -> Result<u64, StageError> {
     let mut most = 0;
     for component in TEXT_ENCODERS {
         let Some(source) = facts.open(component)? else { continue };
-        let largest = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).max().unwrap_or_default();
-        let (tokens, inner) = match component {
-            Component::T5 => (u64::from(t5_tokens), "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
-            _ => (CLIP_TOKENS as u64, "text_model.encoder.layers.0.mlp.fc1.weight"),
-        };
-        let inner = source.shape(inner).and_then(|shape| shape.first()).copied().unwrap_or_default() as u64;
-        let loading = (2 * largest * precision.bytes()) as u64;
-        most = most.max(weights(facts, component, precision)? + loading.max(ALIVE * F32 * batch * tokens * inner));
+        most = most.max(text_encoder(&source, component, precision, t5_tokens, batch));
     }
     Ok(most)
+}
+
+/// The largest tensor is there in the file's type too while it is loaded.
+pub(crate) fn text_encoder(
+    source: &ComponentSource,
+    component: Component,
+    precision: Precision,
+    t5_tokens: u32,
+    batch: u64,
+) -> u64 {
+    let largest = source.tensors().map(|(_, view)| view.shape.iter().product::<usize>()).max().unwrap_or_default();
+    let (tokens, inner) = match component {
+        Component::T5 => (u64::from(t5_tokens), "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+        _ => (CLIP_TOKENS as u64, "text_model.encoder.layers.0.mlp.fc1.weight"),
+    };
+    let inner = source.shape(inner).and_then(|shape| shape.first()).copied().unwrap_or_default() as u64;
+    let loading = (2 * largest * precision.bytes()) as u64;
+    weights_of(source, precision) + loading.max(ALIVE * F32 * batch * tokens * inner)
 }
 
 /// One half of the VAE over so many pixels: its widest place is at full resolution, or the attention in its middle, whose scores are

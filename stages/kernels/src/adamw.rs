@@ -42,6 +42,10 @@ pub struct Step {
     pub beta1: f32,
     /// Decay of the mean of squared gradients.
     pub beta2: f32,
+    /// What of a gradient goes into its mean, 1 less the decay: of the difference f32 would lose digits.
+    pub fresh1: f32,
+    /// The same of its square.
+    pub fresh2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
     /// The learning rate over the first moment's correction, `1 − β₁ᵗ`.

@@ -37,9 +37,20 @@ pub fn load(source: &ComponentSource, device: &Device, dtype: DType) -> Result<W
 /// # Errors
 /// As [`load`].
 pub fn load_each(source: &ComponentSource, place: impl Fn(&str) -> (Device, DType)) -> Result<Weights, LoadError> {
+    load_some(source, |name| Some(place(name)))
+}
+
+/// The same of those tensors alone that have a place.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_some(
+    source: &ComponentSource,
+    place: impl Fn(&str) -> Option<(Device, DType)>,
+) -> Result<Weights, LoadError> {
     #[cfg(feature = "cuda")]
     let mut waiting = Waiting::default();
-    let tensor = |(name, view): (&str, TensorView<'_>)| {
+    let tensor = |(name, view, (device, dtype)): (&str, TensorView<'_>, (Device, DType))| {
         let data = read(&view).ok_or_else(|| LoadError::Dtype {
             file: source.path().display().to_string(),
             name: name.into(),
@@ -47,14 +58,13 @@ pub fn load_each(source: &ComponentSource, place: impl Fn(&str) -> (Device, DTyp
         })?;
         // Named, because the device's default type would be used otherwise; cast there, where it is faster.
         let stored = data.dtype();
-        let (device, dtype) = place(name);
         #[cfg(feature = "cuda")]
         waiting.add(&device, view.bytes().len());
         let values = Tensor::<1>::from_data(data, (&device, stored)).cast(dtype);
         source.release(name);
         Ok((name.to_owned(), Weight { values, shape: view.shape }))
     };
-    source.tensors().map(tensor).collect()
+    source.tensors().filter_map(|(name, view)| Some((name, view, place(name)?))).map(tensor).collect()
 }
 
 /// Bytes on their way to a GPU, where casts are put off: without a stop what was sent and what it becomes are all there at once.

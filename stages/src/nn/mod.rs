@@ -21,10 +21,10 @@ pub mod weights;
 mod save;
 
 pub use clip::{Clip, ClipKind};
-pub use load::{LoadError, load, load_each};
+pub use load::{LoadError, load, load_each, load_some};
 pub use mmdit::{Mmdit, PositionCrop};
 pub use save::save;
-pub use t5::T5;
+pub use t5::{T5, T5Ends};
 pub use tokens::TokenError;
 pub use vae::{SCALE, SHIFT, VaeDecoder, VaeEncoder, process_in, process_out};
 pub use weights::{Scope, Weight, Weights, WeightsError};

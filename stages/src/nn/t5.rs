@@ -20,15 +20,48 @@ const BUCKETS: usize = 32;
 /// In f16 the values inside released encoders overflow: use bf16 or f32.
 #[derive(Debug, Clone)]
 pub struct T5 {
+    ends: T5Ends,
+    blocks: Vec<T5Block>,
+}
+
+/// What is around the blocks, which may then come one after the other.
+#[derive(Debug, Clone)]
+pub struct T5Ends {
     tokens: Tensor<2>,
     /// A bias a bucket and head, `[32, K]`; the first block's, which all blocks share.
     distances: Tensor<2>,
-    blocks: Vec<Block>,
     norm: RmsNorm,
 }
 
 impl T5 {
     /// Builds the encoder from weights named `shared.weight` and `encoder....`; sizes are read off their shapes.
+    ///
+    /// # Errors
+    /// When weights are missing or don't fit each other.
+    pub fn new(scope: &Scope<'_>) -> Result<Self, WeightsError> {
+        let ends = T5Ends::new(scope)?;
+        let count = scope.child("encoder").count(|index| format!("block.{index}.layer.0.SelfAttention.q.weight"));
+        let blocks = (0..count).map(|index| ends.block(scope, index)).collect::<Result<_, _>>()?;
+        Ok(Self { ends, blocks })
+    }
+
+    /// Encodes texts of one length to `[B, S, D]`, in f32. Padding is not masked, as in Stable Diffusion 3.
+    ///
+    /// # Errors
+    /// When the texts differ in length or hold ids beyond the encoder's vocabulary.
+    pub fn forward(&self, token_ids: &[Vec<u32>]) -> Result<Tensor<3>, TokenError> {
+        let mut x = self.ends.embed(token_ids)?;
+        let [_, length, _] = x.dims();
+        let bias = self.ends.bias(length);
+        for block in &self.blocks {
+            x = block.forward(x, bias.clone());
+        }
+        Ok(self.ends.finish(x))
+    }
+}
+
+impl T5Ends {
+    /// Those of weights named as for [`T5::new`], of which no block but the first one's `relative_attention_bias` is read.
     ///
     /// # Errors
     /// When weights are missing or don't fit each other.
@@ -39,28 +72,33 @@ impl T5 {
         let distances = "block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let [_, heads] = encoder.dims(distances)?;
         let distances = encoder.shaped(distances, [BUCKETS, heads])?;
-        let blocks = (0..encoder.count(|index| format!("block.{index}.layer.0.SelfAttention.q.weight")))
-            .map(|index| Block::new(&encoder.child("block").child(index).child("layer"), width, heads))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { tokens, distances, blocks, norm: RmsNorm::new(&encoder.child("final_layer_norm"), width, EPSILON)? })
+        Ok(Self { tokens, distances, norm: RmsNorm::new(&encoder.child("final_layer_norm"), width, EPSILON)? })
     }
 
-    /// Encodes texts of one length to `[B, S, D]`, in f32. Padding is not masked, as in Stable Diffusion 3.
+    /// One of the blocks, counted from 0.
+    ///
+    /// # Errors
+    /// When weights are missing or don't fit each other.
+    pub fn block(&self, scope: &Scope<'_>, index: usize) -> Result<T5Block, WeightsError> {
+        let ([_, width], [_, heads]) = (self.tokens.dims(), self.distances.dims());
+        T5Block::new(&scope.child("encoder").child("block").child(index).child("layer"), width, heads)
+    }
+
+    /// What goes into the first block: `[B, S, D]`.
     ///
     /// # Errors
     /// When the texts differ in length or hold ids beyond the encoder's vocabulary.
-    pub fn forward(&self, token_ids: &[Vec<u32>]) -> Result<Tensor<3>, TokenError> {
-        let mut x = embed(&self.tokens, token_ids, None)?;
-        let [_, length, _] = x.dims();
-        let bias = self.bias(length);
-        for block in &self.blocks {
-            x = block.forward(x, bias.clone());
-        }
-        Ok(self.norm.forward(x).cast(DType::F32))
+    pub fn embed(&self, token_ids: &[Vec<u32>]) -> Result<Tensor<3>, TokenError> {
+        embed(&self.tokens, token_ids, None)
+    }
+
+    /// The encoding of what comes out of the last block, in f32.
+    pub fn finish(&self, x_bsd: Tensor<3>) -> Tensor<3> {
+        self.norm.forward(x_bsd).cast(DType::F32)
     }
 
     /// The bias of every query (rows) to every key (columns): `[1, K, S, S]`.
-    fn bias(&self, length: usize) -> Tensor<4> {
+    pub fn bias(&self, length: usize) -> Tensor<4> {
         let [_, heads] = self.distances.dims();
         let buckets = (0..length).flat_map(|query| (0..length).map(move |key| bucket(query, key)));
         let chosen = self.distances.clone().select(0, indices(buckets, &self.distances.device()));
@@ -83,8 +121,9 @@ fn bucket(query: usize, key: usize) -> usize {
     side + NEAR + wider
 }
 
+/// Attention of all tokens, and a gated feed-forward network.
 #[derive(Debug, Clone)]
-struct Block {
+pub struct T5Block {
     attention_norm: RmsNorm,
     q: Linear,
     k: Linear,
@@ -96,7 +135,7 @@ struct Block {
     second: Linear,
 }
 
-impl Block {
+impl T5Block {
     fn new(scope: &Scope<'_>, width: usize, heads: usize) -> Result<Self, WeightsError> {
         let attention = scope.child("0.SelfAttention");
         let feed_forward = scope.child("1.DenseReluDense");
@@ -120,7 +159,8 @@ impl Block {
         })
     }
 
-    fn forward(&self, x_bsd: Tensor<3>, bias_1kss: Tensor<4>) -> Tensor<3> {
+    /// `[B, S, D]` to the same, with the bias that [`T5Ends::bias`] gives.
+    pub fn forward(&self, x_bsd: Tensor<3>, bias_1kss: Tensor<4>) -> Tensor<3> {
         let input = self.attention_norm.forward(x_bsd.clone());
         let qkv = [&self.q, &self.k, &self.v].map(|linear| linear.forward(input.clone()));
         let x = x_bsd + self.projection.forward(biased_attention(Tensor::cat(qkv.to_vec(), 2), bias_1kss));

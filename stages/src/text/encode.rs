@@ -3,14 +3,17 @@
 use crate::{
     action::output,
     checkpoint::Component,
-    device::DeviceKind,
+    device::{self, DeviceKind},
     error::StageError,
     facts::{Facts, TEXT_ENCODERS},
+    memory,
     nn::{self, Clip, ClipKind, T5, Weights},
     spread::spread,
     tensors::Array,
     text::{
         Encoded, TextJob,
+        parameters::EncodeText,
+        streamed::{STRETCH, StreamedT5},
         tokenizer::{ClipPad, ClipTokenizer, T5Tokenizer},
     },
     work::Work,
@@ -47,15 +50,20 @@ fn encode_texts(
             // On the CPU each text goes alone: the sums of a product, and so its last bits, depend on the shape of the whole
             // product, and a text's encoding must not depend on which others happened to be missing.
             let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch as usize };
-            for (positions, texts) in batches(round, batch, &job.texts) {
+            let batches = batches(round, batch, &job.texts);
+            for stretch in batches.chunks(encoder.stretch(batch)) {
                 work.check_interrupt()?;
-                let outputs = encoder.forward(&texts)?;
-                for (position, output) in positions.into_iter().zip(outputs) {
-                    output.store(component, &mut encoded[position]);
-                    done += 1;
+                let texts: Vec<&[&str]> = stretch.iter().map(|(_, texts)| texts.as_slice()).collect();
+                for ((positions, _), outputs) in stretch.iter().zip(encoder.forward(&texts)?) {
+                    for (position, output) in positions.iter().zip(outputs) {
+                        output.store(component, &mut encoded[*position]);
+                        done += 1;
+                    }
                 }
                 work.progress.advance(done, &component.to_string());
             }
+            // A block may have been read just now.
+            job.facts.check(component)?;
         }
         let seconds = start.elapsed().as_secs_f64() / round.len() as f64;
         for (index, encoded) in round.iter().zip(encoded) {
@@ -104,17 +112,26 @@ impl Output {
 
 enum Encoder {
     Clip { network: Box<Clip>, tokenizer: ClipTokenizer, pad: ClipPad },
-    T5 { network: Box<T5>, tokenizer: T5Tokenizer, tokens: usize },
+    T5 { network: Network, tokenizer: T5Tokenizer, tokens: usize },
+}
+
+enum Network {
+    Whole(Box<T5>),
+    Streamed(Box<StreamedT5>),
 }
 
 impl Encoder {
     fn load(facts: &Facts, component: Component, job: &TextJob, work: &Work<'_>) -> Result<Option<Self>, StageError> {
         let Some(source) = facts.open(component)? else { return Ok(None) };
         let device = work.device().open();
-        let weights: Weights = nn::load(&source, &device, nn::dtype(job.parameters.precision))?;
-        facts.check(component)?;
+        let dtype = nn::dtype(job.parameters.precision);
+        let load = |source| -> Result<Weights, StageError> {
+            let weights = nn::load(source, &device, dtype)?;
+            facts.check(component)?;
+            Ok(weights)
+        };
         Ok(Some(match component {
-            Component::ClipL | Component::ClipG => Self::clip(facts, component, &weights)?,
+            Component::ClipL | Component::ClipG => Self::clip(facts, component, &load(&source)?)?,
             _ => {
                 let named = facts.t5_tokenizer.as_ref();
                 let Some((named, path)) = named.and_then(|tokenizer| Some((tokenizer, tokenizer.path.as_ref()?)))
@@ -126,7 +143,16 @@ impl Encoder {
                 let tokens = job.parameters.t5_tokens as usize;
                 let tokenizer = T5Tokenizer::open(path)?;
                 named.check(&tokenizer.identity())?;
-                Self::T5 { network: Box::new(T5::new(&weights.root())?), tokenizer, tokens }
+                let EncodeText { batch, precision, t5_tokens, .. } = job.parameters;
+                let needed = memory::text_encoder(&source, component, precision, t5_tokens, batch.into());
+                let network = match device::room(&device).is_some_and(|room| needed > room) {
+                    true => {
+                        work.progress.line("the GPU has no room for T5: its blocks come one by one");
+                        Network::Streamed(Box::new(StreamedT5::open(source, &device, dtype)?))
+                    }
+                    false => Network::Whole(Box::new(T5::new(&load(&source)?.root())?)),
+                };
+                Self::T5 { network, tokenizer, tokens }
             }
         }))
     }
@@ -137,29 +163,37 @@ impl Encoder {
         Ok(Self::Clip { network, tokenizer: clip_tokenizer(facts)?, pad })
     }
 
-    fn forward(&self, texts: &[&str]) -> Result<Vec<Output>, StageError> {
-        Ok(match self {
+    /// How many batches it wants at once.
+    fn stretch(&self, batch: usize) -> usize {
+        match self {
+            Self::T5 { network: Network::Streamed(_), .. } => (STRETCH / batch.max(1)).max(1),
+            _ => 1,
+        }
+    }
+
+    /// What becomes of each batch.
+    fn forward(&self, batches: &[&[&str]]) -> Result<Vec<Vec<Output>>, StageError> {
+        match self {
             Self::Clip { network, tokenizer, pad } => {
-                let ids = texts
-                    .iter()
-                    .map(|text| Ok(tokenizer.encode(text, *pad)?.ids))
-                    .collect::<Result<Vec<_>, StageError>>()?;
-                let result = network.forward(&ids)?;
-                let states = rows::<3>(result.penultimate);
-                states
-                    .into_iter()
-                    .zip(rows::<2>(result.pooled))
-                    .map(|(states, pooled)| Output::Clip([states, pooled]))
-                    .collect()
+                let encode = |texts: &&[&str]| {
+                    let ids = texts.iter().map(|text| Ok(tokenizer.encode(text, *pad)?.ids));
+                    let result = network.forward(&ids.collect::<Result<Vec<_>, StageError>>()?)?;
+                    let pairs = rows::<3>(result.penultimate).into_iter().zip(rows::<2>(result.pooled));
+                    Ok(pairs.map(|(states, pooled)| Output::Clip([states, pooled])).collect())
+                };
+                batches.iter().map(encode).collect()
             }
             Self::T5 { network, tokenizer, tokens } => {
-                let ids = texts
-                    .iter()
-                    .map(|text| Ok(tokenizer.encode(text, *tokens)?.ids))
-                    .collect::<Result<Vec<_>, StageError>>()?;
-                rows::<3>(network.forward(&ids)?).into_iter().map(Output::T5).collect()
+                let ids_of = |text: &&str| Ok(tokenizer.encode(text, *tokens)?.ids);
+                let ids = batches.iter().map(|texts| texts.iter().map(ids_of).collect());
+                let ids: Vec<Vec<Vec<u32>>> = ids.collect::<Result<_, StageError>>()?;
+                let encoded = match network {
+                    Network::Whole(network) => ids.iter().map(|ids| network.forward(ids)).collect::<Result<_, _>>()?,
+                    Network::Streamed(network) => network.forward(&ids)?,
+                };
+                Ok(encoded.into_iter().map(|batch| rows::<3>(batch).into_iter().map(Output::T5).collect()).collect())
             }
-        })
+        }
     }
 }
 
@@ -194,7 +228,7 @@ pub fn encode_clip(
     let encoder = Encoder::clip(facts, component, weights)?;
     let mut encoded = Vec::new();
     for text in texts {
-        encoded.extend(encoder.forward(&[text])?.into_iter().filter_map(|output| match output {
+        encoded.extend(encoder.forward(&[&[*text]])?.into_iter().flatten().filter_map(|output| match output {
             Output::Clip(arrays) => Some(arrays),
             Output::T5(_) => None,
         }));

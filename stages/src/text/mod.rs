@@ -8,6 +8,8 @@ pub mod tokenizer;
 mod conditioning;
 #[cfg(feature = "compute")]
 mod encode;
+#[cfg(feature = "compute")]
+mod streamed;
 
 #[cfg(feature = "compute")]
 pub use conditioning::{Conditioning, Dropped, Encoded};

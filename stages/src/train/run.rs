@@ -3,6 +3,7 @@
 use crate::{
     action::output,
     adapter::parameters::Method,
+    device::DeviceKind,
     error::StageError,
     nn::{self, Weights},
     precision::Precision,
@@ -21,6 +22,7 @@ use crate::{
 use burn::tensor::Device;
 use sd3pipe_cache::{Object, Output};
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     time::{Duration, Instant},
 };
@@ -28,6 +30,9 @@ use std::{
 /// The state at the end of an epoch is saved if the last one is so old: it only makes a kill cost little, and after short epochs
 /// writing it would be most of the work.
 const SAVE_AFTER: Duration = Duration::from_secs(10);
+
+/// What the first step of a size takes longer than is worth a line.
+const FIRST_TAKES: Duration = Duration::from_secs(3);
 
 /// Trains the missing epochs, which nobody else may be training, and validates those whose validation is missing. Epochs in between
 /// whose results are kept are trained again when no state leads past them.
@@ -42,7 +47,8 @@ pub fn train(job: &TrainJob, missing: &[usize], work: &mut Work<'_>) -> Result<(
         let (crew, rank) = Crew::start(scope, job, &devices, store)?;
         let device = devices.first().cloned().unwrap_or_else(Device::flex);
         let replica = Replica::new(job, device, rank)?;
-        Trainer { job, missing: missing.iter().copied().collect(), crew: &crew, replica }.train(work)
+        let (missing, sizes) = (missing.iter().copied().collect(), RefCell::default());
+        Trainer { job, missing, crew: &crew, replica, sizes }.train(work)
     })
 }
 
@@ -54,6 +60,8 @@ pub(super) struct Trainer<'j> {
     pub(super) replica: Replica<'j>,
     /// The other devices.
     crew: &'j Crew,
+    /// Sizes of pictures that have been in a step.
+    sizes: RefCell<BTreeSet<(u32, u32)>>,
 }
 
 impl Trainer<'_> {
@@ -225,7 +233,28 @@ impl Trainer<'_> {
             u64::from(width) * u64::from(height)
         };
         let hands = deal(&self.job.levels(step, turns), cost, self.crew.devices());
-        self.crew.step(&hands, (samples, step), || self.replica.step(state, &hands[0], samples, step, work.store))
+        let start = Instant::now();
+        let measured = self
+            .crew
+            .step(&hands, (samples, step), || self.replica.step(state, &hands[0], samples, step, work.store))?;
+        self.tell_of_sizes(turns, start.elapsed(), work);
+        Ok(measured)
+    }
+
+    /// Says it if a step took long because its pictures' size was new.
+    fn tell_of_sizes(&self, turns: &[Vec<Turn>], took: Duration, work: &Work<'_>) {
+        let mut sizes = self.sizes.borrow_mut();
+        let of_step = turns.iter().flatten().map(|turn| self.job.items[turn.item].bucket);
+        let new: Vec<String> = of_step
+            .filter(|bucket| sizes.insert(*bucket))
+            .map(|(width, height)| format!("{width} × {height}"))
+            .collect();
+        if !new.is_empty() && took >= FIRST_TAKES && self.job.facts.device == DeviceKind::Cuda {
+            let (sizes, seconds) = (new.join(", "), took.as_secs_f64());
+            work.progress.line(&format!(
+                "the first step at {sizes} took {seconds:.0} s: kernels were made for it, and are kept"
+            ));
+        }
     }
 }
 

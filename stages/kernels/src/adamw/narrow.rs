@@ -48,6 +48,8 @@ pub(super) fn launch(
                     strips,
                     step.beta1,
                     step.beta2,
+                    step.fresh1,
+                    step.fresh2,
                     step.epsilon(),
                     step.rate,
                     step.correction.recip(),
@@ -77,6 +79,8 @@ fn adamw<W: Float, G: Float>(
     strips: u32,
     beta1: f32,
     beta2: f32,
+    fresh1: f32,
+    fresh2: f32,
     epsilon: f32,
     rate: f32,
     to_root: f32,
@@ -111,8 +115,8 @@ fn adamw<W: Float, G: Float>(
         #[unroll]
         for index in 0..EACH {
             let g = f32::cast_from(slope.extract(index)) * factor;
-            let m = codes::decode(&tables, old_first.extract(index), true) * first_scale + g * (1f32 - beta1);
-            let v = codes::decode(&tables, old_second.extract(index), false) * second_scale + g * g * (1f32 - beta2);
+            let m = codes::decode(&tables, old_first.extract(index), true) * first_scale + g * fresh1;
+            let v = codes::decode(&tables, old_second.extract(index), false) * second_scale + g * g * fresh2;
             first[index] = m;
             second[index] = v;
             largest = f32::max(largest, f32::abs(m));

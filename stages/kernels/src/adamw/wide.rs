@@ -35,6 +35,8 @@ pub(super) fn launch(
                     count,
                     step.beta1,
                     step.beta2,
+                    step.fresh1,
+                    step.fresh2,
                     step.epsilon(),
                     step.rate,
                     step.correction.recip(),
@@ -60,6 +62,8 @@ fn adamw<W: Float, G: Float, N: Size>(
     count: u32,
     beta1: f32,
     beta2: f32,
+    fresh1: f32,
+    fresh2: f32,
     epsilon: f32,
     rate: f32,
     to_root: f32,
@@ -73,8 +77,8 @@ fn adamw<W: Float, G: Float, N: Size>(
         let at = position as usize;
         let weight = weights[at];
         let g = Vector::<f32, N>::cast_from(gradient[at]) * Vector::new(factor[0]);
-        let m = first[at] * Vector::new(beta1) + g * Vector::new(1f32 - beta1);
-        let v = second[at] * Vector::new(beta2) + g * g * Vector::new(1f32 - beta2);
+        let m = first[at] * Vector::new(beta1) + g * Vector::new(fresh1);
+        let v = second[at] * Vector::new(beta2) + g * g * Vector::new(fresh2);
         first[at] = m;
         second[at] = v;
         let place = position * weight.vector_size() as u32 + key_high;

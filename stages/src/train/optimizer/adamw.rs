@@ -89,6 +89,8 @@ impl AdamW {
         let parts = Step {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
+            fresh1: (1.0 - self.beta1) as f32,
+            fresh2: (1.0 - self.beta2) as f32,
             epsilon: self.epsilon as f32,
             rate: (pace.learning_rate / correction(self.beta1)) as f32,
             correction: libm::sqrt(correction(self.beta2)) as f32,
