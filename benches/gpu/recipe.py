@@ -49,8 +49,9 @@ def main():
         peak, start, first = Peak(), time.monotonic(), None
         peak.start()
         command = [program, "run", *options, "--until", "train", "--set", "train.save_every=40"]
-        child = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        tail = []
+        said = folder / "said"
+        with said.open("w") as output:
+            child = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         events = folder / "out/style_dreambooth/tensorboard"
         while child.poll() is None:
             if first is None and any(path.stat().st_size > 200 for path in events.rglob("*") if path.is_file()):
@@ -59,13 +60,12 @@ def main():
                 child.kill()
             time.sleep(0.1)
         peak.over = True
-        tail = child.stdout.read()[-2500:]
-        return first, time.monotonic() - start, peak.most, child.returncode, tail
+        return first, time.monotonic() - start, peak.most, child.returncode, said.read_text(encoding="utf-8")[-2500:]
 
     first, seconds, most, code, tail = train(until=True)
-    print(f"killed after {seconds:.0f} s, {most} MiB on the first GPU\n{tail if code != -9 else ''}", flush=True)
+    print(f"killed after {seconds:.0f} s, the first step after {first or 0:.0f} s, {most} MiB on the first GPU\n{tail if code != -9 else ''}", flush=True)
     first, seconds, most, code, tail = train()
-    print(f"gone on: {seconds:.0f} s in all, {most} MiB on the first GPU, code {code}\n{tail}", flush=True)
+    print(f"gone on: the first step after {first or 0:.0f} s, {seconds:.0f} s in all, {most} MiB on the first GPU, code {code}\n{tail}", flush=True)
     done, seconds = call("run", *options)
     print(f"export and samples: {seconds:.0f} s\n{done.stdout[-1500:]}", flush=True)
     _, seconds = call("run", *options)
