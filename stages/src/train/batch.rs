@@ -3,21 +3,13 @@
 use crate::{
     adapter::parameters::{Lora, Method},
     error::StageError,
-    images::{Latents, Mask},
+    images::Mask,
     nn::{self, Weights},
     random::Draws,
     tensors::Array,
-    text::{Dropped, Encoded},
-    train::{
-        adapter,
-        loss::Objective,
-        order::Turn,
-        prompts::{Caption, Prompt},
-        replica::Replica,
-    },
+    train::{adapter, loss::Objective, prompts::Prompt, replica::Replica, sample::Sample},
 };
 use burn::tensor::{DType, Tensor, TensorData};
-use sd3pipe_cache::Store;
 
 /// One batch on the device.
 #[derive(Clone, Debug)]
@@ -57,56 +49,26 @@ pub struct Drawn {
 }
 
 impl Batch {
-    /// The batch of these turns, each with its level of noise, at an optimizer step (counted from 0 over all epochs). If it doesn't count,
-    /// its loss is nothing.
+    /// The batch of what was drawn for the samples of an optimizer step (counted from 0 over all epochs).
     ///
     /// # Errors
-    /// When the store can't give an item's latents or text, or these don't fit the network.
-    pub(super) fn draw(
-        turns: &[(Turn, f32)],
-        counts: bool,
-        step: u64,
-        replica: &Replica<'_>,
-        store: &Store,
-    ) -> Result<Self, StageError> {
+    /// When they don't fit the network.
+    pub(super) fn of(samples: Vec<Sample<'_>>, step: u64, replica: &Replica<'_>) -> Result<Self, StageError> {
         let Replica { job, device, .. } = replica;
         let parameters = &job.parameters;
-        let (mut samples, mut captions, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (turn, sigma) in turns {
-            let item = &job.items[turn.item];
-            let draws = |stream: &str| job.draws(stream, step, turn);
-            let (latents, mask) = match item.flipped {
-                Some(flipped) if draws("flip").uniform() < 0.5 => flipped,
-                _ => (item.latents, item.mask),
-            };
-            let latents = Latents::read(store, &latents)?;
-            let weight = if counts { item.weight } else { 0.0 };
-            weights.push((weight, mask.map(|mask| Mask::from_store(store, &mask)).transpose()?));
-            let raw = latents.sample(parameters.sample_posterior.then(|| draws("posterior")).as_mut());
-            let noise = draws("noise").normals_f32(raw.len());
-            samples.push(Drawn { raw: Array { shape: latents.mean.shape, values: raw }, noise, sigma: *sigma });
-            let chance = |stream: &str, rate: f64| rate > 0.0 && draws(stream).uniform() < rate;
-            let (text, digest) = if chance("caption dropout", parameters.caption_dropout) {
-                ("", &job.empty)
-            } else {
-                let variant = draws("caption variant").below(item.texts.len() as u64) as usize;
-                (item.captions[variant].as_str(), &item.texts[variant])
-            };
-            let dropout = &parameters.encoder_dropout;
-            let dropped = Dropped {
-                clip_l: chance("CLIP-L dropout", dropout.clip_l),
-                clip_g: chance("CLIP-G dropout", dropout.clip_g),
-                t5: chance("T5 dropout", dropout.t5),
-            };
-            captions.push(Caption { text, encoded: Encoded::read(store, digest)?, dropped });
+        let names: Vec<String> = samples.iter().map(|sample| job.name(&sample.turn)).collect();
+        let (mut drawn, mut captions, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in samples {
+            drawn.push(sample.drawn);
+            captions.push(sample.caption);
+            counts.push(sample.counts);
         }
         let (context, pooled, prompts) = replica.read(&captions)?;
-        let mut batch = Self { objective: parameters.objective(), prompts, ..Self::new(&samples, context, pooled)? };
-        batch.count(&weights)?;
+        let mut batch = Self { objective: parameters.objective(), prompts, ..Self::new(&drawn, context, pooled)? };
+        batch.count(&counts)?;
         if let Method::LoRA(Lora { dropout, .. }) = &parameters.method
             && *dropout > 0.0
         {
-            let names: Vec<String> = turns.iter().map(|(turn, _)| job.name(turn)).collect();
             let draws = |sample: &str, site: &str| {
                 Draws::new(parameters.seed, "adapter dropout", step, &format!("{sample}/{site}"))
             };

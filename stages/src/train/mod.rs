@@ -40,6 +40,8 @@ mod rounding;
 #[cfg(feature = "compute")]
 mod run;
 #[cfg(feature = "compute")]
+mod sample;
+#[cfg(feature = "compute")]
 mod squares;
 #[cfg(feature = "compute")]
 mod state;

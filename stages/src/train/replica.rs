@@ -10,15 +10,16 @@ use crate::{
         batch::Batch,
         metrics::Measured,
         objective::{self, Gradients},
-        order::Turn,
-        parallel::{Hand, Rank},
+        parallel::{Hands, Rank},
         parameters::Checkpointing,
         prompts::{Caption, Prompt, Prompts},
+        sample::Sample,
         state::{self, State},
     },
 };
 use burn::tensor::{DType, Device, Tensor};
 use sd3pipe_cache::Store;
+use std::cell::RefCell;
 
 /// What a device trains with.
 pub(super) struct Replica<'j> {
@@ -30,7 +31,12 @@ pub(super) struct Replica<'j> {
     pub(super) rank: Rank,
     /// The weights that an adapter is trained beside, see [`State::frozen`].
     pub(super) frozen: Weights,
+    /// What was drawn for a step ahead of it.
+    ahead: RefCell<Option<(u64, Samples<'j>)>>,
 }
+
+/// Those of a device's batches in a step.
+type Samples<'j> = Result<Vec<Vec<Sample<'j>>>, StageError>;
 
 impl<'j> Replica<'j> {
     /// That of a device, with the frozen weights loaded.
@@ -39,7 +45,8 @@ impl<'j> Replica<'j> {
     /// When the model can't be loaded.
     pub(super) fn new(job: &'j TrainJob, device: Device, rank: Rank) -> Result<Self, StageError> {
         let (dtype, prompts) = (nn::dtype(job.parameters.precision), Prompts::new(job)?);
-        let mut replica = Self { job, dtype, prompts, device, rank, frozen: Weights::default() };
+        let mut replica =
+            Self { job, dtype, prompts, device, rank, frozen: Weights::default(), ahead: RefCell::default() };
         if let Method::LoRA(_) = job.parameters.method {
             let weights = adapter::base(job, dtype, |name| replica.home(name))?;
             replica.frozen = adapter::frozen(weights, &job.adapter, |name| replica.home(name));
@@ -111,21 +118,43 @@ impl<'j> Replica<'j> {
         Ok(None)
     }
 
-    /// Its part of an optimizer step of so many samples over all devices. A step that fails leaves the state as it was, on all of them.
+    /// Its part of an optimizer step of so many samples over all devices, while that of the step after it is drawn. A step that fails
+    /// leaves the state as it was, on all devices.
     ///
     /// # Errors
     /// When a batch can't be made or the training has come apart, here or on another device.
     pub(super) fn step(
         &self,
         state: &mut State,
-        hand: &Hand<(Turn, f32)>,
+        hands: &Hands,
         samples: usize,
         step: u64,
         store: &Store,
     ) -> Result<Measured, StageError> {
+        let job = self.job;
+        let drawn = match self.ahead.take() {
+            Some((of, drawn)) if of == step => drawn,
+            _ => Sample::draw_all(job, &hands.now, step, store),
+        };
+        std::thread::scope(|scope| {
+            let next = hands.next.as_ref();
+            let next = next.map(|next| scope.spawn(move || Sample::draw_all(job, next, step + 1, store)));
+            let measured = self.compute(state, drawn, samples, step);
+            *self.ahead.borrow_mut() = next.and_then(|next| Some((step + 1, next.join().ok()?)));
+            measured
+        })
+    }
+
+    fn compute(
+        &self,
+        state: &mut State,
+        drawn: Samples<'_>,
+        samples: usize,
+        step: u64,
+    ) -> Result<Measured, StageError> {
         let (parameters, rate) = (&self.job.parameters, self.job.learning_rate(step));
-        let draw = |turns: &Vec<_>| Batch::draw(turns, hand.counts, step, self, store);
-        let batches: Result<Vec<Batch>, StageError> = hand.batches.iter().map(draw).collect();
+        let batches: Result<Vec<Batch>, StageError> =
+            drawn.and_then(|batches| batches.into_iter().map(|drawn| Batch::of(drawn, step, self)).collect());
         // Before the devices wait for each other in the middle of a step, all of them know that all go there.
         let [failed] = self.rank.total([if batches.is_err() { 1.0 } else { 0.0 }])?;
         let batches = batches?;

@@ -12,7 +12,7 @@ use crate::{
         average::AVERAGE,
         metrics::{LOSSES, Measured},
         order::Turn,
-        parallel::{Crew, deal},
+        parallel::{Crew, Hands, deal},
         replica::Replica,
         state::{self, State},
         validation::Watch,
@@ -134,10 +134,11 @@ impl Trainer<'_> {
         // Steps that an earlier run has done of this epoch.
         let before: Vec<_> = state.position.measured.iter().flat_map(Measured::scalars).collect();
         work.progress.measured(&before);
-        for turns in job.steps(state.position.epoch).into_iter().skip(state.position.steps as usize) {
+        let mut steps = job.steps(state.position.epoch).into_iter().skip(state.position.steps as usize).peekable();
+        while let Some(turns) = steps.next() {
             let measured = match work.interrupt.asked() {
                 true => Err(StageError::Interrupted),
-                false => self.step(state, &turns, self.done(state), work),
+                false => self.step(state, &turns, steps.peek(), self.done(state), work),
             };
             // A step that fails leaves the state as it was.
             let measured = measured.map_err(|error| finished.save_after(error, self, state, work))?;
@@ -225,14 +226,24 @@ impl Trainer<'_> {
         Ok(work.store.adopt(&path)?)
     }
 
-    /// One optimizer step over the batches of `turns`, dealt to all devices.
-    fn step(&self, state: &mut State, turns: &[Vec<Turn>], step: u64, work: &Work<'_>) -> Result<Measured, StageError> {
+    /// One optimizer step over the batches of `turns`, dealt to all devices, which draw those of `next` meanwhile.
+    fn step(
+        &self,
+        state: &mut State,
+        turns: &[Vec<Turn>],
+        next: Option<&Vec<Vec<Turn>>>,
+        step: u64,
+        work: &Work<'_>,
+    ) -> Result<Measured, StageError> {
         let samples = turns.iter().map(Vec::len).sum();
         let cost = |(turn, _): &(Turn, f32)| {
             let (width, height) = self.job.items[turn.item].bucket;
             u64::from(width) * u64::from(height)
         };
-        let hands = deal(&self.job.levels(step, turns), cost, self.crew.devices());
+        let deal = |step, turns| deal(&self.job.levels(step, turns), cost, self.crew.devices());
+        let mut next = next.map(|next| deal(step + 1, next).into_iter());
+        let hand = |now| Hands { now, next: next.as_mut().and_then(Iterator::next) };
+        let hands: Vec<Hands> = deal(step, turns).into_iter().map(hand).collect();
         let start = Instant::now();
         let measured = self
             .crew

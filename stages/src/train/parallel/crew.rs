@@ -1,10 +1,10 @@
 //! The other devices of a training: a thread each, which does what the first has it do.
 
-use super::{Hand, Rank};
+use super::{Hands, Rank};
 use crate::{
     error::StageError,
     nn::Weights,
-    train::{TrainJob, Turn, optimizer::Kept, replica::Replica, state::State},
+    train::{TrainJob, optimizer::Kept, replica::Replica, state::State},
 };
 use burn::tensor::Device;
 use sd3pipe_cache::Store;
@@ -32,7 +32,7 @@ enum Order {
     /// To load the nearest state to an epoch.
     Load(usize),
     /// To take part in a step of so many samples.
-    Step { hand: Hand<(Turn, f32)>, samples: usize, step: u64 },
+    Step { hands: Hands, samples: usize, step: u64 },
     /// To say what it alone has.
     Tell,
 }
@@ -102,11 +102,11 @@ impl Crew {
     /// The first that one of them met with.
     pub(in crate::train) fn step<T>(
         &self,
-        hands: &[Hand<(Turn, f32)>],
+        hands: &[Hands],
         (samples, step): (usize, u64),
         here: impl FnOnce() -> Result<T, StageError>,
     ) -> Result<T, StageError> {
-        self.together(|index| Order::Step { hand: hands[index + 1].clone(), samples, step }, here)
+        self.together(|index| Order::Step { hands: hands[index + 1].clone(), samples, step }, here)
     }
 
     /// The state with what the other devices have of it.
@@ -169,8 +169,8 @@ fn follow(
                 known = Some((replica, state));
                 Ok(Share::default())
             }),
-            (Order::Step { hand, samples, step }, Some((replica, state))) => {
-                replica.step(state, &hand, samples, step, store).map(|_| Share::default())
+            (Order::Step { hands, samples, step }, Some((replica, state))) => {
+                replica.step(state, &hands, samples, step, store).map(|_| Share::default())
             }
             (Order::Tell, Some((_, state))) => Ok(Share { kept: state.kept.clone(), average: state.average.clone() }),
             (_, None) => Err(StageError::LostDevice),

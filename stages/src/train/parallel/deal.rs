@@ -1,5 +1,7 @@
 //! Which samples of a step each device computes.
 
+use crate::train::Turn;
+
 /// A device's part of an optimizer step.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::train) struct Hand<T> {
@@ -8,6 +10,13 @@ pub(in crate::train) struct Hand<T> {
     /// Whether they count. A device for which there is no sample computes one of another's, for nothing: all take part in what they
     /// do together.
     pub(in crate::train) counts: bool,
+}
+
+/// A device's parts of a step and of the one after it, if there is one in the epoch.
+#[derive(Clone, Debug)]
+pub(in crate::train) struct Hands {
+    pub(in crate::train) now: Hand<(Turn, f32)>,
+    pub(in crate::train) next: Option<Hand<(Turn, f32)>>,
 }
 
 /// Deals the samples of a step's batches to so many devices, in their order and cut where the cost comes to equal shares: batches

@@ -11,6 +11,6 @@ mod deal;
 mod rank;
 
 pub(super) use crew::Crew;
-pub(super) use deal::{Hand, deal};
+pub(super) use deal::{Hand, Hands, deal};
 pub use rank::Rank;
 pub(super) use rank::{Moving, Reduced};
