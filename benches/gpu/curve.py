@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -23,6 +24,10 @@ class Place:
 
     def __init__(self, program, folder, name, device, epochs):
         self.folder, self.name = folder / name, name
+        self.folder.mkdir()
+        # One for all: compiling kernels, and choosing some, takes longer than the steps.
+        kernels = f'[compilation]\ncache = true\n[environment]\nname = "curve"\npath = {{ directory = "{folder}/kernels" }}\n'
+        (self.folder / "cubecl.toml").write_text(kernels, encoding="utf-8")
         shutil.copytree(ROOT / "pipelines" / "demo", self.folder / "demo")
         pipeline = (ROOT / "pipelines" / "demo.ron").read_text(encoding="utf-8").replace("device: Cpu,", f"{device},")
         (self.folder / "demo.ron").write_text(pipeline, encoding="utf-8")
@@ -76,12 +81,15 @@ def main():
         place = lambda name, device: Place(program, pathlib.Path(folder), name, device, arguments.epochs)
         cpu, gpu, killed = place("cpu", "device: Cpu"), place("gpu", "device: Cuda(0)"), place("killed", "device: Cuda(0)")
         several = place("several", "devices: All") if gpus > 1 else None
-        for there in [cpu, gpu, several]:
+        beside = threading.Thread(target=cpu.run)
+        beside.start()
+        for there in [gpu, several]:
             if there:
                 there.run()
         killed.run_and_kill()
         killed.run()
         expected = gpu.losses()
+        beside.join()
 
         def compare(what, found, expected, bound, more=""):
             nonlocal failed

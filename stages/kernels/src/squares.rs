@@ -7,12 +7,13 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
 
-/// Parts of a sum of squares: one a cube, two cubes for each of a large chip's processors.
-pub const PARTS: usize = 256;
+/// The most parts of a sum of squares: one a cube, as many cubes as a large chip's processors hold at once, since a unit waits for one
+/// vector at a time.
+pub const PARTS: usize = 1024;
 const UNITS: u32 = 256;
 
-/// Writes the sum of squares of a tensor of bf16 or f32 into a row of `sums`, `[rows, PARTS]`, in so many parts and in f32: those of many
-/// tensors are added up at once. It has no gradients.
+/// Writes the sum of squares of a tensor of bf16 or f32 into a row of `sums`, `[rows, PARTS]`, which is zeros, in up to so many parts and in
+/// f32: those of many tensors are added up at once. It has no gradients.
 pub fn square_sums(values: Tensor<1>, sums: Tensor<2>, row: usize) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::square_sums(values.into_dispatch(), sums.into_dispatch(), row))
 }
@@ -39,7 +40,7 @@ impl SquaresBackend for CubeBackend {
                 unsafe {
                     add::launch_unchecked::<$kind>(
                         &sums.client,
-                        CubeCount::Static(PARTS as u32, 1, 1),
+                        CubeCount::Static((count / $size).div_ceil(UNITS as usize).clamp(1, PARTS) as u32, 1, 1),
                         CubeDim::new_1d(UNITS),
                         $size,
                         values.into_buffer_arg(),
