@@ -85,12 +85,15 @@ rest=$(sed 's/.* and \([0-9]*\),.*/\1/' submitted)
 state() { scontrol --oneliner show job "$1" | sed 's/.*JobState=\([A-Z_]*\).*/\1/'; }
 wait_for() { # what it is, and a command that tells whether it is there
     for _ in $(seq 1200); do
+        # Once no job is left it comes now or never.
+        over=$(squeue --noheader)
         if "${@:2}"; then return; fi
+        [ "$over" ] || break
         sleep 0.5
     done
     echo "$1 never came" >&2
     squeue
-    tail -n 5 slurm-*.out
+    tail -n 5 slurm-*.out >&2
     exit 1
 }
 # Images that are recorded. From the first look on, whatever is recorded in the place of an older record is written down.

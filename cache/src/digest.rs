@@ -29,9 +29,15 @@ impl Digest {
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn of_reader(reader: impl Read) -> io::Result<(Digest, u64)> {
+    pub fn of_reader(mut reader: impl Read) -> io::Result<(Digest, u64)> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(reader)?;
+        // A caption is shorter than this, and clearing the 64 KiB that the hasher reads into takes longer than reading it.
+        let mut short = Vec::with_capacity(4096);
+        reader.by_ref().take(4095).read_to_end(&mut short)?;
+        hasher.update(&short);
+        if short.len() == 4095 {
+            hasher.update_reader(reader)?;
+        }
         Ok((Digest(*hasher.finalize().as_bytes()), hasher.count()))
     }
 

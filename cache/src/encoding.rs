@@ -50,6 +50,19 @@ pub(crate) fn encode_map(map: &Map<String, Value>, into: &mut Vec<u8>) {
     }
 }
 
+/// Each entry of a map as [`encode_map`] writes it, with its name.
+pub(crate) fn encode_entries(map: &Map<String, Value>) -> Vec<(String, Vec<u8>)> {
+    let mut entries: Vec<(String, Vec<u8>)> = Vec::with_capacity(map.len());
+    for (name, value) in map {
+        let mut entry = Vec::new();
+        encode_text(name, &mut entry);
+        encode(value, &mut entry);
+        entries.push((name.clone(), entry));
+    }
+    entries.sort_unstable();
+    entries
+}
+
 fn encode_number(number: &Number, into: &mut Vec<u8>) {
     if let Some(value) = number.as_u64() {
         into.push(b'u');

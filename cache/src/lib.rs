@@ -40,7 +40,7 @@ pub use digest::{Digest, DigestError};
 pub use error::{KeyError, StoreError};
 pub use fault::Fault;
 pub use gc::{Collection, Limits, Part};
-pub use key::{Change, Key, Preimage, diff};
+pub use key::{Change, Common, Key, Preimage, diff};
 pub use making::Making;
 pub use object::{Object, ObjectWriter};
 pub use pin::{Pin, RunStage};

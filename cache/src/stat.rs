@@ -175,6 +175,15 @@ impl FileDigests<'_> {
     /// # Errors
     /// A file that cannot be read, or that does not stop changing.
     pub fn digest(&mut self, path: &Path) -> io::Result<Digest> {
+        self.digest_by(path, |file| Ok(Digest::of_reader(file)?.0))
+    }
+
+    /// As [`FileDigests::digest`], by `read`, which gives the digest of all that it finds in the open file, and may look at that too. Of a file
+    /// that changes meanwhile it is called again.
+    ///
+    /// # Errors
+    /// Those of `read`, and of [`FileDigests::digest`].
+    pub fn digest_by(&mut self, path: &Path, mut read: impl FnMut(&File) -> io::Result<Digest>) -> io::Result<Digest> {
         if let Some(digest) = self.known(path, &Fingerprint::of(&fs::metadata(path)?)) {
             return Ok(digest);
         }
@@ -182,7 +191,7 @@ impl FileDigests<'_> {
             if attempt > 0 {
                 thread::sleep(Duration::from_millis(20 << attempt));
             }
-            if let Some(digest) = self.read(path, |file| Ok(Digest::of_reader(file)?.0))? {
+            if let Some(digest) = self.read(path, &mut read)? {
                 return Ok(digest);
             }
         }

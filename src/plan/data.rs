@@ -18,6 +18,7 @@ use sd3pipe_stages::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -44,9 +45,9 @@ pub struct Data {
 #[derive(Default, Serialize, Deserialize)]
 struct Memo {
     /// Width and height by the image's digest.
-    sizes: HashMap<String, (u32, u32)>,
+    sizes: HashMap<Digest, (u32, u32)>,
     /// The caption file's bytes, as far as they are used, by its digest.
-    captions: HashMap<String, String>,
+    captions: HashMap<Digest, Box<str>>,
 }
 
 const MEMO: &str = "memo";
@@ -75,7 +76,8 @@ impl Data {
         lost: &BTreeSet<Digest>,
     ) -> Result<Self, PlanError> {
         let mut remembered = load_digests(stage, resolved, store)?;
-        let digests = digests_of(&scan, &mut remembered, true)?.unwrap_or_default();
+        let mut read = Memo::default();
+        let digests = digests_of(&scan, &mut remembered, Some(&mut read))?.unwrap_or_default();
         for (_, remembered) in remembered {
             remembered.save()?;
         }
@@ -97,6 +99,7 @@ impl Data {
             return Ok(Self { preimage, result, kept: true, images, report: None, scan, digests, memo: None });
         }
         let mut before = store.zip(previous).and_then(|(store, key)| Memo::read(store, key)).unwrap_or_default();
+        before.add(read);
         scan.found.iter().zip(&digests).for_each(|(found, digests)| before.add_listed(found, digests));
         let (made, memo) = make(stage, &scan, &digests, before)?;
         let report = Some(DataReport::new(&made, &scan));
@@ -109,7 +112,7 @@ impl Data {
     pub fn files(&self) -> impl Iterator<Item = (&Path, &Fingerprint)> {
         fn of(found: &Found) -> impl Iterator<Item = (&Path, &Fingerprint)> {
             let caption = found.caption.as_deref().zip(found.caption_state.as_ref());
-            let mask = found.mask.as_ref().map(|(path, state)| (path.as_path(), state));
+            let mask = found.mask.as_deref().map(|(path, state)| (path.as_path(), state));
             let all = [Some((found.image.as_path(), &found.image_state)), caption, mask];
             all.into_iter().flatten().filter_map(|(path, state)| Some((path, state.here()?)))
         }
@@ -119,17 +122,25 @@ impl Data {
 
     /// The files of every item's picture.
     pub fn files_of_items(&self) -> BTreeMap<String, images::Files> {
-        let files = |found: &Found| images::Files {
-            image: found.image.clone(),
-            mask: found.mask.as_ref().map(|(path, _)| path.clone()),
-        };
         self.scan.found.iter().map(|found| (found.id.clone(), files(found))).collect()
+    }
+
+    /// Gives the files of an item's picture by its id. Items are mostly asked for in their order, and found without a search then.
+    pub fn files_in_order(&self) -> impl FnMut(&str) -> images::Files {
+        let (found, mut next) = (&self.scan.found, 0);
+        move |id| {
+            if found.get(next).is_none_or(|found| found.id != id) {
+                next = found.partition_point(|found| found.id.as_str() < id);
+            }
+            next += 1;
+            found.get(next - 1).filter(|found| found.id == id).map(files).unwrap_or_default()
+        }
     }
 
     /// Those of an item's files that are elsewhere: its folder has a listing in their place.
     pub fn elsewhere(&self) -> impl Iterator<Item = &Path> {
         let pictures = self.scan.found.iter().flat_map(|found| {
-            let mask = found.mask.as_ref().map(|(path, seen)| (path, seen));
+            let mask = found.mask.as_deref().map(|(path, seen)| (path, seen));
             [Some((&found.image, &found.image_state)), mask]
         });
         pictures.flatten().filter(|(_, seen)| seen.listed().is_some()).map(|(path, _)| path.as_path())
@@ -149,19 +160,18 @@ impl Data {
             listings.entry(folder.to_owned()).or_default().files.insert(below, file);
         };
         let picture = |digest: &Digest| {
-            let digest = digest.to_string();
-            ListedFile { size: memo.sizes.get(&digest).copied(), text: None, digest }
+            let size = memo.sizes.get(digest).copied();
+            ListedFile { size, text: None, digest: digest.to_string() }
         };
         for (found, digests) in self.scan.found.iter().zip(&self.digests) {
             let Some(dataset) = stage.data.get(found.dataset) else { continue };
             add(&dataset.path, &found.image, picture(&digests.image));
             if let Some((path, digest)) = found.caption.as_ref().zip(digests.caption) {
-                let digest = digest.to_string();
-                let text = memo.captions.get(&digest).cloned();
-                add(&dataset.path, path, ListedFile { size: None, text, digest });
+                let text = memo.captions.get(&digest).map(ToString::to_string);
+                add(&dataset.path, path, ListedFile { size: None, text, digest: digest.to_string() });
             }
             if let (Some(Masks::Folder(masks)), Some((path, _)), Some(digest)) =
-                (&dataset.masks, &found.mask, &digests.mask)
+                (&dataset.masks, found.mask.as_deref(), &digests.mask)
             {
                 add(masks, path, picture(digest));
             }
@@ -204,13 +214,17 @@ impl Planner<'_> {
             return Ok(true);
         };
         let scan = self.scan(index, stage)?;
-        let key = match digests_of(&scan, &mut load_digests(stage, self.resolved, Some(store))?, false)? {
+        let key = match digests_of(&scan, &mut load_digests(stage, self.resolved, Some(store))?, None)? {
             Some(digests) => Some(preimage(stage, &scan, &digests)?.key()),
             None => None,
         };
         self.scans.insert(index, scan);
         Ok(key.map(|key| store.outputs(&key)).transpose()?.flatten().is_some())
     }
+}
+
+fn files(found: &Found) -> images::Files {
+    images::Files { image: found.image.clone(), mask: found.mask.as_deref().map(|(path, _)| path.clone()) }
 }
 
 /// All that the items depend on.
@@ -248,14 +262,41 @@ fn output(role: &str, object: sd3pipe_cache::Object) -> Output {
 }
 
 impl Memo {
+    fn add(&mut self, other: Self) {
+        if self.sizes.is_empty() && self.captions.is_empty() {
+            *self = other;
+        } else {
+            self.sizes.extend(other.sizes);
+            self.captions.extend(other.captions);
+        }
+    }
+
+    /// Reads an image file, and gives its digest. One that is too large, or no image, is left to who looks at it once more.
+    fn read_image(&mut self, file: &File) -> std::io::Result<Digest> {
+        let Some((bytes, digest)) = read_up_to(file, decode::MOST_BYTES)? else {
+            return Ok(Digest::of_reader(file)?.0);
+        };
+        self.sizes.extend(decode::probe(&bytes).ok().map(|size| (digest, size)));
+        Ok(digest)
+    }
+
+    /// Reads a caption file, as [`read_image`](Self::read_image) does an image.
+    fn read_caption(&mut self, file: &File) -> std::io::Result<Digest> {
+        let Some((bytes, digest)) = read_up_to(file, caption::LONGEST as u64)? else {
+            return Ok(Digest::of_reader(file)?.0);
+        };
+        self.captions.extend(String::from_utf8(bytes).ok().map(|text| (digest, text.into())));
+        Ok(digest)
+    }
+
     /// Adds what listings say of an item's files.
     fn add_listed(&mut self, found: &Found, digests: &Digests) {
-        let mask = found.mask.as_ref().map(|(_, seen)| seen).zip(digests.mask);
+        let mask = found.mask.as_deref().map(|(_, seen)| seen).zip(digests.mask);
         let caption = found.caption_state.as_ref().zip(digests.caption);
         for (seen, digest) in [Some((&found.image_state, digests.image)), mask, caption].into_iter().flatten() {
             let Some(file) = seen.listed() else { continue };
-            self.sizes.extend(file.size.map(|size| (digest.to_string(), size)));
-            self.captions.extend(file.text.clone().map(|text| (digest.to_string(), text)));
+            self.sizes.extend(file.size.map(|size| (digest, size)));
+            self.captions.extend(file.text.clone().map(|text| (digest, text.into())));
         }
     }
 
@@ -291,13 +332,30 @@ fn load_digests<'s>(
     roots.iter().filter(is_outer).map(|root| Ok((root.clone(), store.digests("bytes", root)?))).collect()
 }
 
-/// The digests of every item's files. Files that are not remembered are read, or else, unless that is asked for, there is no answer.
+/// The bytes of a file of no more than `most`, and their digest.
+fn read_up_to(file: &File, most: u64) -> std::io::Result<Option<(Vec<u8>, Digest)>> {
+    let length = file.metadata()?.len();
+    if length > most {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length as usize + 1);
+    let mut file = file;
+    file.read_to_end(&mut bytes)?;
+    let digest = Digest::of(&bytes);
+    Ok(Some((bytes, digest)))
+}
+
+/// How a file is read whose digest is not remembered.
+type Reading = fn(&mut Memo, &File) -> std::io::Result<Digest>;
+
+/// The digests of every item's files. Files that are not remembered are read, and what else is to be known of them goes to `read`; or else,
+/// unless there is that, there is no answer.
 fn digests_of(
     scan: &Scan,
     remembered: &mut [(PathBuf, FileDigests<'_>)],
-    read: bool,
+    mut read: Option<&mut Memo>,
 ) -> Result<Option<Vec<Digests>>, PlanError> {
-    let mut digest = |path: &Path, state: &Seen| -> Result<Option<Digest>, PlanError> {
+    let mut digest = |path: &Path, state: &Seen, reading: Reading| -> Result<Option<Digest>, PlanError> {
         let state = match state {
             Seen::Here(state) => state,
             Seen::Listed(file) => {
@@ -310,24 +368,22 @@ fn digests_of(
             several => several.iter_mut().find(|(root, _)| path.starts_with(root)).map(|(_, cache)| cache),
         };
         let known = cache.as_ref().and_then(|cache| cache.known(path, state));
-        if known.is_some() || !read {
-            return Ok(known);
-        }
+        let Some(memo) = read.as_deref_mut().filter(|_| known.is_none()) else { return Ok(known) };
         let digest = match cache {
-            Some(cache) => cache.digest(path),
-            None => std::fs::File::open(path).and_then(Digest::of_reader).map(|(digest, _)| digest),
+            Some(cache) => cache.digest_by(path, |file| reading(memo, file)),
+            None => File::open(path).and_then(|file| reading(memo, &file)),
         };
         digest.map(Some).map_err(|source| PlanError::File { path: path.to_owned(), source })
     };
     let mut all = Vec::with_capacity(scan.found.len());
     for found in &scan.found {
-        let mut optional = |file: Option<(&Path, &Seen)>| match file {
-            Some((path, state)) => Ok(digest(path, state)?.map(Some)),
+        let mut optional = |file: Option<(&Path, &Seen)>, reading: Reading| match file {
+            Some((path, state)) => Ok(digest(path, state, reading)?.map(Some)),
             None => Ok::<_, PlanError>(Some(None)),
         };
-        let caption = optional(found.caption.as_deref().zip(found.caption_state.as_ref()))?;
-        let mask = optional(found.mask.as_ref().map(|(path, state)| (path.as_path(), state)))?;
-        let image = digest(&found.image, &found.image_state)?;
+        let caption = optional(found.caption.as_deref().zip(found.caption_state.as_ref()), Memo::read_caption)?;
+        let mask = optional(found.mask.as_deref().map(|(path, state)| (path.as_path(), state)), Memo::read_image)?;
+        let image = digest(&found.image, &found.image_state, Memo::read_image)?;
         let (Some(image), Some(caption), Some(mask)) = (image, caption, mask) else { return Ok(None) };
         all.push(Digests { image, caption, mask });
     }
@@ -336,30 +392,26 @@ fn digests_of(
 
 /// Makes the items. What is read again must have the digest that the key was taken of.
 fn make(stage: &Captions, scan: &Scan, digests: &[Digests], before: Memo) -> Result<(Made, Memo), PlanError> {
-    let (mut images, mut captions): (HashMap<&Path, &Digest>, HashMap<&Path, &Digest>) = Default::default();
-    for (found, digests) in scan.found.iter().zip(digests) {
-        images.insert(&found.image, &digests.image);
-        images.extend(found.mask.as_ref().map(|(path, _)| path.as_path()).zip(digests.mask.as_ref()));
-        captions.extend(found.caption.as_deref().zip(digests.caption.as_ref()));
-    }
     let mut after = Memo::default();
-    let image = |path: &Path| {
-        let digest = images.get(path).map(ToString::to_string).unwrap_or_default();
+    let changed = || std::io::Error::other(CHANGED);
+    let image = |item: usize, path: &Path| {
+        let is_mask = scan.found[item].mask.as_deref().is_some_and(|(mask, _)| mask == path);
+        let digest = if is_mask { digests[item].mask.ok_or_else(changed)? } else { digests[item].image };
         let (width, height) = match before.sizes.get(&digest) {
             Some(size) => *size,
             None => decode::probe(&read_as(path, &digest, decode::MOST_BYTES)?)?,
         };
-        after.sizes.insert(digest.clone(), (width, height));
-        Ok(ImageFacts { digest, width, height })
+        after.sizes.insert(digest, (width, height));
+        Ok(ImageFacts { digest: digest.to_string(), width, height })
     };
-    let caption = |path: &Path| {
-        let digest = captions.get(path).map(ToString::to_string).unwrap_or_default();
+    let caption = |item: usize, path: &Path| {
+        let digest = digests[item].caption.ok_or_else(changed)?;
         let bytes = match before.captions.get(&digest) {
-            Some(text) => text.clone().into_bytes(),
+            Some(text) => text.as_bytes().to_vec(),
             None => read_as(path, &digest, caption::LONGEST as u64)?,
         };
         if let Ok(text) = std::str::from_utf8(&bytes) {
-            after.captions.insert(digest, text.to_owned());
+            after.captions.insert(digest, text.into());
         }
         Ok(bytes)
     };
@@ -367,14 +419,16 @@ fn make(stage: &Captions, scan: &Scan, digests: &[Digests], before: Memo) -> Res
     Ok((made, after))
 }
 
+const CHANGED: &str = "it changed while it was read; run again";
+
 /// A file's bytes, which must be those that were hashed. Of a file with more than `most` there is one more, which is enough to know.
-fn read_as(path: &Path, digest: &str, most: u64) -> std::io::Result<Vec<u8>> {
+fn read_as(path: &Path, digest: &Digest, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most || Digest::of(&bytes).to_string() == digest {
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most || Digest::of(&bytes) == *digest {
         Ok(bytes)
     } else {
-        Err(std::io::Error::other("it changed while it was read; run again"))
+        Err(std::io::Error::other(CHANGED))
     }
 }
 

@@ -145,20 +145,32 @@ impl Planner<'_> {
                     false => self.outputs(job)?.into_iter().map(Option::unwrap_or_default).collect(),
                 };
                 let forecast = job.forecast(missing, &outputs)?;
-                let mut made = vec![Vec::new(); outputs.len()];
-                for (&action, outputs_of_action) in missing.iter().zip(&forecast.outputs) {
-                    outputs[action].clone_from(outputs_of_action);
-                    made[action].clone_from(outputs_of_action);
+                let prompts = self.prompts(job, missing)?;
+                forecast
+                    .outputs
+                    .iter()
+                    .flatten()
+                    .chain(&prompts)
+                    .for_each(|output| count(output.digest, output.length));
+                // Moved and not copied, and dropped as soon as may be: there may be a million.
+                for (&action, outputs_of_action) in missing.iter().zip(forecast.outputs) {
+                    outputs[action] = outputs_of_action;
                 }
                 let artifact = job.artifact(&outputs);
-                let result = StageResult::foreseen(artifact.to_bytes()?);
-                let new = [forecast.outputs.concat(), self.prompts(job, missing)?].concat();
-                new.iter().for_each(|output| count(output.digest, output.length));
-                count(result.digest, result.bytes(None)?.len() as u64);
+                let targets = target::targets(self.resolved, index, &artifact);
                 // By path: files of what is made may be the same as some of what is kept.
-                let fresh = target::targets(self.resolved, index, &job.artifact(&made));
-                let fresh: HashSet<PathBuf> = fresh.into_iter().map(|target| target.path).collect();
-                for target in target::targets(self.resolved, index, &artifact) {
+                let mut fresh = HashSet::new();
+                if !targets.is_empty() {
+                    let mut made = vec![Vec::new(); outputs.len()];
+                    missing.iter().for_each(|&action| made[action] = std::mem::take(&mut outputs[action]));
+                    let targets = target::targets(self.resolved, index, &job.artifact(&made));
+                    fresh = targets.into_iter().map(|target| target.path).collect::<HashSet<PathBuf>>();
+                }
+                drop(outputs);
+                let result = StageResult::foreseen(artifact.to_bytes()?);
+                drop(artifact);
+                count(result.digest, result.bytes(None)?.len() as u64);
+                for target in targets {
                     let older = std::fs::metadata(&target.path).map(|metadata| metadata.len()).ok();
                     // What is kept lies there already, unless somebody took it away.
                     if fresh.contains(&target.path) || older != Some(target.length) {

@@ -388,8 +388,8 @@ impl<'p> Planner<'p> {
             }
             Stage::EncodeImages(parameters) => {
                 let items = items()?;
-                let files = self.data(captions)?.files_of_items();
-                Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), &files)?)
+                let files = self.data(captions)?.files_in_order();
+                Job::Images(ImagesJob::new(parameters, &facts, items.as_slice(), files)?)
             }
             Stage::Train(parameters) => {
                 if let Some(start) = self.start(index)? {

@@ -1,7 +1,8 @@
 //! A keyed unit of work, and what units of work make together.
 
-use sd3pipe_cache::{Digest, Key, KeyError, Object, Output, Preimage, Record};
+use sd3pipe_cache::{Common, Digest, Key, KeyError, Object, Output, Preimage, Record};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One thing to make: a text's encoding, an image's latents, an epoch's weights.
 #[derive(Clone, Debug)]
@@ -10,15 +11,26 @@ pub struct Action {
     pub label: String,
     /// The digest of all that it reads.
     pub key: Key,
-    /// All that it reads, on one line: of a million actions there is no room for trees of values.
-    preimage: Box<str>,
+    /// What it reads of its own, on one line: of a million actions there is no room for trees of values.
+    own: Box<str>,
+    /// What it reads beside that, as others do.
+    common: Option<Arc<Common>>,
 }
 
 impl Action {
     /// An action with its key taken.
     pub fn new(label: impl Into<String>, preimage: Preimage) -> Self {
         let key = preimage.key();
-        Self { label: label.into(), key, preimage: preimage.to_json().into() }
+        Self { label: label.into(), key, own: preimage.to_json().into(), common: None }
+    }
+
+    /// One of many that read what is `common`, and each its `own`.
+    ///
+    /// # Errors
+    /// A name that both have.
+    pub fn among(label: impl Into<String>, common: &Arc<Common>, own: &Preimage) -> Result<Self, KeyError> {
+        let (key, common) = (common.key(own)?, Some(Arc::clone(common)));
+        Ok(Self { label: label.into(), key, own: own.to_json().into(), common })
     }
 
     /// What the store keeps of it once it is done.
@@ -26,7 +38,9 @@ impl Action {
     /// # Errors
     /// None that is known: what it reads was written by the one who reads it here.
     pub fn record(&self, outputs: Vec<Output>, seconds: f64) -> Result<Record, KeyError> {
-        Ok(Record { preimage: Preimage::from_json(&self.preimage)?, label: self.label.clone(), outputs, seconds })
+        let own = Preimage::from_json(&self.own)?;
+        let preimage = self.common.as_ref().map_or_else(|| own.clone(), |common| common.with(own.clone()));
+        Ok(Record { preimage, label: self.label.clone(), outputs, seconds })
     }
 }
 

@@ -233,7 +233,7 @@ fn encoded(folder: &Path, golden: &Golden, settings: &Settings, work: &mut Work<
     let buckets = Some(Buckets { step: 16, upscale: false, ..Buckets::default() });
     let resolution = Resolution { width: 64, height: 64 };
     let parameters = EncodeImages { resolution, buckets, ..EncodeImages::default() };
-    let latents = run(&Job::Images(ImagesJob::new(&parameters, &facts, &items, &paths).unwrap()), work);
+    let latents = run(&Job::Images(ImagesJob::new(&parameters, &facts, &items, |id| paths[id].clone()).unwrap()), work);
     Data { facts, items, texts, latents }
 }
 

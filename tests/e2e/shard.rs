@@ -99,6 +99,32 @@ fn schedulers_say_which_shard_a_run_is() {
 }
 
 #[test]
+fn submit_asks_for_the_gpus_that_the_pipeline_names() {
+    let asked = |devices: &str, options: &[&str]| {
+        let space = TestSpace::small();
+        space.edit("test.ron", "device: Cpu", devices);
+        let submit = ["submit", "--slurm", "test.ron", "--dry-run", "--"];
+        let printed = space.call(&[&submit[..], options].concat()).succeeds().stdout;
+        let calls = printed.lines().filter(|line| line.contains("$(sbatch"));
+        let gpus: Vec<String> = calls
+            .map(|call| call.split(' ').filter(|word| word.starts_with("--g")).collect::<Vec<_>>().join(" "))
+            .collect();
+        (gpus.join(", "), printed.contains("asked for"))
+    };
+    let gpus = |text: &str| (text.to_owned(), false);
+    assert_eq!(asked("devices: Cuda([0, 1, 2, 3])", &[]), gpus("--gres=gpu:1, --gres=gpu:4"));
+    // Those of higher numbers are only there beside the ones before them.
+    assert_eq!(asked("devices: Cuda([3, 2])", &[]), gpus("--gres=gpu:3, --gres=gpu:4"));
+    assert_eq!(asked("device: Cuda(0)", &[]), gpus("--gres=gpu:1, --gres=gpu:1"));
+    assert_eq!(asked("device: Cpu", &[]), gpus(", "));
+    for devices in ["devices: All", "device: Auto"] {
+        assert_eq!(asked(devices, &[]), (", ".to_owned(), true));
+        assert_eq!(asked(devices, &["--gpus-per-node=2"]), gpus("--gpus-per-node=2, --gpus-per-node=2"));
+    }
+    assert_eq!(asked("devices: Cuda([0, 1])", &["--gres=gpu:h100:1"]), gpus("--gres=gpu:h100:1, --gres=gpu:h100:1"));
+}
+
+#[test]
 fn submit_prints_the_jobs_that_it_would_submit() {
     let space = TestSpace::small();
     let submit = [

@@ -205,25 +205,26 @@ impl ItemFault {
     }
 }
 
-/// Makes the items of what was found. `image` tells of an image file, a mask being one too, and `caption` reads a caption file: how
-/// they do it, and whether they remember it from an earlier run, is theirs.
+/// Makes the items of what was found. `image` tells of an image file, a mask being one too, and `caption` reads a caption file, each
+/// given the place of what it belongs to among what was found: how they do it, and whether they remember it from an earlier run, is theirs.
 ///
 /// # Errors
 /// [`CaptionsError::Items`] with every file that can't be used.
 pub fn make(
     scan: &Scan,
     parameters: &Captions,
-    mut image: impl FnMut(&Path) -> Result<ImageFacts, ItemFault>,
-    mut caption: impl FnMut(&Path) -> io::Result<Vec<u8>>,
+    mut image: impl FnMut(usize, &Path) -> Result<ImageFacts, ItemFault>,
+    mut caption: impl FnMut(usize, &Path) -> io::Result<Vec<u8>>,
 ) -> Result<Made, CaptionsError> {
     let mut made = Made::default();
     let mut items = Vec::with_capacity(scan.found.len());
     let mut faults = Vec::new();
-    for found in &scan.found {
+    for (at, found) in scan.found.iter().enumerate() {
         let Some(dataset) = parameters.data.get(found.dataset) else { continue };
-        let facts = image(&found.image).map_err(|fault| faults.push((found.id.clone(), found.image.clone(), fault)));
-        let mask = mask(found, dataset, facts.as_ref().ok(), &mut image).map_err(|fault| {
-            let file = found.mask.as_ref().map_or(&found.image, |(path, _)| path);
+        let facts =
+            image(at, &found.image).map_err(|fault| faults.push((found.id.clone(), found.image.clone(), fault)));
+        let mask = mask(found, dataset, facts.as_ref().ok(), |path| image(at, path)).map_err(|fault| {
+            let file = found.mask.as_deref().map_or(&found.image, |(path, _)| path);
             faults.push((found.id.clone(), file.clone(), fault));
         });
         let captions = match &found.caption {
@@ -231,7 +232,7 @@ pub fn make(
                 made.no_caption.push(found.id.clone());
                 without_caption(found, parameters.missing).map(|text| vec![text])
             }
-            Some(path) => caption(path).map_err(ItemFault::from).and_then(|bytes| {
+            Some(path) => caption(at, path).map_err(ItemFault::from).and_then(|bytes| {
                 let captions = match parameters.lines {
                     Lines::All => all_lines(&bytes)?,
                     Lines::First => {
@@ -279,14 +280,14 @@ fn mask(
     found: &Found,
     dataset: &Dataset,
     image: Option<&ImageFacts>,
-    facts: &mut impl FnMut(&Path) -> Result<ImageFacts, ItemFault>,
+    facts: impl FnOnce(&Path) -> Result<ImageFacts, ItemFault>,
 ) -> Result<Option<Mask>, ItemFault> {
     let folder = match &dataset.masks {
         None => return Ok(None),
         Some(Masks::Alpha) => return Ok(Some(Mask::Alpha)),
         Some(Masks::Folder(folder)) => folder,
     };
-    let Some((path, _)) = &found.mask else { return Err(ItemFault::NoMask { folder: folder.clone() }) };
+    let Some((path, _)) = found.mask.as_deref() else { return Err(ItemFault::NoMask { folder: folder.clone() }) };
     let mask = facts(path)?;
     match image {
         Some(image) if !same_shape((mask.width, mask.height), (image.width, image.height)) => {

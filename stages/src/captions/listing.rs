@@ -43,7 +43,7 @@ pub enum Seen {
     /// It is here.
     Here(Fingerprint),
     /// It is elsewhere, and its folder's listing says this of it.
-    Listed(ListedFile),
+    Listed(Box<ListedFile>),
 }
 
 impl Listing {

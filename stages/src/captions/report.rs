@@ -4,7 +4,7 @@ use super::error::some_of;
 use super::items::{Items, Made};
 use super::scan::Scan;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 /// Tokens that CLIP reads at most, with those for start and end.
@@ -89,11 +89,15 @@ impl DataReport {
         let texts: HashSet<&String> = items.iter().flat_map(|item| &item.texts).collect();
         let mut sizes: Vec<(u32, u32)> = items.iter().map(|item| (item.width, item.height)).collect();
         sizes.sort_unstable_by_key(|(width, height)| (u64::from(*width) * u64::from(*height), *width));
-        let mut by_digest: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        // Nearly all are different: only of those that are not there is a list.
+        let (mut first, mut equal) = (HashMap::with_capacity(items.len()), BTreeMap::<&str, Vec<String>>::new());
         for item in items {
-            by_digest.entry(&item.image).or_default().push(item.id.clone());
+            if let Some(first) = first.insert(item.image.as_str(), item.id.as_str()) {
+                let ids = equal.entry(&item.image).or_insert_with(|| vec![first.to_owned()]);
+                ids.push(item.id.clone());
+            }
         }
-        let mut duplicates: Vec<Vec<String>> = by_digest.into_values().filter(|ids| ids.len() > 1).collect();
+        let mut duplicates: Vec<Vec<String>> = equal.into_values().collect();
         duplicates.sort_unstable();
         let regularisation = || items.iter().filter(|item| item.regularisation);
         let weights = items.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), item| {

@@ -37,7 +37,7 @@ pub struct Found {
     /// Of the caption file, taken during the walk.
     pub caption_state: Option<Seen>,
     /// The file with its mask, if there is one, and what the walk found out about it.
-    pub mask: Option<(PathBuf, Seen)>,
+    pub mask: Option<Box<(PathBuf, Seen)>>,
     /// The dataset that it is of, by its place in `data`.
     pub dataset: usize,
 }
@@ -178,7 +178,7 @@ fn walk_dataset(
         });
         let mask = masks.get(stem(&image)).map(|file| {
             used.insert(&file.path);
-            (file.path.clone(), file.state.clone())
+            Box::new((file.path.clone(), file.state.clone()))
         });
         found.push(Found {
             id: if dataset.name.is_empty() { image.relative } else { name(&image.relative) },
@@ -289,7 +289,7 @@ fn list(
                 scan.listings.push((path, state));
                 let elsewhere = listing.files.into_iter().map(|(relative, file)| {
                     let path = folder.join(&relative);
-                    File { relative, path, state: Seen::Listed(file) }
+                    File { relative, path, state: Seen::Listed(Box::new(file)) }
                 });
                 files.extend(elsewhere.filter(|file| without.is_none_or(|without| !file.path.starts_with(without))));
             }

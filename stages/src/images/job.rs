@@ -12,12 +12,8 @@ use crate::{
         parameters::EncodeImages,
     },
 };
-use sd3pipe_cache::{Key, KeyError, Output, Preimage};
-use serde_json::Value;
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-};
+use sd3pipe_cache::{Common, Key, KeyError, Output, Preimage};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 /// All images of a pipeline's items.
 #[derive(Clone, Debug)]
@@ -76,26 +72,22 @@ impl Picture {
         format!("{of}{id}{}", if self.flip { ", flipped" } else { "" })
     }
 
-    /// What is made of it is a function of these.
-    fn preimage(&self, job: &ImagesJob, model: &Value) -> Result<Preimage, KeyError> {
-        let kind = if self.made == Made::Latents { "encode image" } else { "read mask" };
-        let mut preimage = Preimage::new(kind, if self.made == Made::Latents { REVISION } else { MASK_REVISION });
-        preimage.read("image", &self.digest)?;
+    /// What is made of it is a function of this; `common` is what all latents are made with.
+    fn action(&self, id: &str, common: &Arc<Common>) -> Result<Action, KeyError> {
+        let of_mask = || Preimage::new("read mask", MASK_REVISION);
+        let mut own = if self.made == Made::Latents { common.own() } else { of_mask() };
+        own.read("image", &self.digest)?;
         // Where the picture comes to lie and not the settings that put it there: other buckets leave most pictures be.
-        preimage.read("placement", &self.placement)?;
+        own.read("placement", &self.placement)?;
         if self.flip {
-            preimage.read("flip", &true)?;
+            own.read("flip", &true)?;
         }
         match self.made {
-            Made::Latents => {
-                preimage.read("precision", &job.parameters.precision)?;
-                preimage.read("device", &job.facts.device)?;
-                preimage.read("model", model)?;
-            }
-            Made::AlphaMask => preimage.read("channel", &"alpha")?,
-            Made::Mask => preimage.read("channel", &"red")?,
+            Made::Latents => return Action::among(self.label(id), common, &own),
+            Made::AlphaMask => own.read("channel", &"alpha")?,
+            Made::Mask => own.read("channel", &"red")?,
         }
-        Ok(preimage)
+        Ok(Action::new(self.label(id), own))
     }
 }
 
@@ -109,7 +101,7 @@ pub struct Files {
 }
 
 impl ImagesJob {
-    /// The pictures of `items`, whose files are given by item.
+    /// The pictures of `items`; `files` gives those of an item by its id.
     ///
     /// # Errors
     /// With every image that fits into no bucket, or if the network can't take images of that size.
@@ -117,7 +109,7 @@ impl ImagesJob {
         parameters: &EncodeImages,
         facts: &Facts,
         items: &[Item],
-        files: &BTreeMap<String, Files>,
+        mut files: impl FnMut(&str) -> Files,
     ) -> Result<Self, StageError> {
         let mut job = Self {
             parameters: parameters.clone(),
@@ -128,7 +120,11 @@ impl ImagesJob {
         };
         let mut faults = Vec::new();
         let mut seen: HashMap<Key, usize> = HashMap::new();
-        let model = facts.digests(&[Component::VaeEncoder]);
+        let mut common = Preimage::new("encode image", REVISION);
+        common.read("precision", &parameters.precision)?;
+        common.read("device", &facts.device)?;
+        common.read("model", &facts.digests(&[Component::VaeEncoder]))?;
+        let common = Arc::new(Common::new(common));
         for item in items {
             let mut placements: Vec<Placement> = Vec::new();
             for resolution in parameters.resolutions() {
@@ -151,9 +147,8 @@ impl ImagesJob {
                         "{id} would be trained at {width} × {height} pixels, and {fault}; lower `resolution`"
                     ))
                 })?;
-                let files = files.get(&item.id).cloned().unwrap_or_default();
-                for picture in pictures(item, placement, &files) {
-                    let action = Action::new(picture.label(&item.id), picture.preimage(&job, &model)?);
+                for picture in pictures(item, placement, files(&item.id)) {
+                    let action = picture.action(&item.id, &common)?;
                     let index = *seen.entry(action.key).or_insert_with(|| {
                         job.pictures.push(picture);
                         job.actions.push(action);
@@ -186,24 +181,20 @@ impl ImagesJob {
 }
 
 /// All that is made of an item at one place, its latents first.
-fn pictures(item: &Item, placement: Placement, files: &Files) -> Vec<Picture> {
-    let image =
-        Picture { path: files.image.clone(), digest: item.image.clone(), placement, made: Made::Latents, flip: false };
+fn pictures(item: &Item, placement: Placement, files: Files) -> Vec<Picture> {
+    let image = Picture { path: files.image, digest: item.image.clone(), placement, made: Made::Latents, flip: false };
     let mask = item.mask.as_ref().map(|mask| match mask {
         Mask::Alpha => Picture { made: Made::AlphaMask, ..image.clone() },
-        Mask::File(digest) => Picture {
-            path: files.mask.clone().unwrap_or_default(),
-            digest: digest.clone(),
-            made: Made::Mask,
-            ..image.clone()
-        },
+        Mask::File(digest) => {
+            Picture { path: files.mask.unwrap_or_default(), digest: digest.clone(), made: Made::Mask, ..image.clone() }
+        }
     });
-    let plain: Vec<Picture> = [Some(image), mask].into_iter().flatten().collect();
-    let flipped: Vec<Picture> = match item.flip {
-        true => plain.iter().map(|picture| Picture { flip: true, ..picture.clone() }).collect(),
-        false => Vec::new(),
-    };
-    [plain, flipped].concat()
+    let mut pictures: Vec<Picture> = [Some(image), mask].into_iter().flatten().collect();
+    if item.flip {
+        let flipped: Vec<Picture> = pictures.iter().map(|picture| Picture { flip: true, ..picture.clone() }).collect();
+        pictures.extend(flipped);
+    }
+    pictures
 }
 
 #[cfg(test)]
@@ -226,7 +217,7 @@ mod tests {
     }
 
     fn job(parameters: &EncodeImages, items: &[Item]) -> ImagesJob {
-        ImagesJob::new(parameters, &facts(), items, &BTreeMap::new()).unwrap()
+        ImagesJob::new(parameters, &facts(), items, |_: &str| Files::default()).unwrap()
     }
 
     fn keys(job: &ImagesJob) -> Vec<String> {

@@ -5,8 +5,8 @@ use crate::{
     facts::Facts,
     text::{REVISION, parameters::EncodeText},
 };
-use sd3pipe_cache::{KeyError, Output, Preimage};
-use std::collections::BTreeMap;
+use sd3pipe_cache::{Common, KeyError, Output, Preimage};
+use std::sync::Arc;
 
 /// All texts that a pipeline's items have, and the empty one.
 #[derive(Clone, Debug)]
@@ -28,23 +28,23 @@ impl TextJob {
         facts: &Facts,
         texts: impl IntoIterator<Item = (&'t str, &'t str)>,
     ) -> Result<Self, KeyError> {
-        let mut distinct: BTreeMap<&str, &str> = BTreeMap::new();
-        distinct.insert("", "the empty prompt");
-        for (text, label) in texts {
-            distinct.entry(text).or_insert(label);
-        }
-        let encoders = facts.text_encoders();
-        let mut actions = Vec::with_capacity(distinct.len());
-        for (text, label) in &distinct {
-            let mut preimage = Preimage::new("encode text", REVISION);
-            preimage.read("text", text)?;
-            preimage.read("t5_tokens", &parameters.t5_tokens)?;
-            preimage.read("precision", &parameters.precision)?;
-            preimage.read("device", &facts.device)?;
-            preimage.read("model", &encoders)?;
-            actions.push(Action::new(*label, preimage));
-        }
-        let texts = distinct.into_keys().map(str::to_owned).collect();
+        // Of equal texts the first one's label; sorted in place, as a map of a million texts is a jump through memory for each of its levels.
+        let mut distinct: Vec<(&str, &str)> = [("", "the empty prompt")].into_iter().chain(texts).collect();
+        distinct.sort_by_key(|(text, _)| *text);
+        distinct.dedup_by_key(|(text, _)| *text);
+        let mut common = Preimage::new("encode text", REVISION);
+        common.read("t5_tokens", &parameters.t5_tokens)?;
+        common.read("precision", &parameters.precision)?;
+        common.read("device", &facts.device)?;
+        common.read("model", &facts.text_encoders())?;
+        let common = Arc::new(Common::new(common));
+        let action = |(text, label): &(&str, &str)| {
+            let mut own = common.own();
+            own.read("text", text)?;
+            Action::among(*label, &common, &own)
+        };
+        let actions = distinct.iter().map(action).collect::<Result<_, _>>()?;
+        let texts = distinct.into_iter().map(|(text, _)| text.to_owned()).collect();
         Ok(Self { parameters: parameters.clone(), facts: facts.clone(), texts, actions })
     }
 

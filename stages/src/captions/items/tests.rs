@@ -39,7 +39,7 @@ fn made_of(
     }
     let data = vec![Dataset { path: folder.into(), ..dataset }];
     let parameters = Captions { data, ..parameters };
-    make(&walk(&parameters, space.path())?, &parameters, facts, |path| fs::read(path))
+    make(&walk(&parameters, space.path())?, &parameters, |_, path| facts(path), |_, path| fs::read(path))
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_mask_is_known_by_its_bytes_and_has_its_image_s_shape() {
         let data = vec![Dataset { path: "p".into(), masks, ..Dataset::default() }];
         let parameters = Captions { data, missing: Missing::Empty, ..Captions::default() };
         let scan = walk(&parameters, space.path())?;
-        Ok((make(&scan, &parameters, facts, |path| fs::read(path))?, scan.unused))
+        Ok((make(&scan, &parameters, |_, path| facts(path), |_, path| fs::read(path))?, scan.unused))
     };
     let (photo, mask) = (png(64, 48), png(32, 24));
     let (made, unused) = masks(&[
