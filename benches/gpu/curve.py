@@ -42,7 +42,7 @@ class Place:
 
     def run_and_kill(self):
         """Killed when some epochs are behind it."""
-        child = subprocess.Popen(self.command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen([*self.command, "--set", "train.save_every=6"], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while child.poll() is None and not list(self.folder.rglob("work/**/state.safetensors")):
             time.sleep(0.05)
         child.kill()
@@ -86,8 +86,6 @@ def main():
         for there in [gpu, several]:
             if there:
                 there.run()
-        killed.run_and_kill()
-        killed.run()
         expected = gpu.losses()
         beside.join()
 
@@ -101,6 +99,8 @@ def main():
         compare("a GPU and the CPU", expected, cpu.losses(), 1e-2)
         if several:
             compare(f"{gpus} GPUs and one", several.losses(), expected, 1e-3)
+        killed.run_and_kill()
+        killed.run()
         same = "the same bytes" if gpu.names() == killed.names() else f"{len(gpu.names() ^ killed.names())} objects differ"
         compare("killed and gone on, and left alone", killed.losses(), expected, 1e-6, f", {same}")
     sys.exit(failed)
