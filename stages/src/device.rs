@@ -95,6 +95,7 @@ impl Devices {
         match there {
             0 if !cfg!(feature = "cuda") => Some("this build has no CUDA: on the CPU".to_owned()),
             0 => Some(format!("none of the {} GPUs is here: on the CPU", asked.len())),
+            1 if asked.len() > 1 => Some(format!("1 of the {} GPUs is here", asked.len())),
             there if there < asked.len() => Some(format!("{there} of the {} GPUs are here", asked.len())),
             _ => None,
         }
