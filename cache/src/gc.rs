@@ -26,6 +26,9 @@ use crate::{Digest, Key, Pin, Run, Store, StoreError};
 /// How far clocks may be apart: the system's and that of its files, the coarsest of which is FAT's.
 const GRAIN: Duration = Duration::from_secs(2);
 
+/// KiB of the index that a collection may keep in memory while it removes rows.
+const CACHE: i64 = 262_144;
+
 /// What is to stay. Without an age and a size, only what roots lead to does.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
@@ -253,13 +256,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         let trash = self.temporary_path();
         step("gc.trash", || fs::create_dir(&trash)).map_err(StoreError::write(&trash))?;
-        let away = |path: &Path, name: &str| match step("gc.away", || fs::rename(path, trash.join(name))) {
+        let away = |path: &Path, to: &Path| match step("gc.away", || fs::rename(path, to)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(StoreError::write(path)),
         };
         let gate = self.gate_alone()?;
         let pins = self.pins()?;
+        // In the order of the table.
+        let mut records = planned.records.clone();
+        records.sort_unstable();
         let (free, history) = self.with_index(|index| {
+            // Digests and keys lie anywhere in their trees, which are a tenth of a large index: without room for these each row costs pages
+            // that are read and written anew.
+            index.pragma_update(None, "cache_size", -CACHE)?;
             let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let history = History::read(&transaction, self.layout())?;
             let mut reach = Reach::new(census);
@@ -268,7 +277,7 @@ impl Store {
             }
             // A stage that was recorded since lists what it relied on, even if its run is over already.
             reach.from(0, census.stages_since(&transaction)?, &history.reliances);
-            for at in planned.records.iter().filter(|at| reach.records[**at].is_none()) {
+            for at in records.iter().filter(|at| reach.records[**at].is_none()) {
                 remove_row(&transaction, census.records[*at].id)?;
             }
             drop_reliances(&transaction, history.kept(limits.keep_runs).iter().map(|run| run.id))?;
@@ -286,20 +295,26 @@ impl Store {
             for path in planned.works.iter() {
                 if let Some(key) = key_of(path).filter(|key| !working.contains(key)) {
                     // One that cannot be moved is only in the way.
-                    let _ = away(path, &format!("work-{key}"));
+                    let _ = away(path, &trash.join(format!("work-{key}")));
                 }
             }
             index_step("gc.commit", || transaction.commit())?;
+            free.sort_unstable();
             Ok((free, history))
         })?;
         let young = youngest_to_go(&history);
-        for digest in free {
-            let path = self.layout().object(&digest);
-            let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else { continue };
-            // Whoever stored it again since, or stores it for a run that goes on, is about to name it.
-            let same = census.objects.get(&digest).is_some_and(|found| found.modified == modified);
-            if same && young.is_none_or(|young| modified < young) {
-                away(&path, &digest.to_string())?;
+        // Folder by folder: one for all may be more than a file system can have in a folder.
+        for free in free.chunk_by(|one, other| one.as_bytes()[0] == other.as_bytes()[0]) {
+            let folder = trash.join(&free[0].to_string()[..2]);
+            step("gc.trash", || fs::create_dir(&folder)).map_err(StoreError::write(&folder))?;
+            for digest in free {
+                let path = self.layout().object(digest);
+                let Ok(modified) = fs::metadata(&path).and_then(|metadata| metadata.modified()) else { continue };
+                // Whoever stored it again since, or stores it for a run that goes on, is about to name it.
+                let same = census.objects.get(digest).is_some_and(|found| found.modified == modified);
+                if same && young.is_none_or(|young| modified < young) {
+                    away(&path, &folder.join(digest.to_string()))?;
+                }
             }
         }
         sweep_locks(self.layout());

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::encoding::{encode, encode_entries, encode_length, encode_map, encode_text};
+use crate::encoding::{encode, encode_length, encode_map, encode_text};
 use crate::value::to_json;
 use crate::{Digest, DigestError, KeyError};
 
@@ -18,15 +18,7 @@ use crate::{Digest, DigestError, KeyError};
 pub struct Preimage {
     kind: String,
     revision: u32,
-    reads: Map<String, Value>,
-}
-
-/// What many actions read alike, encoded once: of a million keys each then costs only what is its own.
-#[derive(Debug)]
-pub struct Common {
-    preimage: Preimage,
-    /// Each read as it is encoded, with its name, in the order of the names' bytes.
-    encoded: Vec<(String, Vec<u8>)>,
+    pub(crate) reads: Map<String, Value>,
 }
 
 /// The name of an action by all that it reads: see [`Preimage::key`]. Displayed, parsed and serialised as a [`Digest`].
@@ -87,7 +79,7 @@ impl Preimage {
         self.key_of(|bytes| encode_map(&self.reads, bytes))
     }
 
-    fn key_of(&self, reads: impl FnOnce(&mut Vec<u8>)) -> Key {
+    pub(crate) fn key_of(&self, reads: impl FnOnce(&mut Vec<u8>)) -> Key {
         let context = format!("sd3pipe {} key v1", self.kind);
         Key(Digest::from_bytes(blake3::derive_key(&context, &self.encoding(reads))))
     }
@@ -120,43 +112,6 @@ impl Preimage {
     /// [`KeyError::NotAPreimage`] for any other text.
     pub fn from_json(text: &str) -> Result<Preimage, KeyError> {
         serde_json::from_str(text).map_err(|error| KeyError::NotAPreimage { reason: error.to_string() })
-    }
-}
-
-impl Common {
-    /// Of the reads of `preimage`, for actions of its kind and revision.
-    pub fn new(preimage: Preimage) -> Common {
-        let encoded = encode_entries(&preimage.reads);
-        Common { preimage, encoded }
-    }
-
-    /// What an action reads beside this: nothing yet.
-    pub fn own(&self) -> Preimage {
-        Preimage::new(&self.preimage.kind, self.preimage.revision)
-    }
-
-    /// The key of the action that reads this and its `own`.
-    ///
-    /// # Errors
-    /// [`KeyError::Twice`] for a name that both have.
-    pub fn key(&self, own: &Preimage) -> Result<Key, KeyError> {
-        let own = encode_entries(&own.reads);
-        let mut reads: Vec<&(String, Vec<u8>)> = self.encoded.iter().chain(&own).collect();
-        reads.sort_unstable_by_key(|(name, _)| name);
-        if let Some(twice) = reads.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(KeyError::Twice { path: twice[0].0.clone() });
-        }
-        Ok(self.preimage.key_of(|bytes| {
-            bytes.push(b'm');
-            encode_length(reads.len(), bytes);
-            reads.iter().for_each(|(_, read)| bytes.extend_from_slice(read));
-        }))
-    }
-
-    /// All that the action reads which reads this and its `own`.
-    pub fn with(&self, mut own: Preimage) -> Preimage {
-        own.reads.extend(self.preimage.reads.clone());
-        own
     }
 }
 
@@ -279,11 +234,11 @@ fn bytes_of(leaf: &Value) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::json;
 
-    fn sample() -> Preimage {
+    pub(crate) fn sample() -> Preimage {
         let mut preimage = Preimage::new("train", 3);
         preimage.read("seed", &42_u64).unwrap();
         preimage
@@ -357,25 +312,6 @@ mod tests {
             assert_ne!(other.key(), base.key(), "{other:?}");
             assert_ne!(diff(&base, &other), [], "{other:?}");
         }
-    }
-
-    #[test]
-    fn what_is_read_in_common_may_be_encoded_once() {
-        let names = ["seed", "optimizer", "mask", "shuffle", "rate"];
-        for mask in 0..1 << names.len() {
-            let (mut common, mut own) = (Preimage::new("train", 3), Preimage::new("train", 3));
-            for (at, name) in names.iter().enumerate() {
-                let side = if mask >> at & 1 == 1 { &mut common } else { &mut own };
-                side.read(name, &sample().reads()[*name]).unwrap();
-            }
-            let common = Common::new(common);
-            assert_eq!(common.key(&own), Ok(sample().key()), "{mask:b}");
-            assert_eq!(common.with(own), sample());
-        }
-        let (common, mut own) = (Common::new(sample()), Preimage::new("train", 3));
-        assert_eq!(common.own(), own);
-        own.read("seed", &7).unwrap();
-        assert_eq!(common.key(&own), Err(KeyError::Twice { path: "seed".to_owned() }));
     }
 
     #[test]

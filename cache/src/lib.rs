@@ -5,6 +5,7 @@
 //! input files again that have not changed. Nothing here knows a tensor, and nothing here prints.
 
 mod census;
+mod common;
 mod digest;
 mod encoding;
 mod error;
@@ -36,11 +37,12 @@ mod verify;
 mod written;
 
 pub use census::StagesOf;
+pub use common::Common;
 pub use digest::{Digest, DigestError};
 pub use error::{KeyError, StoreError};
 pub use fault::Fault;
 pub use gc::{Collection, Limits, Part};
-pub use key::{Change, Common, Key, Preimage, diff};
+pub use key::{Change, Key, Preimage, diff};
 pub use making::Making;
 pub use object::{Object, ObjectWriter};
 pub use pin::{Pin, RunStage};

@@ -1,6 +1,9 @@
 //! A captions stage: the files as they lie there, and the items that they make.
 
-use super::{PlanError, Planner, StageResult};
+use super::{
+    PlanError, Planner, StageResult,
+    memo::{CHANGED, Memo, read_as},
+};
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store, StoreError};
 use sd3pipe_stages::{
@@ -15,11 +18,9 @@ use sd3pipe_stages::{
     images::{self, decode},
     stage::Stage,
 };
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -41,16 +42,7 @@ pub struct Data {
     memo: Option<Vec<u8>>,
 }
 
-/// What was read from files, by their digests, so that one edit reads one file.
-#[derive(Default, Serialize, Deserialize)]
-struct Memo {
-    /// Width and height by the image's digest.
-    sizes: HashMap<Digest, (u32, u32)>,
-    /// The caption file's bytes, as far as they are used, by its digest.
-    captions: HashMap<Digest, Box<str>>,
-}
-
-const MEMO: &str = "memo";
+pub(super) const MEMO: &str = "memo";
 const ITEMS: &str = "items";
 
 impl Data {
@@ -261,58 +253,12 @@ fn output(role: &str, object: sd3pipe_cache::Object) -> Output {
     sd3pipe_stages::action::output(role, "", object)
 }
 
-impl Memo {
-    fn add(&mut self, other: Self) {
-        if self.sizes.is_empty() && self.captions.is_empty() {
-            *self = other;
-        } else {
-            self.sizes.extend(other.sizes);
-            self.captions.extend(other.captions);
-        }
-    }
-
-    /// Reads an image file, and gives its digest. One that is too large, or no image, is left to who looks at it once more.
-    fn read_image(&mut self, file: &File) -> std::io::Result<Digest> {
-        let Some((bytes, digest)) = read_up_to(file, decode::MOST_BYTES)? else {
-            return Ok(Digest::of_reader(file)?.0);
-        };
-        self.sizes.extend(decode::probe(&bytes).ok().map(|size| (digest, size)));
-        Ok(digest)
-    }
-
-    /// Reads a caption file, as [`read_image`](Self::read_image) does an image.
-    fn read_caption(&mut self, file: &File) -> std::io::Result<Digest> {
-        let Some((bytes, digest)) = read_up_to(file, caption::LONGEST as u64)? else {
-            return Ok(Digest::of_reader(file)?.0);
-        };
-        self.captions.extend(String::from_utf8(bytes).ok().map(|text| (digest, text.into())));
-        Ok(digest)
-    }
-
-    /// Adds what listings say of an item's files.
-    fn add_listed(&mut self, found: &Found, digests: &Digests) {
-        let mask = found.mask.as_deref().map(|(_, seen)| seen).zip(digests.mask);
-        let caption = found.caption_state.as_ref().zip(digests.caption);
-        for (seen, digest) in [Some((&found.image_state, digests.image)), mask, caption].into_iter().flatten() {
-            let Some(file) = seen.listed() else { continue };
-            self.sizes.extend(file.size.map(|size| (digest, size)));
-            self.captions.extend(file.text.clone().map(|text| (digest, text.into())));
-        }
-    }
-
-    fn read(store: &Store, key: &Key) -> Option<Self> {
-        let outputs = store.outputs(key).ok()??;
-        let memo = outputs.iter().find(|output| output.role == MEMO)?;
-        serde_json::from_slice(&store.read(&memo.digest).ok()?).ok()
-    }
-}
-
 /// The digests of an item's files.
 #[derive(Debug)]
-struct Digests {
-    image: Digest,
-    caption: Option<Digest>,
-    mask: Option<Digest>,
+pub(super) struct Digests {
+    pub(super) image: Digest,
+    pub(super) caption: Option<Digest>,
+    pub(super) mask: Option<Digest>,
 }
 
 /// The remembered digests of the data's folders, each with its folder; of none without a store.
@@ -330,19 +276,6 @@ fn load_digests<'s>(
     // One below another belongs to that: each drops what is not asked of it.
     let is_outer = |root: &&PathBuf| !roots.iter().any(|other| other != *root && root.starts_with(other));
     roots.iter().filter(is_outer).map(|root| Ok((root.clone(), store.digests("bytes", root)?))).collect()
-}
-
-/// The bytes of a file of no more than `most`, and their digest.
-fn read_up_to(file: &File, most: u64) -> std::io::Result<Option<(Vec<u8>, Digest)>> {
-    let length = file.metadata()?.len();
-    if length > most {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(length as usize + 1);
-    let mut file = file;
-    file.read_to_end(&mut bytes)?;
-    let digest = Digest::of(&bytes);
-    Ok(Some((bytes, digest)))
 }
 
 /// How a file is read whose digest is not remembered.
@@ -417,19 +350,6 @@ fn make(stage: &Captions, scan: &Scan, digests: &[Digests], before: Memo) -> Res
     };
     let made = items::make(scan, stage, image, caption)?;
     Ok((made, after))
-}
-
-const CHANGED: &str = "it changed while it was read; run again";
-
-/// A file's bytes, which must be those that were hashed. Of a file with more than `most` there is one more, which is enough to know.
-fn read_as(path: &Path, digest: &Digest, most: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most || Digest::of(&bytes) == *digest {
-        Ok(bytes)
-    } else {
-        Err(std::io::Error::other(CHANGED))
-    }
 }
 
 /// Items by their ids.

@@ -6,6 +6,7 @@ mod estimate;
 mod examine;
 mod fit;
 mod losses;
+mod memo;
 mod model;
 mod reasons;
 mod report;
