@@ -115,7 +115,6 @@ fn submit_asks_for_the_gpus_that_the_pipeline_names() {
     assert_eq!(asked("devices: Cuda([0, 1, 2, 3])", &[]), gpus("--gres=gpu:1, --gres=gpu:4"));
     // Those of higher numbers are only there beside the ones before them.
     assert_eq!(asked("devices: Cuda([3, 2])", &[]), gpus("--gres=gpu:3, --gres=gpu:4"));
-    assert_eq!(asked("device: Cuda(0)", &[]), gpus("--gres=gpu:1, --gres=gpu:1"));
     assert_eq!(asked("device: Cpu", &[]), gpus(", "));
     for devices in ["devices: All", "device: Auto"] {
         assert_eq!(asked(devices, &[]), (", ".to_owned(), true));
