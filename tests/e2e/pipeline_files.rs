@@ -267,8 +267,8 @@ fn the_shipped_examples_run_through() {
         let name = path.file_name().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         space.write(name, &text);
-        let mut settings =
-            vec!["device=Cpu".to_owned(), "model.tokenizers.clip=\"model/clip_tokenizer.json\"".to_owned()];
+        let place = if text.contains(" devices: ") { "devices=Cpu(2)" } else { "device=Cpu" };
+        let mut settings = vec![place.to_owned(), "model.tokenizers.clip=\"model/clip_tokenizer.json\"".to_owned()];
         for (stage, parameters) in stages(&text) {
             let small = match parameters {
                 "EncodeImages" => &["resolution=64", "buckets=(step: 16)"][..],
