@@ -37,7 +37,7 @@ fn together(bench: &Bench) {
     let training = of_recipe(bench);
     let other = Training::new(bench, Optimizer::AdamW8bit(AdamW::default())).batch;
     let pictures = [training.batch.clone(), other];
-    let alone = measured(&[bench.device.clone()], &training, &pictures);
+    let alone = measured(std::slice::from_ref(&bench.device), &training, &pictures);
     let both = measured(&[bench.device.clone(), bench.device.clone()], &training, &pictures);
     for (step, (alone, both)) in alone.iter().zip(&both).enumerate() {
         bench.check(&format!("loss of step {step} of two ranks"), (both[0] / alone[0] - 1.0).abs(), 1e-3);
@@ -58,7 +58,7 @@ fn measured(devices: &[Device], start: &Training, pictures: &[Batch]) -> Vec<[f6
                     let batches = own.iter().cloned().map(Ok);
                     let gradients = Gradients::by_blocks(&mut state, &parameters, batches, pictures.len());
                     let found = state.update(gradients.expect("gradients"), &parameters, 1e-5, step).expect("a step");
-                    [found.loss, found.gradient_norm.into()]
+                    [found.loss, found.gradient_norm]
                 };
                 (0..3).map(step).collect()
             })
