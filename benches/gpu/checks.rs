@@ -209,7 +209,7 @@ fn adamw(bench: &Bench) {
         let ((found, codes), (expected, expected_codes)) = (change(&bench.device), change(&Device::flex()));
         bench.check(&row, error(&found, &expected), bound);
         if !expected_codes.is_empty() {
-            // Where a share is at the boundary of two codes, a last bit of f32 decides, and what follows goes on from there.
+            // About two codes in a thousand are a neighbour of the CPU's after five steps. Why is not known: in exact arithmetic none should be.
             for (apart, bound) in [(1, 5e-3), (2, 1e-4)] {
                 let other =
                     codes.iter().zip(&expected_codes).filter(|(code, expected)| code.abs_diff(**expected) >= apart);
