@@ -5,7 +5,7 @@ use crate::{
     measure::Bench,
 };
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use sd3pipe_kernels::{Across, Walk, convolution, group_norm, product};
+use sd3pipe_kernels::{Across, Walk, add_up, convolution, copied, group_norm, lay_out, product};
 use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
 use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
@@ -18,6 +18,8 @@ pub fn run(bench: &Bench) {
     convolutions(bench);
     group_norms(bench);
     splits(bench);
+    layouts(bench);
+    sums(bench);
     far_from_zero(bench);
     adamw(bench);
 }
@@ -101,6 +103,40 @@ fn convolutions(bench: &Bench) {
         let expected = convolution(wide(x), wide(weight), bias.cast(DType::F32), onto.map(wide), walk);
         let row = format!("convolution of {batch}×{height}×{width}, {inputs} to {outputs} by {kernel}², {walk:?}");
         bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
+    }
+}
+
+/// Tensors side by side, more than one launch puts there, against burn's own.
+fn layouts(bench: &Bench) {
+    for (dtype, lengths) in [(DType::BF16, [4096, 8, 65536, 24, 1 << 20]), (DType::F32, [77, 8, 4096, 1, 300_000])] {
+        let tensors: Vec<Tensor<1>> = (0..11).map(|turn| bench.random([lengths[turn % 5]]).cast(dtype)).collect();
+        let mut end = 0;
+        let places = tensors.iter().map(|tensor| {
+            let start = end;
+            end = (start + tensor.dims()[0]).next_multiple_of(256);
+            (start, tensor.clone())
+        });
+        let places: Vec<_> = places.collect();
+        let starts: Vec<usize> = places.iter().map(|(start, _)| *start).collect();
+        let whole = copied(lay_out(places, end, (&bench.device, dtype)));
+        let found =
+            starts.iter().zip(&tensors).map(|(start, tensor)| whole.clone().narrow(0, *start, tensor.dims()[0]));
+        let found = to_host(Tensor::cat(found.collect(), 0));
+        bench.check(
+            &format!("tensors side by side in {dtype:?}"),
+            error(&found, &to_host(Tensor::cat(tensors, 0))),
+            0.0,
+        );
+    }
+}
+
+/// Gradients added up where their sum lies, against burn's own.
+fn sums(bench: &Bench) {
+    for (dtype, length) in [(DType::BF16, 1 << 21), (DType::BF16, 1001), (DType::F32, 40_000), (DType::F32, 9)] {
+        let (sum, values) = (bench.random([length]).cast(DType::F32), bench.random([length]).cast(dtype));
+        let expected = to_host(sum.clone() + values.clone().cast(DType::F32));
+        let found = to_host(add_up(sum, values));
+        bench.check(&format!("{length} values of {dtype:?} added up"), error(&found, &expected), 0.0);
     }
 }
 

@@ -21,14 +21,20 @@ pub fn run(bench: &Bench) {
         let row = format!("{pictures} pictures a step on {devices}");
         let operations = 4.0 * FORWARD * pictures as f64 / devices as f64;
         let least = Least { operations, bytes: IN_8_BITS / devices as f64 };
-        if let Some((times, held)) = bench.attempt(&row, || steps(&all[..devices], pictures / devices)) {
+        if let Some((times, held)) = bench.attempt(&row, || steps(&all[..devices], pictures / devices, true)) {
             bench.report_times(&row, least, times, held);
         }
         all.iter().for_each(Device::memory_cleanup);
     }
     match all.len() {
         1 => together(bench),
-        _ => alone(bench, &all),
+        _ => {
+            let row = "a picture a step on each by itself";
+            if let Some((times, held)) = bench.attempt(row, || steps(&all, 1, false)) {
+                bench.report_times(row, Least { operations: 4.0 * FORWARD, bytes: IN_8_BITS }, times, held);
+            }
+            alone(bench, &all);
+        }
     }
 }
 
@@ -80,15 +86,16 @@ fn lengths() -> Vec<(String, usize)> {
     crate::released::mmdit().into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
 }
 
-/// Seconds of steps in which each device adds up the gradients of so many pictures, and the most bytes that are held of one.
-fn steps(devices: &[Device], pictures: usize) -> (Vec<f64>, u64) {
+/// Seconds of steps in which each device adds up the gradients of so many pictures, and the most bytes that are held of one. They train
+/// one network together, or each its own.
+fn steps(devices: &[Device], pictures: usize, together: bool) -> (Vec<f64>, u64) {
     let (ranks, serve) = Rank::group(devices, lengths());
     std::thread::scope(|scope| {
         scope.spawn(serve);
         let threads = ranks.into_iter().zip(devices).map(|(rank, device)| {
             scope.spawn(move || {
                 let mut training = of_recipe(&Bench::new(device.clone(), None));
-                if devices.len() > 1 {
+                if together && devices.len() > 1 {
                     training.state.rank = rank;
                 }
                 let mut times = Vec::new();
@@ -96,7 +103,7 @@ fn steps(devices: &[Device], pictures: usize) -> (Vec<f64>, u64) {
                 for _ in 0..WARM_UPS + STEPS {
                     let start = Instant::now();
                     let batches = (0..pictures).map(|_| Ok(training.batch.clone()));
-                    let samples = pictures * devices.len();
+                    let samples = pictures * if together { devices.len() } else { 1 };
                     let gradients = Gradients::by_blocks(&mut training.state, &training.parameters, batches, samples);
                     let step = training.next();
                     // What is measured of a step is read, which waits for all of it but the weights' way.

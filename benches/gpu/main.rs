@@ -26,7 +26,7 @@ use std::{fs::File, process::ExitCode};
 type Section = (&'static str, fn(&Bench));
 
 /// What takes longest comes last.
-const SECTIONS: [Section; 16] = [
+const SECTIONS: [Section; 17] = [
     ("checks", checks::run),
     ("goldens", goldens::run),
     ("ceiling", operations::ceiling),
@@ -43,6 +43,7 @@ const SECTIONS: [Section; 16] = [
     ("sample", network::sample),
     ("devices", devices::run),
     ("profile", network::profile),
+    ("profile-of-4", network::profile_of_4),
 ];
 
 fn main() -> ExitCode {
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     let bench = Bench::new(device, lines);
     for (name, section) in SECTIONS {
         // What is profiled is of no use without the log that table.py asks for.
-        let by_default = wanted.is_empty() && name != "profile";
+        let by_default = wanted.is_empty() && !name.starts_with("profile");
         if by_default || wanted.iter().any(|word| word == name) {
             bench.section(name, section);
         }

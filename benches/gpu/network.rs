@@ -197,6 +197,17 @@ pub fn profile(bench: &Bench) {
     }
 }
 
+/// The same of steps over four pictures, whose gradients are added up.
+pub fn profile_of_4(bench: &Bench) {
+    let mut training = of_recipe(bench);
+    for _ in 0..3 {
+        let batches = [(); 4].map(|()| Ok(training.batch.clone()));
+        let gradients = Gradients::by_blocks(&mut training.state, &training.parameters, batches, 4);
+        training.update(gradients.expect("gradients"));
+        bench.device.sync().expect("a step");
+    }
+}
+
 /// An image as `sample` draws it: both halves of the guidance go through the network as one batch.
 pub fn sample(bench: &Bench) {
     let network = mmdit(&bench.weights(released::mmdit()));

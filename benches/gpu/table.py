@@ -1,13 +1,13 @@
 """The table of what a GPU does for us and for PyTorch, made in one call on one machine.
 
     python benches/gpu/table.py PROGRAM [--only recipe,forward,...] [--json FOLDER]
-    python benches/gpu/table.py PROGRAM --profile
+    python benches/gpu/table.py PROGRAM --profile [profile-of-4]
 
 PROGRAM is what `cargo bench --features cuda --package sd3pipe-stages --bench gpu --no-run` built. Each side runs in processes of its own,
 one after the other, so that each has the whole card; what a section breaks is tried once more alone. The table is on standard output,
 all else on the other. A floor is what the counted operations take at the rate of the best product of 8192³ in the same call, or the counted
 bytes at that of the best copy, whichever is longer; a share is the floor over our time. Memory is the most that the side's allocator held of
-the card. `--profile` prints what the kernels of one step of the recipe take."""
+the card. `--profile` prints what the kernels of one step of the recipe take, over one picture or four."""
 
 import argparse
 import collections
@@ -150,11 +150,11 @@ def kernels(log):
     return families
 
 
-def profile(program):
+def profile(program, section):
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "log"
         settings = dict(CUBECL_DEBUG_LOG=str(log), CUBECL_DEBUG_OPTION="profile")
-        done = subprocess.run([program, "profile"], env=os.environ | settings, stdout=sys.stderr, timeout=SECONDS)
+        done = subprocess.run([program, section], env=os.environ | settings, stdout=sys.stderr, timeout=SECONDS)
         with open(log, encoding="utf-8", errors="replace") as lines:
             families = kernels(lines)
     if done.returncode or not families:
@@ -171,12 +171,12 @@ def main():
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("--only", help="of " + ",".join(SECTIONS))
     parser.add_argument("--json", type=pathlib.Path, metavar="FOLDER", help="where to keep all figures, a file of JSON lines for each side")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile", nargs="?", const="profile", metavar="SECTION")
     parser.add_argument("--peers", default="", help="what to tell peers.py, such as `--device cpu --tiny`")
     arguments = parser.parse_args()
     program = arguments.program.resolve()
     if arguments.profile:
-        return profile(program)
+        return profile(program, arguments.profile)
     wanted = arguments.only.split(",") if arguments.only else SECTIONS
     if unknown := set(wanted) - set(SECTIONS):
         parser.error(f"there is no section {', '.join(sorted(unknown))}")

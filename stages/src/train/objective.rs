@@ -137,9 +137,17 @@ impl Gradients {
 fn sum_up(sums: &mut BTreeMap<String, Tensor<1>>, gradients: impl IntoIterator<Item = (String, Tensor<1>)>) {
     for (name, gradient) in gradients {
         let sum = match sums.remove(&name) {
-            Some(sum) => sum.cast(DType::F32) + gradient.cast(DType::F32),
+            Some(sum) => add_up(sum.cast(DType::F32), gradient),
             None => gradient,
         };
         sums.insert(name, sum);
     }
+}
+
+fn add_up(sum: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cuda")]
+    if matches!(gradient.dtype(), DType::BF16 | DType::F32) && crate::device::is_gpu(&gradient.device()) {
+        return sd3pipe_kernels::add_up(sum, gradient);
+    }
+    sum + gradient.cast(DType::F32)
 }

@@ -33,15 +33,22 @@ impl State {
         learning_rate: f64,
         step: u64,
     ) -> Result<Measured, StageError> {
-        let Gradients { loss, tensors } = gradients;
+        let Gradients { loss, mut tensors } = gradients;
         check_loss(loss, parameters, step)?;
         let mut squares = Squares::default();
         squares.add(self, &tensors);
         let norm = squares.norm(&self.rank)?;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
-        stride.take(self, tensors)?;
-        let mut moving = Moving::default();
-        for names in self.rank.sections() {
+        let (sections, mut moving) = (self.rank.sections(), Moving::default());
+        if sections.is_empty() || parameters.optimizer.needs_all() {
+            stride.take(self, std::mem::take(&mut tensors))?;
+        }
+        for names in sections {
+            // While these are on their way the next are moved.
+            let own: BTreeMap<_, _> = names.iter().filter_map(|name| tensors.remove_entry(name)).collect();
+            if !own.is_empty() {
+                stride.take(self, own)?;
+            }
             moving.send(self, &names)?;
         }
         moving.finish(&mut self.weights)?;

@@ -79,6 +79,11 @@ impl Optimizer {
         }
     }
 
+    /// Whether it must see all gradients before it moves a weight.
+    pub(super) fn needs_all(&self) -> bool {
+        matches!(self, Self::Prodigy(_))
+    }
+
     /// Whether it finds the size of its steps by itself, so that a learning rate is a factor, 1 by nature.
     pub fn finds_its_rate(&self) -> bool {
         matches!(self, Self::Prodigy(_) | Self::Adafactor(Adafactor { relative_step: true, .. }))

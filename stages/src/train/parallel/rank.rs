@@ -6,10 +6,11 @@ use crate::{
     nn::{Weight, Weights},
     train::{blocks::Section, state::State},
 };
-use burn::tensor::{DType, Device, Tensor, s};
+use burn::tensor::{DType, Device, Tensor};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     sync::Arc,
 };
 
@@ -81,7 +82,7 @@ impl Rank {
 
     /// How many sections' gradients may be on their way before the first of them is waited for.
     pub(in crate::train) fn ahead(&self) -> usize {
-        if self.group.is_some() { 1 } else { 0 }
+        if self.group.is_some() { 2 } else { 0 }
     }
 
     /// Begins to add up gradients over all devices, each of which is given those of its own tensors.
@@ -95,8 +96,7 @@ impl Rank {
         let names = gradients.keys().cloned().collect();
         let mut coming = Vec::new();
         for bucket in group.buckets(gradients.iter().map(|(name, gradient)| (name.as_str(), gradient))) {
-            let rows = (0..group.devices).flat_map(|row| bucket.row(row, &gradients));
-            let part = Part::ReduceScatter(Tensor::cat(rows.collect(), 0));
+            let part = Part::ReduceScatter(bucket.lay_out(0..group.devices, &gradients));
             coming.push((bucket.rows.into_iter().nth(self.index).unwrap_or_default(), group.link.hand_in(part)?));
         }
         Ok(Reduced { names, here: BTreeMap::new(), coming })
@@ -141,6 +141,7 @@ impl Group {
 }
 
 /// Tensors of one type, in rows of equal length.
+#[derive(Debug)]
 struct Bucket {
     dtype: DType,
     device: Device,
@@ -168,6 +169,21 @@ impl Place {
 impl Bucket {
     fn width(&self) -> usize {
         self.rows.iter().filter_map(|row| row.last()).map(Place::end).max().unwrap_or_default()
+    }
+
+    /// The tensors of these rows, one row after the other.
+    fn lay_out(&self, rows: Range<usize>, tensors: &BTreeMap<String, Tensor<1>>) -> Tensor<1> {
+        #[cfg(feature = "cuda")]
+        if matches!(self.dtype, DType::BF16 | DType::F32) && crate::device::is_gpu(&self.device) {
+            let (width, count) = (self.width(), rows.len());
+            let places = self.rows[rows].iter().enumerate().flat_map(|(row, places)| {
+                places
+                    .iter()
+                    .filter_map(move |place| Some((row * width + place.start, tensors.get(&place.name)?.clone())))
+            });
+            return sd3pipe_kernels::lay_out(places.collect(), count * width, (&self.device, self.dtype));
+        }
+        Tensor::cat(rows.flat_map(|row| self.row(row, tensors)).collect(), 0)
     }
 
     /// The tensors of a row, and zeros between them and behind them.
@@ -206,7 +222,7 @@ impl Reduced {
     pub(in crate::train) fn take(self) -> Result<(Vec<String>, BTreeMap<String, Tensor<1>>), StageError> {
         let mut own = self.here;
         for (places, pending) in self.coming {
-            let row = pending.values()?;
+            let row = copied(pending.values()?);
             own.extend(places.iter().map(|place| (place.name.clone(), place.of(&row, 0))));
         }
         Ok((self.names, own))
@@ -216,7 +232,8 @@ impl Reduced {
 /// Weights on their way from the devices that have moved them.
 #[derive(Debug, Default)]
 pub(in crate::train) struct Moving {
-    coming: VecDeque<(Vec<(usize, Place)>, Pending)>,
+    /// The row that is this device's own, with each bucket.
+    coming: VecDeque<(usize, Bucket, Pending)>,
 }
 
 impl Moving {
@@ -233,11 +250,8 @@ impl Moving {
             |name: &String| Some((name.clone(), state.weights.get(name)?.values.clone().to_device(&group.device)));
         let tensors: BTreeMap<String, Tensor<1>> = names.iter().filter_map(here).collect();
         for bucket in group.buckets(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))) {
-            let pending = group.link.hand_in(Part::AllGather(Tensor::cat(bucket.row(index, &tensors), 0)))?;
-            let width = bucket.width();
-            let rows = bucket.rows.into_iter().enumerate().filter(|(row, _)| *row != index);
-            let places = rows.flat_map(|(row, places)| places.into_iter().map(move |place| (row * width, place)));
-            self.coming.push_back((places.collect(), pending));
+            let pending = group.link.hand_in(Part::AllGather(bucket.lay_out(index..index + 1, &tensors)))?;
+            self.coming.push_back((index, bucket, pending));
         }
         drop(tensors);
         while self.coming.len() > Self::AHEAD {
@@ -257,22 +271,36 @@ impl Moving {
         Ok(())
     }
 
+    /// The weights of the others are then parts of their rows; its own stay where they are.
     fn put_first(&mut self, weights: &mut Weights) -> Result<(), StageError> {
-        let Some((places, pending)) = self.coming.pop_front() else { return Ok(()) };
-        let rows = pending.values()?;
-        for (offset, place) in places {
-            let Some(Weight { values: old, shape }) = weights.remove(&place.name) else { continue };
-            let home = old.device();
-            let new = place.of(&rows, offset);
-            // Where the old ones lie: the rows' memory is of use for the next.
-            let values = match home == new.device() {
-                true => old.slice_assign(s![0..place.length], new),
-                false => new.to_device(&home),
-            };
-            weights.insert(place.name, Weight { values, shape });
+        let Some((own, bucket, pending)) = self.coming.pop_front() else { return Ok(()) };
+        let (all, width) = (pending.values()?, bucket.width());
+        for others in [0..own, own + 1..bucket.rows.len()] {
+            if others.is_empty() {
+                continue;
+            }
+            let rows = copied(all.clone().narrow(0, others.start * width, others.len() * width));
+            for (row, place) in bucket.rows[others]
+                .iter()
+                .enumerate()
+                .flat_map(|(row, places)| places.iter().map(move |place| (row, place)))
+            {
+                let Some(Weight { values: old, shape }) = weights.remove(&place.name) else { continue };
+                let values = place.of(&rows, row * width).to_device(&old.device());
+                weights.insert(&place.name, Weight { values, shape });
+            }
         }
         Ok(())
     }
+}
+
+/// The same in memory of this thread's, where what another thread's stream has made is used more than once: a GPU waits for it at each use.
+fn copied(values: Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cuda")]
+    if crate::device::is_gpu(&values.device()) {
+        return sd3pipe_kernels::copied(values);
+    }
+    values
 }
 
 /// What belongs to tensors, by the sections whose gradients are known together, from the last to the first.
