@@ -179,7 +179,7 @@ impl Footprint {
     }
 
     /// The same on each of several devices: states are shared among them, and gradients once they are added up over all. While block by
-    /// block those of three sections are on their way, each has them twice, as they left and as they come.
+    /// block those of two sections are on their way, each has them twice, as they left and as they come.
     pub fn peak_on(&self, devices: usize) -> u64 {
         let share = |bytes: u64| bytes.div_ceil(devices as u64);
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
@@ -187,7 +187,7 @@ impl Footprint {
         let each = if self.casts_gradients { F32 } else { computed };
         let gradients = each * if self.fused_step { self.largest_part.trained } else { self.whole.trained };
         let travelling = if devices > 1 {
-            3 * (each * self.largest_part.trained + share(each * self.largest_part.trained))
+            2 * (each * self.largest_part.trained + share(each * self.largest_part.trained))
         } else {
             0
         };

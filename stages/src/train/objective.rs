@@ -7,13 +7,13 @@ use crate::{
     train::{
         batch::Batch,
         blocks::{self, Sink},
-        parallel::{Rank, Reduced},
+        parallel::{Rank, Reducing},
         parameters::Train,
         state::State,
     },
 };
 use burn::tensor::{DType, Gradients as All, Tensor};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 /// The weights in the type that the network computes in, those that are trained tracking their gradients. The others are of the
 /// same kind, so that the same kernels run; where nothing below is trained, nothing is recorded.
@@ -92,22 +92,13 @@ impl Gradients {
             let (batch, is_last, before) = (batch?, batches.peek().is_none(), sum.loss);
             let share = batch.len() as f64 / samples as f64;
             let rank = state.rank.clone();
-            let mut coming = VecDeque::new();
-            let mut take = |coming: &mut VecDeque<Reduced>, most: usize| {
-                while coming.len() > most
-                    && let Some(reduced) = coming.pop_front()
-                {
-                    own.extend(reduced.take()?.1);
-                }
-                Ok::<(), StageError>(())
-            };
+            let mut reducing = Reducing::default();
             let gradients = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
                 let names: Vec<String> = gradients.keys().cloned().collect();
                 sum_up(&mut sum.tensors, gradients);
                 if is_last {
                     let done = names.into_iter().filter_map(|name| sum.tensors.remove_entry(&name));
-                    coming.push_back(rank.reduce(done.collect())?);
-                    take(&mut coming, rank.ahead())?;
+                    own.extend(reducing.next(&rank, done.collect())?.unwrap_or_default().1);
                 }
                 Ok(())
             };
@@ -116,7 +107,7 @@ impl Gradients {
                 false => Ok(before + loss),
             };
             sum.loss = blocks::backward(state, parameters, batch, share, &mut Sink { loss, gradients })?;
-            take(&mut coming, 0)?;
+            own.extend(reducing.last()?.unwrap_or_default().1);
         }
         Ok(Self { loss: sum.loss, tensors: own })
     }

@@ -9,7 +9,7 @@ use crate::{
         metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
-        parallel::{Moving, Reduced},
+        parallel::{Moving, Reducing},
         parameters::{Train, WeightType},
         rounding,
         squares::Squares,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 use burn::tensor::{DType, Device, Tensor};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 impl State {
     /// Takes the optimizer step `step` (from 0 over all epochs): clips the gradients and moves every weight that has one.
@@ -105,31 +105,15 @@ impl State {
         share: f64,
         mut visit: impl FnMut(&mut Self, Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
     ) -> Result<f64, StageError> {
-        let (rank, mut coming) = (self.rank.clone(), VecDeque::new());
+        let (rank, mut reducing) = (self.rank.clone(), Reducing::default());
         let loss = &mut |loss: f64| Ok(rank.total([loss])?[0]);
         let gradients = &mut |state: &mut Self, gradients: BTreeMap<String, Tensor<1>>| {
-            coming.push_back(rank.reduce(gradients)?);
-            take_first(&mut coming, rank.ahead(), |names, own| visit(state, names, own))
+            reducing.next(&rank, gradients)?.map_or(Ok(()), |(names, own)| visit(state, names, own))
         };
         let loss = blocks::backward(self, parameters, batch.clone(), share, &mut Sink { loss, gradients })?;
-        take_first(&mut coming, 0, |names, own| visit(self, names, own))?;
+        reducing.last()?.map_or(Ok(()), |(names, own)| visit(self, names, own))?;
         Ok(loss)
     }
-}
-
-/// Waits for the gradients of sections until no more than `most` are on their way.
-fn take_first(
-    coming: &mut VecDeque<Reduced>,
-    most: usize,
-    mut visit: impl FnMut(Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
-) -> Result<(), StageError> {
-    while coming.len() > most
-        && let Some(reduced) = coming.pop_front()
-    {
-        let (names, own) = reduced.take()?;
-        visit(names, own)?;
-    }
-    Ok(())
 }
 
 fn check_loss(loss: f64, parameters: &Train, step: u64) -> Result<(), StageError> {

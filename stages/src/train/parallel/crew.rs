@@ -71,7 +71,7 @@ impl Crew {
                 let work = || follow(job, &device, rank, store, &received, &answer);
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
                     // Nobody listens any more if the first device failed too.
-                    let _ = answer.send(Err(failed(index + 1, panic.as_ref())));
+                    let _ = answer.send(Err(failed(index + 1, text_of(panic.as_ref()))));
                 }
             });
             Other { orders, answers }
@@ -172,7 +172,11 @@ fn follow(
             (Order::Step { hands, samples, step }, Some((replica, state))) => {
                 replica.step(state, &hands, samples, step, store).map(|_| Share::default())
             }
-            (Order::Tell, Some((_, state))) => Ok(Share { kept: state.kept.clone(), average: state.average.clone() }),
+            // Another thread is to read what this one's stream may still be writing.
+            (Order::Tell, Some((_, state))) => device
+                .sync()
+                .map(|()| Share { kept: state.kept.clone(), average: state.average.clone() })
+                .map_err(|error| failed(rank.index(), &error.to_string())),
             (_, None) => Err(StageError::LostDevice),
         };
         if answer.send(done).is_err() {
@@ -181,12 +185,16 @@ fn follow(
     }
 }
 
-fn failed(index: usize, panic: &(dyn Any + Send)) -> StageError {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+/// What a device that has failed leaves behind.
+fn failed(index: usize, reason: &str) -> StageError {
     StageError::Unfit(format!(
-        "device {} of the training has failed: {}; run again, with fewer `devices` if it fails again: the training goes on from the \
+        "device {} of the training has failed: {reason}; run again, with fewer `devices` if it fails again: the training goes on from the \
          last state that was saved",
         index + 1,
-        text.unwrap_or("no reason is known")
     ))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no reason is known")
 }

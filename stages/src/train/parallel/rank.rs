@@ -7,12 +7,7 @@ use crate::{
     train::{blocks::Section, state::State},
 };
 use burn::tensor::{DType, Device, Tensor};
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
-    ops::Range,
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Which of the devices this is, and what it owns. By default it is alone, and owns everything.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +42,11 @@ impl Rank {
         (ranks.collect(), serve)
     }
 
+    /// Its place among them, from 0.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Whether it moves this tensor, and keeps what the optimizer keeps of it.
     pub fn owns(&self, name: &str) -> bool {
         self.group.as_ref().is_none_or(|group| group.owners.get(name) == Some(&self.index))
@@ -58,7 +58,7 @@ impl Rank {
     /// When another device has failed.
     pub(in crate::train) fn total<const N: usize>(&self, numbers: [f64; N]) -> Result<[f64; N], StageError> {
         let Some(group) = &self.group else { return Ok(numbers) };
-        let totals = group.link.hand_in(Part::Total(numbers.to_vec()))?.numbers()?;
+        let totals = group.link.hand_in(|| Part::Total(numbers.to_vec()))?.numbers()?;
         totals.try_into().map_err(|_| StageError::LostDevice)
     }
 
@@ -69,7 +69,7 @@ impl Rank {
     pub(in crate::train) fn sum(&self, value: Option<Tensor<1>>) -> Result<Option<Tensor<1>>, StageError> {
         let Some(group) = &self.group else { return Ok(value) };
         let value = value.unwrap_or_else(|| Tensor::zeros([1], (&group.device, DType::F32)));
-        group.link.hand_in(Part::AllReduce(value))?.values().map(Some)
+        group.link.hand_in(|| Part::AllReduce(value))?.value(0..1).map(Some)
     }
 
     /// The names of all that is trained, of what travels together; none if it is alone.
@@ -80,29 +80,7 @@ impl Rank {
             .collect()
     }
 
-    /// How many sections' gradients may be on their way before the first of them is waited for.
-    pub(in crate::train) fn ahead(&self) -> usize {
-        if self.group.is_some() { 2 } else { 0 }
-    }
-
-    /// Begins to add up gradients over all devices, each of which is given those of its own tensors.
-    ///
-    /// # Errors
-    /// When another device has failed.
-    pub(in crate::train) fn reduce(&self, gradients: BTreeMap<String, Tensor<1>>) -> Result<Reduced, StageError> {
-        let Some(group) = &self.group else {
-            return Ok(Reduced { names: Vec::new(), here: gradients, coming: Vec::new() });
-        };
-        let names = gradients.keys().cloned().collect();
-        let mut coming = Vec::new();
-        for bucket in group.buckets(gradients.iter().map(|(name, gradient)| (name.as_str(), gradient))) {
-            let part = Part::ReduceScatter(bucket.lay_out(0..group.devices, &gradients));
-            coming.push((bucket.rows.into_iter().nth(self.index).unwrap_or_default(), group.link.hand_in(part)?));
-        }
-        Ok(Reduced { names, here: BTreeMap::new(), coming })
-    }
-
-    /// [`reduce`](Self::reduce) section by section, waited for.
+    /// Gradients of this device's own tensors, added up over all devices.
     ///
     /// # Errors
     /// When another device has failed.
@@ -113,10 +91,11 @@ impl Rank {
         if self.group.is_none() {
             return Ok(gradients);
         }
-        let mut own = BTreeMap::new();
+        let (mut reducing, mut own) = (Reducing::default(), BTreeMap::new());
         for gradients in by_section(gradients) {
-            own.extend(self.reduce(gradients)?.take()?.1);
+            own.extend(reducing.next(self, gradients)?.unwrap_or_default().1);
         }
+        own.extend(reducing.last()?.unwrap_or_default().1);
         Ok(own)
     }
 }
@@ -205,102 +184,107 @@ impl Bucket {
     }
 }
 
-/// Gradients on their way.
-#[derive(Debug)]
-pub(in crate::train) struct Reduced {
-    /// Of all devices.
-    names: Vec<String>,
-    here: BTreeMap<String, Tensor<1>>,
-    coming: Vec<(Vec<Place>, Pending)>,
+/// The names of gradients of all devices, and those of this device's own tensors, added up.
+pub(in crate::train) type Summed = (Vec<String>, BTreeMap<String, Tensor<1>>);
+
+/// Gradients on their way, those of a section at a time.
+#[derive(Debug, Default)]
+pub(in crate::train) struct Reducing {
+    coming: Option<(Vec<String>, Vec<Travelling>)>,
 }
 
-impl Reduced {
-    /// Waits for them: the names of all, and the gradients of this device's own tensors.
+/// The row that is this device's own, and what is on its way.
+type Travelling = (usize, Bucket, Pending);
+
+impl Reducing {
+    /// Begins to add up those of a section over all devices, and gives those of the section before, if there is one. On a device
+    /// alone they are given at once.
     ///
     /// # Errors
     /// When another device has failed.
-    pub(in crate::train) fn take(self) -> Result<(Vec<String>, BTreeMap<String, Tensor<1>>), StageError> {
-        let mut own = self.here;
-        for (places, pending) in self.coming {
-            let row = copied(pending.values()?);
-            own.extend(places.iter().map(|place| (place.name.clone(), place.of(&row, 0))));
+    pub(in crate::train) fn next(
+        &mut self,
+        rank: &Rank,
+        gradients: BTreeMap<String, Tensor<1>>,
+    ) -> Result<Option<Summed>, StageError> {
+        let names = gradients.keys().cloned().collect();
+        let Some(group) = &rank.group else { return Ok(Some((names, gradients))) };
+        let before = self.last()?;
+        let mut coming = Vec::new();
+        for bucket in group.buckets(gradients.iter().map(|(name, gradient)| (name.as_str(), gradient))) {
+            let pending = group.link.hand_in(|| Part::ReduceScatter(bucket.lay_out(0..group.devices, &gradients)))?;
+            coming.push((rank.index, bucket, pending));
         }
-        Ok((self.names, own))
+        self.coming = Some((names, coming));
+        Ok(before)
+    }
+
+    /// Those that are still on their way.
+    ///
+    /// # Errors
+    /// When another device has failed.
+    pub(in crate::train) fn last(&mut self) -> Result<Option<Summed>, StageError> {
+        let Some((names, coming)) = self.coming.take() else { return Ok(None) };
+        let mut own = BTreeMap::new();
+        for (index, bucket, pending) in coming {
+            let row = pending.value(0..bucket.width())?;
+            own.extend(bucket.rows[index].iter().map(|place| (place.name.clone(), place.of(&row, 0))));
+        }
+        Ok(Some((names, own)))
     }
 }
 
-/// Weights on their way from the devices that have moved them.
+/// Weights on their way from the devices that have moved them, those of a section at a time.
 #[derive(Debug, Default)]
 pub(in crate::train) struct Moving {
-    /// The row that is this device's own, with each bucket.
-    coming: VecDeque<(usize, Bucket, Pending)>,
+    coming: Vec<Travelling>,
 }
 
 impl Moving {
-    /// How many sections' weights may be on their way: each is there twice meanwhile.
-    const AHEAD: usize = 2;
-
-    /// Begins to tell the other devices those of these weights that this one has moved.
+    /// Begins to tell the other devices those of these weights that this one has moved, and puts what has come of the section before in its place.
     ///
     /// # Errors
     /// When another device has failed.
     pub(in crate::train) fn send(&mut self, state: &mut State, names: &[String]) -> Result<(), StageError> {
         let Rank { index, group: Some(group) } = state.rank.clone() else { return Ok(()) };
+        self.put(&mut state.weights)?;
         let here =
             |name: &String| Some((name.clone(), state.weights.get(name)?.values.clone().to_device(&group.device)));
         let tensors: BTreeMap<String, Tensor<1>> = names.iter().filter_map(here).collect();
         for bucket in group.buckets(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))) {
-            let pending = group.link.hand_in(Part::AllGather(bucket.lay_out(index..index + 1, &tensors)))?;
-            self.coming.push_back((index, bucket, pending));
-        }
-        drop(tensors);
-        while self.coming.len() > Self::AHEAD {
-            self.put_first(&mut state.weights)?;
+            let pending = group.link.hand_in(|| Part::AllGather(bucket.lay_out(index..index + 1, &tensors)))?;
+            self.coming.push((index, bucket, pending));
         }
         Ok(())
     }
 
-    /// Puts all that was sent in its place.
+    /// Puts what is still on its way in its place.
     ///
     /// # Errors
     /// When another device has failed.
     pub(in crate::train) fn finish(mut self, weights: &mut Weights) -> Result<(), StageError> {
-        while !self.coming.is_empty() {
-            self.put_first(weights)?;
-        }
-        Ok(())
+        self.put(weights)
     }
 
-    /// The weights of the others are then parts of their rows; its own stay where they are.
-    fn put_first(&mut self, weights: &mut Weights) -> Result<(), StageError> {
-        let Some((own, bucket, pending)) = self.coming.pop_front() else { return Ok(()) };
-        let (all, width) = (pending.values()?, bucket.width());
-        for others in [0..own, own + 1..bucket.rows.len()] {
-            if others.is_empty() {
-                continue;
-            }
-            let rows = copied(all.clone().narrow(0, others.start * width, others.len() * width));
-            for (row, place) in bucket.rows[others]
-                .iter()
-                .enumerate()
-                .flat_map(|(row, places)| places.iter().map(move |place| (row, place)))
-            {
-                let Some(Weight { values: old, shape }) = weights.remove(&place.name) else { continue };
-                let values = place.of(&rows, row * width).to_device(&old.device());
-                weights.insert(&place.name, Weight { values, shape });
+    /// The weights of the others are then parts of their rows; the device's own stay where they are.
+    fn put(&mut self, weights: &mut Weights) -> Result<(), StageError> {
+        for (own, bucket, pending) in self.coming.drain(..) {
+            let width = bucket.width();
+            let others = [0..own, own + 1..bucket.rows.len()];
+            let others = others.into_iter().filter(|rows| !rows.is_empty());
+            let places = others.clone().map(|rows| rows.start * width..rows.end * width);
+            for (values, rows) in pending.values(places)?.iter().zip(others) {
+                for (row, places) in bucket.rows[rows].iter().enumerate() {
+                    for place in places {
+                        let Some(Weight { values: old, shape }) = weights.remove(&place.name) else { continue };
+                        let values = place.of(values, row * width).to_device(&old.device());
+                        weights.insert(&place.name, Weight { values, shape });
+                    }
+                }
             }
         }
         Ok(())
     }
-}
-
-/// The same in memory of this thread's, where what another thread's stream has made is used more than once: a GPU waits for it at each use.
-fn copied(values: Tensor<1>) -> Tensor<1> {
-    #[cfg(feature = "cuda")]
-    if crate::device::is_gpu(&values.device()) {
-        return sd3pipe_kernels::copied(values);
-    }
-    values
 }
 
 /// What belongs to tensors, by the sections whose gradients are known together, from the last to the first.
@@ -377,8 +361,11 @@ mod tests {
                     });
                     let mut state = State { rank: rank.clone(), ..State::start(weights.collect()) };
                     let mut moving = Moving::default();
-                    for section in by_section(gradients) {
-                        let (names, own) = rank.reduce(section).unwrap().take().unwrap();
+                    let mut reducing = Reducing::default();
+                    let mut sums: Vec<Summed> =
+                        by_section(gradients).filter_map(|section| reducing.next(&rank, section).unwrap()).collect();
+                    sums.extend(reducing.last().unwrap());
+                    for (names, own) in sums {
                         assert!(own.keys().all(|name| rank.owns(name)));
                         for (name, gradient) in own {
                             let shape = gradient.dims().to_vec();
