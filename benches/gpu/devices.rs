@@ -21,8 +21,10 @@ pub fn run(bench: &Bench) {
         let row = format!("{pictures} pictures a step on {devices}");
         let operations = 4.0 * FORWARD * pictures as f64 / devices as f64;
         let least = Least { operations, bytes: IN_8_BITS / devices as f64 };
-        if let Some((times, held)) = bench.attempt(&row, || steps(&all[..devices], pictures / devices, true)) {
-            bench.report_times(&row, least, times, held);
+        if let Some(Taken { whole, held, .. }) =
+            bench.attempt(&row, || steps(&all[..devices], pictures / devices, true, false))
+        {
+            bench.report_times(&row, least, whole, held);
         }
         all.iter().for_each(Device::memory_cleanup);
     }
@@ -30,11 +32,25 @@ pub fn run(bench: &Bench) {
         1 => together(bench),
         _ => {
             let row = "a picture a step on each by itself";
-            if let Some((times, held)) = bench.attempt(row, || steps(&all, 1, false)) {
-                bench.report_times(row, Least { operations: 4.0 * FORWARD, bytes: IN_8_BITS }, times, held);
+            if let Some(Taken { whole, held, .. }) = bench.attempt(row, || steps(&all, 1, false, false)) {
+                bench.report_times(row, Least { operations: 4.0 * FORWARD, bytes: IN_8_BITS }, whole, held);
             }
             alone(bench, &all);
         }
+    }
+}
+
+/// The halves of a step of one picture each, on one device and on all: gradients, and what is made of them, each waited for.
+pub fn halves(bench: &Bench) {
+    let all: Vec<Device> = Device::enumerate(DeviceType::Cuda).into_vec();
+    for devices in [1, all.len()] {
+        let row = format!("{devices} pictures a step on {devices}");
+        if let Some(Taken { gradients, whole, held }) = bench.attempt(&row, || steps(&all[..devices], 1, true, true)) {
+            let updates = whole.iter().zip(&gradients).map(|(whole, gradients)| whole - gradients).collect();
+            bench.report_times(&format!("{row}, gradients"), Least::default(), gradients, held);
+            bench.report_times(&format!("{row}, update"), Least::default(), updates, held);
+        }
+        all.iter().for_each(Device::memory_cleanup);
     }
 }
 
@@ -86,9 +102,16 @@ fn lengths() -> Vec<(String, usize)> {
     crate::released::mmdit().into_iter().map(|(name, shape)| (name, shape.iter().product())).collect()
 }
 
-/// Seconds of steps in which each device adds up the gradients of so many pictures, and the most bytes that are held of one. They train
-/// one network together, or each its own.
-fn steps(devices: &[Device], pictures: usize, together: bool) -> (Vec<f64>, u64) {
+/// Of steps, in seconds, and the most bytes that are held of one device.
+struct Taken {
+    /// Until the gradients are there, if they are waited for.
+    gradients: Vec<f64>,
+    whole: Vec<f64>,
+    held: u64,
+}
+
+/// Steps in which each device adds up the gradients of so many pictures. They train one network together, or each its own.
+fn steps(devices: &[Device], pictures: usize, together: bool, waits: bool) -> Taken {
     let (ranks, serve) = Rank::group(devices, lengths());
     std::thread::scope(|scope| {
         scope.spawn(serve);
@@ -98,28 +121,35 @@ fn steps(devices: &[Device], pictures: usize, together: bool) -> (Vec<f64>, u64)
                 if together && devices.len() > 1 {
                     training.state.rank = rank;
                 }
-                let mut times = Vec::new();
-                let mut held = 0;
-                for _ in 0..WARM_UPS + STEPS {
+                let mut taken = Taken { gradients: Vec::new(), whole: Vec::new(), held: 0 };
+                for turn in 0..WARM_UPS + STEPS {
                     let start = Instant::now();
                     let batches = (0..pictures).map(|_| Ok(training.batch.clone()));
                     let samples = pictures * if together { devices.len() } else { 1 };
                     let gradients = Gradients::by_blocks(&mut training.state, &training.parameters, batches, samples);
+                    if waits {
+                        device.sync().expect("a device");
+                    }
+                    let half = start.elapsed();
                     let step = training.next();
                     // What is measured of a step is read, which waits for all of it but the weights' way.
                     let gradients = gradients.expect("gradients");
                     training.state.update(gradients, &training.parameters, RATE, step).expect("a step");
                     device.sync().expect("a device");
-                    times.push(start.elapsed().as_secs_f64());
-                    held = held.max(device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved));
+                    if turn >= WARM_UPS {
+                        taken.gradients.push(half.as_secs_f64());
+                        taken.whole.push(start.elapsed().as_secs_f64());
+                    }
+                    taken.held = taken.held.max(device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved));
                 }
-                (times.split_off(WARM_UPS), held)
+                taken
             })
         });
-        let all: Vec<(Vec<f64>, u64)> =
+        let all: Vec<Taken> =
             threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().expect("a device")).collect();
-        let held = all.iter().map(|(_, held)| *held).max().unwrap_or_default();
-        (all.into_iter().next().map(|(times, _)| times).unwrap_or_default(), held)
+        let held = all.iter().map(|taken| taken.held).max().unwrap_or_default();
+        let first = all.into_iter().next().expect("a device");
+        Taken { held, ..first }
     })
 }
 

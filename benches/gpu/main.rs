@@ -26,7 +26,7 @@ use std::{fs::File, process::ExitCode};
 type Section = (&'static str, fn(&Bench));
 
 /// What takes longest comes last.
-const SECTIONS: [Section; 17] = [
+const SECTIONS: [Section; 18] = [
     ("checks", checks::run),
     ("goldens", goldens::run),
     ("ceiling", operations::ceiling),
@@ -42,6 +42,7 @@ const SECTIONS: [Section; 17] = [
     ("step", network::step),
     ("sample", network::sample),
     ("devices", devices::run),
+    ("halves", devices::halves),
     ("profile", network::profile),
     ("profile-of-4", network::profile_of_4),
 ];
