@@ -4,7 +4,7 @@ use crate::{
     goldens::golden::{error, uniform},
     measure::Bench,
 };
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, StreamId, Tensor, TensorData};
 use sd3pipe_kernels::{Across, Walk, add_up, convolution, copied, group_norm, lay_out, product};
 use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
 use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
@@ -118,7 +118,7 @@ fn layouts(bench: &Bench) {
         });
         let places: Vec<_> = places.collect();
         let starts: Vec<usize> = places.iter().map(|(start, _)| *start).collect();
-        let whole = copied(lay_out(places, end, (&bench.device, dtype)));
+        let whole = copied(lay_out(&places, end, StreamId { value: u64::MAX }).expect("tensors"));
         let found =
             starts.iter().zip(&tensors).map(|(start, tensor)| whole.clone().narrow(0, *start, tensor.dims()[0]));
         let found = to_host(Tensor::cat(found.collect(), 0));

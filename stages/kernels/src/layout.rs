@@ -1,8 +1,8 @@
 //! Many tensors side by side in one: what several devices have in common travels in few large pieces.
 
-use crate::vectors::{EACH, own};
+use crate::vectors::{EACH, empty_like, own};
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Shape, StreamId, Tensor};
 use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
@@ -13,9 +13,11 @@ const UNITS: u32 = 256;
 /// Cubes of a tensor: as many as keep the memory busy, with a loop in each.
 const CUBES: u32 = 256;
 
-/// Flat tensors of one type, bf16 or f32, each from its place on in one of so many values. What lies between them is any number.
-pub fn lay_out(placed: Vec<(usize, Tensor<1>)>, length: usize, (device, dtype): (&Device, DType)) -> Tensor<1> {
-    let mut whole = Tensor::empty([length], (device, dtype));
+/// Flat tensors of one type, bf16 or f32, each from its place on in one of so many values, which another stream makes: the calling thread's
+/// goes on meanwhile. What lies between the tensors is any number.
+pub fn lay_out(placed: &[(usize, Tensor<1>)], length: usize, stream: StreamId) -> Option<Tensor<1>> {
+    let (_, first) = placed.first()?;
+    let mut whole = Tensor::from_dispatch(Dispatch::room(first.clone().into_dispatch(), length, stream));
     for placed in placed.chunks(AT_ONCE) {
         // The last one stands in for those that are not there, with no values to put.
         let [a, b, c, d, e, f, g, h] =
@@ -23,10 +25,11 @@ pub fn lay_out(placed: Vec<(usize, Tensor<1>)>, length: usize, (device, dtype): 
         let places = Places {
             starts: std::array::from_fn(|index| placed.get(index).map_or(0, |(start, _)| *start)),
             lengths: std::array::from_fn(|index| placed.get(index).map_or(0, |(_, tensor)| tensor.dims()[0])),
+            stream,
         };
         whole = Tensor::from_dispatch(Dispatch::lay(whole.into_dispatch(), a, b, c, d, e, f, g, h, places));
     }
-    whole
+    Some(whole)
 }
 
 /// A copy in memory of the calling thread's own stream. Each use of what another stream has made is waited for by itself.
@@ -34,9 +37,10 @@ pub fn copied(x: Tensor<1>) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::copied(x.into_dispatch()))
 }
 
-/// Where tensors begin, and how many values each has.
+/// Where tensors begin, how many values each has, and the stream that puts them there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Places {
+    stream: StreamId,
     starts: [usize; AT_ONCE],
     lengths: [usize; AT_ONCE],
 }
@@ -44,6 +48,10 @@ pub struct Places {
 /// Backends that have the operations.
 #[backend_extension(Cube, Fusion)]
 pub trait LayoutBackend: Backend {
+    /// Memory of another stream for so many values of this type.
+    #[fusion(dtype = like, shape = Shape::new([*length]))]
+    fn room(like: FloatTensor<Self>, length: usize, stream: StreamId) -> FloatTensor<Self>;
+
     /// See [`lay_out`].
     #[allow(clippy::too_many_arguments, reason = "a backend's operations take bare tensors")]
     #[fusion(dtype = whole, shape = whole)]
@@ -66,6 +74,10 @@ pub trait LayoutBackend: Backend {
 }
 
 impl LayoutBackend for CubeBackend {
+    fn room(like: CubeTensor, length: usize, stream: StreamId) -> CubeTensor {
+        stream.executes(|| empty_like(&like, Shape::new([length]), like.dtype))
+    }
+
     fn lay(
         whole: CubeTensor,
         a: CubeTensor,
@@ -78,63 +90,77 @@ impl LayoutBackend for CubeBackend {
         h: CubeTensor,
         places: Places,
     ) -> CubeTensor {
-        let whole = own(whole);
-        let [a, b, c, d, e, f, g, h] = [a, b, c, d, e, f, g, h].map(into_contiguous);
-        let Places { starts, lengths } = places;
-        macro_rules! launch {
-            ($kind:ty, $size:literal) => {{
-                let [starts, lengths] = [starts, lengths].map(|counts| counts.map(|count| (count / $size) as u32));
-                let most = lengths.iter().copied().max().unwrap_or_default();
-                let argument = |tensor: CubeTensor| tensor.into_buffer_arg();
-                // SAFETY: what lies past a tensor's last value is not read, and no two tensors have a place in common.
-                unsafe {
-                    lay::launch_unchecked::<$kind>(
-                        &whole.client,
-                        CubeCount::Static(most.div_ceil(UNITS).clamp(1, CUBES), AT_ONCE as u32, 1),
-                        CubeDim::new_1d(UNITS),
-                        $size,
-                        whole.clone().into_buffer_arg(),
-                        argument(a),
-                        argument(b),
-                        argument(c),
-                        argument(d),
-                        argument(e),
-                        argument(f),
-                        argument(g),
-                        argument(h),
-                        starts[0],
-                        starts[1],
-                        starts[2],
-                        starts[3],
-                        starts[4],
-                        starts[5],
-                        starts[6],
-                        starts[7],
-                        lengths[0],
-                        lengths[1],
-                        lengths[2],
-                        lengths[3],
-                        lengths[4],
-                        lengths[5],
-                        lengths[6],
-                        lengths[7],
-                    )
-                }
-            }};
-        }
-        let wide = starts.iter().chain(&lengths).all(|count| count.is_multiple_of(EACH));
-        match (whole.dtype == DType::BF16, wide) {
-            (true, true) => launch!(bf16, 8),
-            (true, false) => launch!(bf16, 1),
-            (false, true) => launch!(f32, 8),
-            (false, false) => launch!(f32, 1),
-        }
-        whole
+        // A stream waits for another when it uses memory that is younger than the last time that it did, whatever was written since then
+        // into older memory, such as that of weights.
+        let now = empty_like(&a, Shape::new([1]), a.dtype);
+        places.stream.executes(|| {
+            wait(now);
+            put_there(own(whole), [a, b, c, d, e, f, g, h].map(into_contiguous), places)
+        })
     }
 
     fn copied(x: CubeTensor) -> CubeTensor {
         into_contiguous(x).copy()
     }
+}
+
+/// Uses what another stream has just been given, and so waits for all that it was given before.
+fn wait(now: CubeTensor) {
+    drop(now.copy());
+}
+
+fn put_there(whole: CubeTensor, parts: [CubeTensor; AT_ONCE], places: Places) -> CubeTensor {
+    let [a, b, c, d, e, f, g, h] = parts;
+    let Places { starts, lengths, .. } = places;
+    macro_rules! launch {
+        ($kind:ty, $size:literal) => {{
+            let [starts, lengths] = [starts, lengths].map(|counts| counts.map(|count| (count / $size) as u32));
+            let most = lengths.iter().copied().max().unwrap_or_default();
+            let argument = |tensor: CubeTensor| tensor.into_buffer_arg();
+            // SAFETY: what lies past a tensor's last value is not read, and no two tensors have a place in common.
+            unsafe {
+                lay::launch_unchecked::<$kind>(
+                    &whole.client,
+                    CubeCount::Static(most.div_ceil(UNITS).clamp(1, CUBES), AT_ONCE as u32, 1),
+                    CubeDim::new_1d(UNITS),
+                    $size,
+                    whole.clone().into_buffer_arg(),
+                    argument(a),
+                    argument(b),
+                    argument(c),
+                    argument(d),
+                    argument(e),
+                    argument(f),
+                    argument(g),
+                    argument(h),
+                    starts[0],
+                    starts[1],
+                    starts[2],
+                    starts[3],
+                    starts[4],
+                    starts[5],
+                    starts[6],
+                    starts[7],
+                    lengths[0],
+                    lengths[1],
+                    lengths[2],
+                    lengths[3],
+                    lengths[4],
+                    lengths[5],
+                    lengths[6],
+                    lengths[7],
+                )
+            }
+        }};
+    }
+    let wide = starts.iter().chain(&lengths).all(|count| count.is_multiple_of(EACH));
+    match (whole.dtype == DType::BF16, wide) {
+        (true, true) => launch!(bf16, 8),
+        (true, false) => launch!(bf16, 1),
+        (false, true) => launch!(f32, 8),
+        (false, false) => launch!(f32, 1),
+    }
+    whole
 }
 
 /// The cubes of a row along y copy one of the tensors.

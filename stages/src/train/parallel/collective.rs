@@ -1,12 +1,12 @@
 //! What the devices of a training do together, and the thread that has them do it.
 //!
-//! That thread has a stream of its own on every device, so that each goes on computing while its gradients are on their way. A stream
-//! waits for another when it first uses memory that is younger than the last time that it did, but knows nothing of what was written into that memory since
-//! (CubeCL 0.12). So while something is carried out its devices neither make what they hand in next nor read what came: both would be taken for
-//! waited for.
+//! What travels has a stream of its own on every device, so that each goes on computing meanwhile. A stream waits for another when it uses
+//! memory that is younger than the last time that it did, for all that the other was given by then; it knows nothing of what was written into older memory
+//! since (CubeCL 0.12). So while something is carried out its devices neither make what they hand in next nor read what came: either would be taken for
+//! waited for, or waited for too long.
 
 use crate::error::StageError;
-use burn::tensor::{Tensor, distributed::ReduceOperation};
+use burn::tensor::{StreamId, Tensor, distributed::ReduceOperation};
 use std::{
     ops::Range,
     sync::{
@@ -14,6 +14,9 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
 };
+
+/// The stream of what travels.
+pub(super) const STREAM: StreamId = StreamId { value: u64::MAX };
 
 /// What a device hands in; the others hand in the same.
 #[derive(Debug)]
@@ -135,7 +138,7 @@ pub(super) fn links(devices: usize) -> (Vec<Link>, impl FnOnce() + Send + use<>)
             (Link { calls, carried_out }, (served, done))
         })
         .unzip();
-    (links, move || while serve(&calls).is_some() {})
+    (links, move || while STREAM.executes(|| serve(&calls)).is_some() {})
 }
 
 /// Carries out what all hand in next. Nothing when one has left, or they are not of one mind.

@@ -1,5 +1,7 @@
 //! A device's place among those that train together.
 
+#[cfg(feature = "cuda")]
+use super::collective::STREAM;
 use super::collective::{Link, Part, Pending, links};
 use crate::{
     error::StageError,
@@ -155,12 +157,14 @@ impl Bucket {
         #[cfg(feature = "cuda")]
         if matches!(self.dtype, DType::BF16 | DType::F32) && crate::device::is_gpu(&self.device) {
             let (width, count) = (self.width(), rows.len());
-            let places = self.rows[rows].iter().enumerate().flat_map(|(row, places)| {
+            let places = self.rows[rows.clone()].iter().enumerate().flat_map(|(row, places)| {
                 places
                     .iter()
                     .filter_map(move |place| Some((row * width + place.start, tensors.get(&place.name)?.clone())))
             });
-            return sd3pipe_kernels::lay_out(places.collect(), count * width, (&self.device, self.dtype));
+            if let Some(whole) = sd3pipe_kernels::lay_out(&places.collect::<Vec<_>>(), count * width, STREAM) {
+                return whole;
+            }
         }
         Tensor::cat(rows.flat_map(|row| self.row(row, tensors)).collect(), 0)
     }
