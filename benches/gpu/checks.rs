@@ -227,7 +227,7 @@ fn adamw(bench: &Bench) {
                 let tensors = lengths.iter().map(|(name, count)| {
                     ((*name).to_owned(), drawn(format!("gradient {step} {name}"), *count, DType::BF16))
                 });
-                let gradients = Gradients { loss: 1.0, tensors: tensors.collect() };
+                let gradients = Gradients::new(1.0, tensors.collect());
                 state.update(gradients, &parameters, 1e-3, step).expect("a step");
             }
             let moved = start.iter().flat_map(|(name, before)| {

@@ -45,7 +45,7 @@ fn gradients(state: &State, step: usize) -> Gradients {
         let gradient = (values - uniform("target")).mul_scalar(0.5) + uniform(&step.to_string()).mul_scalar(0.1);
         (name.to_owned(), gradient)
     };
-    Gradients { loss: 1.0, tensors: state.weights.iter().map(gradient).collect() }
+    Gradients::new(1.0, state.weights.iter().map(gradient).collect())
 }
 
 fn parameters(optimizer: &Optimizer, weights: WeightType) -> Train {
@@ -160,9 +160,7 @@ fn states_in_8_bits_stay_within_one_code_of_the_references_over_a_hundred_steps(
             (name.to_owned(), noise * size.clone() * size.clone() * size)
         };
         let tensors = state.weights.iter().map(gradient).collect();
-        state
-            .update(Gradients { loss: 1.0, tensors }, &parameters, golden.config("learning_rate"), step as u64)
-            .unwrap();
+        state.update(Gradients::new(1.0, tensors), &parameters, golden.config("learning_rate"), step as u64).unwrap();
         if golden.file.info(&format!("{}/state1", step + 1)).is_none() {
             continue;
         }

@@ -3,7 +3,7 @@
 use crate::vectors::{EACH, empty_like, own};
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::{DType, Shape, StreamId, Tensor};
-use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
+use burn_cubecl::{CubeBackend, kernel::into_contiguous, ops::numeric::zeros_client, tensor::CubeTensor};
 use cubecl::prelude::*;
 use half::bf16;
 
@@ -14,10 +14,11 @@ const UNITS: u32 = 256;
 const CUBES: u32 = 256;
 
 /// Flat tensors of one type, bf16 or f32, each from its place on in one of so many values, which another stream makes: the calling thread's
-/// goes on meanwhile. What lies between the tensors is any number.
+/// goes on meanwhile. Between the tensors are zeros.
 pub fn lay_out(placed: &[(usize, Tensor<1>)], length: usize, stream: StreamId) -> Option<Tensor<1>> {
     let (_, first) = placed.first()?;
-    let mut whole = Tensor::from_dispatch(Dispatch::room(first.clone().into_dispatch(), length, stream));
+    let is_full = placed.iter().map(|(_, tensor)| tensor.dims()[0]).sum::<usize>() == length;
+    let mut whole = Tensor::from_dispatch(Dispatch::room(first.clone().into_dispatch(), length, is_full, stream));
     for placed in placed.chunks(AT_ONCE) {
         // The last one stands in for those that are not there, with no values to put.
         let [a, b, c, d, e, f, g, h] =
@@ -48,9 +49,9 @@ pub struct Places {
 /// Backends that have the operations.
 #[backend_extension(Cube, Fusion)]
 pub trait LayoutBackend: Backend {
-    /// Memory of another stream for so many values of this type.
+    /// Memory of another stream for so many values of this type, which are zeros if not all of them will be written.
     #[fusion(dtype = like, shape = Shape::new([*length]))]
-    fn room(like: FloatTensor<Self>, length: usize, stream: StreamId) -> FloatTensor<Self>;
+    fn room(like: FloatTensor<Self>, length: usize, is_full: bool, stream: StreamId) -> FloatTensor<Self>;
 
     /// See [`lay_out`].
     #[allow(clippy::too_many_arguments, reason = "a backend's operations take bare tensors")]
@@ -74,8 +75,11 @@ pub trait LayoutBackend: Backend {
 }
 
 impl LayoutBackend for CubeBackend {
-    fn room(like: CubeTensor, length: usize, stream: StreamId) -> CubeTensor {
-        stream.executes(|| empty_like(&like, Shape::new([length]), like.dtype))
+    fn room(like: CubeTensor, length: usize, is_full: bool, stream: StreamId) -> CubeTensor {
+        stream.executes(|| match is_full {
+            true => empty_like(&like, Shape::new([length]), like.dtype),
+            false => zeros_client(like.client, like.device, Shape::new([length]), like.dtype),
+        })
     }
 
     fn lay(

@@ -7,8 +7,9 @@ use crate::{
     train::{
         batch::Batch,
         blocks::{self, Sink},
-        parallel::{Rank, Reducing},
+        parallel::{Rank, Reducing, Summed},
         parameters::Train,
+        squares::Squares,
         state::State,
     },
 };
@@ -44,9 +45,16 @@ pub struct Gradients {
     pub loss: f64,
     /// Its gradient by the name of each trained tensor, flat: of one batch in the network's type, of several in 32 bits.
     pub tensors: BTreeMap<String, Tensor<1>>,
+    /// The squares of those of this device, if they are known already.
+    pub(super) squares: Option<Squares>,
 }
 
 impl Gradients {
+    /// Those that are known.
+    pub fn new(loss: f64, tensors: BTreeMap<String, Tensor<1>>) -> Self {
+        Self { loss, tensors, squares: None }
+    }
+
     /// Over batches of `samples` samples in all, one batch in memory at a time. A sample weighs as much in a short batch as in
     /// a full one.
     ///
@@ -72,7 +80,7 @@ impl Gradients {
     /// When another device has failed.
     pub fn of_all_devices(self, rank: &Rank) -> Result<Self, StageError> {
         let [loss] = rank.total([self.loss])?;
-        Ok(Self { loss, tensors: rank.reduce_all(self.tensors)? })
+        Ok(Self::new(loss, rank.reduce_all(self.tensors)?))
     }
 
     /// The same block by block, see [`blocks::backward`]. `state` is left as it is. Of several devices each gives its own batches, and
@@ -86,19 +94,24 @@ impl Gradients {
         batches: impl IntoIterator<Item = Result<Batch, StageError>>,
         samples: usize,
     ) -> Result<Self, StageError> {
-        let (mut sum, mut own) = (Self::default(), BTreeMap::new());
+        let (mut sum, mut own, mut squares) = (Self::default(), BTreeMap::new(), Squares::default());
+        let mut take = |state: &State, summed: Option<Summed>| {
+            let Summed { own: tensors, rows, .. } = summed.unwrap_or_default();
+            squares.add(state, rows.iter().map(|(name, row)| (name, row)));
+            own.extend(tensors);
+        };
         let mut batches = batches.into_iter().peekable();
         while let Some(batch) = batches.next() {
             let (batch, is_last, before) = (batch?, batches.peek().is_none(), sum.loss);
             let share = batch.len() as f64 / samples as f64;
             let rank = state.rank.clone();
             let mut reducing = Reducing::default();
-            let gradients = &mut |_: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
+            let gradients = &mut |state: &mut State, gradients: BTreeMap<String, Tensor<1>>| {
                 let names: Vec<String> = gradients.keys().cloned().collect();
                 sum_up(&mut sum.tensors, gradients);
                 if is_last {
                     let done = names.into_iter().filter_map(|name| sum.tensors.remove_entry(&name));
-                    own.extend(reducing.next(&rank, done.collect())?.unwrap_or_default().1);
+                    take(state, reducing.next(&rank, done.collect())?);
                 }
                 Ok(())
             };
@@ -107,9 +120,9 @@ impl Gradients {
                 false => Ok(before + loss),
             };
             sum.loss = blocks::backward(state, parameters, batch, share, &mut Sink { loss, gradients })?;
-            own.extend(reducing.last()?.unwrap_or_default().1);
+            take(state, reducing.last()?);
         }
-        Ok(Self { loss: sum.loss, tensors: own })
+        Ok(Self { loss: sum.loss, tensors: own, squares: Some(squares) })
     }
 
     fn add(&mut self, tracked: &Weights, batch: Batch, share: f64) -> Result<(), StageError> {

@@ -9,7 +9,7 @@ use crate::{
         metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
-        parallel::{Moving, Reducing},
+        parallel::{Moving, Reducing, Summed},
         parameters::{Train, WeightType},
         rounding,
         squares::Squares,
@@ -18,6 +18,9 @@ use crate::{
 };
 use burn::tensor::{DType, Device, Tensor};
 use std::collections::BTreeMap;
+
+/// Sections whose weights travel together: each call has the devices wait for each other.
+const TOGETHER: usize = 4;
 
 impl State {
     /// Takes the optimizer step `step` (from 0 over all epochs): clips the gradients and moves every weight that has one.
@@ -33,18 +36,22 @@ impl State {
         learning_rate: f64,
         step: u64,
     ) -> Result<Measured, StageError> {
-        let Gradients { loss, mut tensors } = gradients;
+        let Gradients { loss, mut tensors, squares } = gradients;
         check_loss(loss, parameters, step)?;
-        let mut squares = Squares::default();
-        squares.add(self, &tensors);
+        let squares = squares.unwrap_or_else(|| {
+            let mut squares = Squares::default();
+            squares.add(self, &tensors);
+            squares
+        });
         let norm = squares.norm(&self.rank)?;
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         let (sections, mut moving) = (self.rank.sections(), Moving::default());
         if sections.is_empty() || parameters.optimizer.needs_all() {
             stride.take(self, std::mem::take(&mut tensors))?;
         }
-        for names in sections {
+        for sections in sections.chunks(TOGETHER) {
             // While these are on their way the next are moved.
+            let names = sections.concat();
             let own: BTreeMap<_, _> = names.iter().filter_map(|name| tensors.remove_entry(name)).collect();
             if !own.is_empty() {
                 stride.take(self, own)?;
@@ -73,8 +80,8 @@ impl State {
         let clips = parameters.max_gradient_norm > 0.0;
         let mut squares = Squares::default();
         if clips {
-            let loss = self.visit(&batch, parameters, share, |state, _, own| {
-                squares.add(state, &own);
+            let loss = self.visit(&batch, parameters, share, |state, summed| {
+                squares.add(state, summed.rows.iter().map(|(name, row)| (name, row)));
                 Ok(())
             })?;
             check_loss(loss, parameters, step)?;
@@ -83,10 +90,11 @@ impl State {
         let norm = if clips { squares.norm(&rank)? } else { None };
         let stride = Stride::begin(self, parameters, learning_rate, step, norm.clone());
         let (mut squares, mut moving) = (Squares::default(), Moving::default());
-        let loss = self.visit(&batch, parameters, share, |state, names, own| {
+        let loss = self.visit(&batch, parameters, share, |state, Summed { names, own, rows }| {
             if !clips {
-                squares.add(state, &own);
+                squares.add(state, rows.iter().map(|(name, row)| (name, row)));
             }
+            drop(rows);
             stride.take(state, own)?;
             moving.send(state, &names)
         })?;
@@ -103,15 +111,15 @@ impl State {
         batch: &Batch,
         parameters: &Train,
         share: f64,
-        mut visit: impl FnMut(&mut Self, Vec<String>, BTreeMap<String, Tensor<1>>) -> Result<(), StageError>,
+        mut visit: impl FnMut(&mut Self, Summed) -> Result<(), StageError>,
     ) -> Result<f64, StageError> {
         let (rank, mut reducing) = (self.rank.clone(), Reducing::default());
         let loss = &mut |loss: f64| Ok(rank.total([loss])?[0]);
         let gradients = &mut |state: &mut Self, gradients: BTreeMap<String, Tensor<1>>| {
-            reducing.next(&rank, gradients)?.map_or(Ok(()), |(names, own)| visit(state, names, own))
+            reducing.next(&rank, gradients)?.map_or(Ok(()), |summed| visit(state, summed))
         };
         let loss = blocks::backward(self, parameters, batch.clone(), share, &mut Sink { loss, gradients })?;
-        reducing.last()?.map_or(Ok(()), |(names, own)| visit(self, names, own))?;
+        reducing.last()?.map_or(Ok(()), |summed| visit(self, summed))?;
         Ok(loss)
     }
 }

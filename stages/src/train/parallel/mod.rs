@@ -13,4 +13,4 @@ mod rank;
 pub(super) use crew::Crew;
 pub(super) use deal::{Hand, Hands, deal};
 pub use rank::Rank;
-pub(super) use rank::{Moving, Reducing};
+pub(super) use rank::{Moving, Reducing, Summed};

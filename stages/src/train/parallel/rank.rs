@@ -95,9 +95,9 @@ impl Rank {
         }
         let (mut reducing, mut own) = (Reducing::default(), BTreeMap::new());
         for gradients in by_section(gradients) {
-            own.extend(reducing.next(self, gradients)?.unwrap_or_default().1);
+            own.extend(reducing.next(self, gradients)?.unwrap_or_default().own);
         }
-        own.extend(reducing.last()?.unwrap_or_default().1);
+        own.extend(reducing.last()?.unwrap_or_default().own);
         Ok(own)
     }
 }
@@ -188,8 +188,16 @@ impl Bucket {
     }
 }
 
-/// The names of gradients of all devices, and those of this device's own tensors, added up.
-pub(in crate::train) type Summed = (Vec<String>, BTreeMap<String, Tensor<1>>);
+/// Gradients of a section, added up over all devices.
+#[derive(Debug, Default)]
+pub(in crate::train) struct Summed {
+    /// The names of all devices'.
+    pub(in crate::train) names: Vec<String>,
+    /// Those of this device's own tensors.
+    pub(in crate::train) own: BTreeMap<String, Tensor<1>>,
+    /// The same as they came, with zeros between them, each by the name of its first: of a device alone the gradients themselves.
+    pub(in crate::train) rows: Vec<(String, Tensor<1>)>,
+}
 
 /// Gradients on their way, those of a section at a time.
 #[derive(Debug, Default)]
@@ -212,7 +220,10 @@ impl Reducing {
         gradients: BTreeMap<String, Tensor<1>>,
     ) -> Result<Option<Summed>, StageError> {
         let names = gradients.keys().cloned().collect();
-        let Some(group) = &rank.group else { return Ok(Some((names, gradients))) };
+        let Some(group) = &rank.group else {
+            let rows = gradients.iter().map(|(name, gradient)| (name.clone(), gradient.clone())).collect();
+            return Ok(Some(Summed { names, own: gradients, rows }));
+        };
         let before = self.last()?;
         let mut coming = Vec::new();
         for bucket in group.buckets(gradients.iter().map(|(name, gradient)| (name.as_str(), gradient))) {
@@ -229,12 +240,16 @@ impl Reducing {
     /// When another device has failed.
     pub(in crate::train) fn last(&mut self) -> Result<Option<Summed>, StageError> {
         let Some((names, coming)) = self.coming.take() else { return Ok(None) };
-        let mut own = BTreeMap::new();
+        let mut summed = Summed { names, ..Summed::default() };
         for (index, bucket, pending) in coming {
             let row = pending.value(0..bucket.width())?;
-            own.extend(bucket.rows[index].iter().map(|place| (place.name.clone(), place.of(&row, 0))));
+            let own = bucket.rows[index].iter().map(|place| (place.name.clone(), place.of(&row, 0)));
+            summed.own.extend(own);
+            if let Some(first) = bucket.rows[index].first() {
+                summed.rows.push((first.name.clone(), row));
+            }
         }
-        Ok(Some((names, own)))
+        Ok(Some(summed))
     }
 }
 
@@ -369,7 +384,7 @@ mod tests {
                     let mut sums: Vec<Summed> =
                         by_section(gradients).filter_map(|section| reducing.next(&rank, section).unwrap()).collect();
                     sums.extend(reducing.last().unwrap());
-                    for (names, own) in sums {
+                    for Summed { names, own, .. } in sums {
                         assert!(own.keys().all(|name| rank.owns(name)));
                         for (name, gradient) in own {
                             let shape = gradient.dims().to_vec();
