@@ -115,7 +115,7 @@ fn the_vae_equals_the_reference() {
     }
 }
 
-/// In one strip of a row after the other, and in wider ones between images that there is room for.
+/// In strips of a row, and in wider ones.
 #[test]
 fn the_vae_in_strips_equals_the_reference() {
     for name in ["vae", "vae-narrow"] {

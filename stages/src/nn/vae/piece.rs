@@ -22,7 +22,7 @@ pub(super) enum Piece<'n> {
 pub(super) type Size = [usize; 3];
 
 /// What a convolution's inputs are filled up to on a GPU.
-const EIGHT: usize = 8;
+pub(super) const EIGHT: usize = 8;
 
 impl<'n> Piece<'n> {
     pub(super) fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
