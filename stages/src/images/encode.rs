@@ -85,7 +85,7 @@ fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> R
     let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };
 
     let buckets = missing.iter().map(|index| job.pictures[*index].placement.bucket);
-    let needed = buckets.map(|(width, height)| encoder.needed([batch, height as usize, width as usize])).max();
+    let needed = buckets.map(|(width, height)| encoder.needed([height as usize, width as usize])).max();
     if needed.zip(device::free(&device)).is_some_and(|(needed, free)| needed > free) {
         work.progress.line("the GPU has no room for whole images in the VAE: they go through it in strips");
     }

@@ -80,10 +80,10 @@ impl VaeEncoder {
         (mean, log_variance.clamp(-30.0, 20.0))
     }
 
-    /// The bytes that whole images take: as many as these, of so many rows and columns.
-    pub(crate) fn needed(&self, [batch, height, width]: [usize; 3]) -> u64 {
+    /// The bytes that a whole image of so many rows and columns takes.
+    pub(crate) fn needed(&self, [height, width]: [usize; 2]) -> u64 {
         let ([colours, _], (_, dtype)) = (self.first.channels(), place(self.first.weight()));
-        batch as u64 * needed(&self.pieces(), [colours, height, width], dtype)
+        needed(&self.pieces(), [colours, height, width], dtype)
     }
 
     /// What comes before the middle.

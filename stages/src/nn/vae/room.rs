@@ -188,7 +188,7 @@ mod tests {
         let decoded = decoder.decode(latents.clone());
         // The first has room for one image, but not for both.
         for share in [1.5, 0.9, 0.6] {
-            let room = Some((encoder.needed([1, 104, 24]) as f64 * share) as u64);
+            let room = Some((encoder.needed([104, 24]) as f64 * share) as u64);
             let found = encoder.encode_within(images.clone(), room);
             let decoded_off = off(decoder.decode_within(latents.clone(), room), decoded.clone());
             let all = [off(found.0, mean.clone()), off(found.1, log_variance.clone()), decoded_off];
