@@ -3,10 +3,11 @@
 use crate::{
     goldens::golden::{error, uniform},
     measure::Bench,
+    released,
 };
 use burn::tensor::{DType, Device, StreamId, Tensor, TensorData};
 use sd3pipe_kernels::{Across, Walk, add_up, convolution, copied, group_norm, lay_out, product};
-use sd3pipe_stages::nn::{Weight, Weights, attention, to_host};
+use sd3pipe_stages::nn::{VaeDecoder, VaeEncoder, Weight, Weights, attention, to_host};
 use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
 use sd3pipe_stages::train::{Gradients, State};
@@ -17,6 +18,7 @@ pub fn run(bench: &Bench) {
     attentions(bench);
     convolutions(bench);
     group_norms(bench);
+    vae_in_strips(bench);
     splits(bench);
     layouts(bench);
     sums(bench);
@@ -169,6 +171,35 @@ fn group_norms(bench: &Bench) {
             bench.check(&row, error(&to_host(found), &to_host(expected)), 4e-3);
         }
     }
+}
+
+/// Both halves of the VAE in strips, wide and narrow ones, against whole images, and beside f32 no worse.
+fn vae_in_strips(bench: &Bench) {
+    let wide = |weights: &Weights| weights.map(|_, values| values.cast(DType::F32));
+    let (encoder, decoder) = (bench.weights(released::vae_encoder()), bench.weights(released::vae_decoder()));
+    let (image, latents): (Tensor<4>, Tensor<4>) = (bench.random([2, 3, 264, 200]), bench.random([2, 16, 33, 25]));
+    let encode = |weights: &Weights, room| {
+        to_host(VaeEncoder::new(&weights.root()).expect("an encoder").encode_within(image.clone(), room).0)
+    };
+    let decode = |weights: &Weights, room| {
+        to_host(VaeDecoder::new(&weights.root()).expect("a decoder").decode_within(latents.clone(), room))
+    };
+    let both = |half: &str, run: &dyn Fn(&Weights, Option<u64>) -> Vec<f32>, weights: &Weights| {
+        let (whole, exact) = (run(weights, None), run(&wide(weights), None));
+        for room in [48 << 20, 16 << 20] {
+            let row = format!("VAE {half} in strips within {room} bytes");
+            let found = run(weights, Some(room));
+            bench.check(&row, error(&found, &whole), 1e-2);
+            bench.check(&format!("{row}, against f32"), error(&found, &exact), 1.2 * error(&whole, &exact));
+        }
+        bench.check(
+            &format!("VAE {half} of f32 in strips"),
+            error(&run(&wide(weights), Some(128 << 20)), &exact),
+            1e-4,
+        );
+    };
+    both("encode", &encode, &encoder);
+    both("decode", &decode, &decoder);
 }
 
 /// The gradient of a tensor of which all parts, or some, were used: the very one that burn's slices give.

@@ -41,20 +41,32 @@ fn of_text(names: &Names, tokens: usize) -> Least {
     Least { operations: 2.0 * values * tokens as f64, bytes: 2.0 * values }
 }
 
-/// An image of 1024² pixels through each half.
+/// An image of 1024² pixels through each half, and one of 2048² in strips, in 2 GiB with the weights.
 pub fn vae(bench: &Bench) {
+    let room = || {
+        let used = bench.device.memory_pool_usage().map_or(0, |usage| usage.bytes_in_use);
+        Some((2 << 30) - used)
+    };
     let names = released::vae_encoder();
-    let operations = of_vae(&names, "conv_in");
+    let operations = [1024, 2048].map(|side| of_vae(&names, "conv_in", side));
     let encoder = VaeEncoder::new(&bench.weights(names).root()).expect("the VAE's encoder");
     let image: Tensor<4> = bench.random([1, 3, 1024, 1024]);
-    bench.time("VAE encode", operations, || encoder.encode(image.clone()));
+    bench.time("VAE encode", operations[0], || encoder.encode(image.clone()));
+    bench.device.memory_cleanup();
+    let image: Tensor<4> = bench.random([1, 3, 2048, 2048]);
+    let left = room();
+    bench.time("VAE encode, 2048² in 2 GiB", operations[1], || encoder.encode_within(image.clone(), left));
     drop((encoder, image));
     bench.device.memory_cleanup();
     let names = released::vae_decoder();
-    let operations = of_vae(&names, "conv_out");
+    let operations = [1024, 2048].map(|side| of_vae(&names, "conv_out", side));
     let decoder = VaeDecoder::new(&bench.weights(names).root()).expect("the VAE's decoder");
     let latents = bench.random([1, 16, 128, 128]);
-    bench.time("VAE decode", operations, || decoder.decode(latents.clone()));
+    bench.time("VAE decode", operations[0], || decoder.decode(latents.clone()));
+    bench.device.memory_cleanup();
+    let latents = bench.random([1, 16, 256, 256]);
+    let left = room();
+    bench.time("VAE decode, 2048² in 2 GiB", operations[1], || decoder.decode_within(latents.clone(), left));
     drop((decoder, latents));
     bench.device.memory_cleanup();
     pieces(bench);
@@ -96,18 +108,18 @@ fn pieces(bench: &Bench) {
     }
 }
 
-/// Operations of the convolutions, and of the one attention, for 1024² pixels. `outside` is the convolution beside the image.
-pub fn of_vae(names: &Names, outside: &str) -> f64 {
+/// Operations of the convolutions, and of the one attention, for an image of this side. `outside` is the convolution beside the image.
+pub fn of_vae(names: &Names, outside: &str, image: usize) -> f64 {
     let level = |level: &str| level.parse::<usize>().expect("a level");
     // The side of what comes out.
     let side = |name: &str| match name.split('.').collect::<Vec<_>>()[..] {
-        ["down", at, "downsample", ..] => 512 >> level(at),
-        ["up", at, "upsample", ..] => 2048 >> level(at),
-        ["down" | "up", at, ..] => 1024 >> level(at),
-        [first, ..] if first == outside => 1024_usize,
-        _ => 128,
+        ["down", at, "downsample", ..] => (image / 2) >> level(at),
+        ["up", at, "upsample", ..] => (2 * image) >> level(at),
+        ["down" | "up", at, ..] => image >> level(at),
+        [first, ..] if first == outside => image,
+        _ => image / 8,
     };
     let convolutions = names.iter().filter(|(_, shape)| shape.len() == 4);
     let products = convolutions.map(|(name, shape)| 2.0 * (shape.iter().product::<usize>() * side(name).pow(2)) as f64);
-    products.sum::<f64>() + 4.0 * (128.0f64 * 128.0).powi(2) * 512.0
+    products.sum::<f64>() + 4.0 * (image as f64 / 8.0).powi(4) * 512.0
 }

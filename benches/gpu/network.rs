@@ -212,7 +212,7 @@ pub fn profile_of_4(bench: &Bench) {
 pub fn sample(bench: &Bench) {
     let network = mmdit(&bench.weights(released::mmdit()));
     let names = released::vae_decoder();
-    let operations = 28.0 * 2.0 * FORWARD + encoders::of_vae(&names, "conv_out");
+    let operations = 28.0 * 2.0 * FORWARD + encoders::of_vae(&names, "conv_out", 1024);
     let decoder = VaeDecoder::new(&bench.weights(names).root()).expect("the VAE's decoder");
     let text = || (bench.random([1, 333, 4096]), bench.random([1, 2048]));
     let guidance = Guidance { prompt: text(), negative: Some(text()), cfg: 7.0, skip_layers: None };

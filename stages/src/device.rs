@@ -129,13 +129,26 @@ pub fn keep_kernels(store: &Path) {
 pub(crate) fn room(device: &burn::tensor::Device) -> Option<u64> {
     #[cfg(feature = "cuda")]
     if is_gpu(device) {
-        const BESIDE: u64 = 1300 << 20;
-        let told = std::env::var("SD3PIPE_GPU_MEMORY").ok().and_then(|gib| gib.parse::<f64>().ok());
-        let told = told.map(|gib| (gib * f64::from(1 << 30)) as u64);
-        return told.or_else(|| device.memory_capacity()).map(|memory| memory.saturating_sub(BESIDE));
+        return told_room().or_else(|| device.memory_capacity().map(|memory| memory.saturating_sub(BESIDE)));
     }
     let _ = device;
     None
+}
+
+/// Bytes that CUDA itself and the kernels take of a GPU.
+const BESIDE: u64 = 1300 << 20;
+
+/// Bytes that a network may take of a GPU by what `SD3PIPE_GPU_MEMORY` says, if it says something.
+pub(crate) fn told_room() -> Option<u64> {
+    let told = std::env::var("SD3PIPE_GPU_MEMORY").ok().and_then(|gib| gib.parse::<f64>().ok());
+    told.map(|gib| ((gib * f64::from(1 << 30)) as u64).saturating_sub(BESIDE))
+}
+
+/// Bytes of that room that no tensor is in.
+#[cfg(feature = "compute")]
+pub(crate) fn free(device: &burn::tensor::Device) -> Option<u64> {
+    let room = room(device)?;
+    Some(room.saturating_sub(device.memory_pool_usage().map_or(0, |usage| usage.bytes_in_use)))
 }
 
 /// Whether tensors of this device are on a GPU.

@@ -6,7 +6,7 @@
 use crate::{
     captions::report::CLIP_TOKENS,
     checkpoint::{Component, ComponentSource, MmditGeometry},
-    device::DeviceKind,
+    device::{DeviceKind, told_room},
     error::StageError,
     facts::{Facts, TEXT_ENCODERS},
     job::Job,
@@ -35,8 +35,9 @@ impl Job {
                 let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { u64::from(job.parameters.batch) };
                 let areas = job.pictures.iter().map(|picture| area(picture.placement.bucket));
                 let pixels = batch * areas.max().unwrap_or_default();
-                let encoder = Component::VaeEncoder;
-                weights(&job.facts, encoder, job.parameters.precision)? + vae(&job.facts, encoder, batch, pixels)?
+                let (encoder, precision) = (Component::VaeEncoder, job.parameters.precision);
+                let weights = weights(&job.facts, encoder, precision)?;
+                weights + vae(&job.facts, encoder, precision, batch, pixels, weights)?
             }
             Self::Train(job) => Footprint::of(job)?.peak_on(devices),
             Self::Export(_) => return Ok(None),
@@ -49,7 +50,8 @@ impl Job {
                 let passes = batch * if parameters.cfg == 1.0 { 1 } else { 2 };
                 let text = CLIP_TOKENS as u64 + u64::from(parameters.t5_tokens);
                 let velocity = block(&facts.geometry, passes, area(parameters.size), text, facts.device);
-                texts.max(networks + velocity.max(vae(facts, Component::VaeDecoder, 1, area(parameters.size))?))
+                let (decoder, pixels) = (Component::VaeDecoder, area(parameters.size));
+                texts.max(networks + velocity.max(vae(facts, decoder, parameters.precision, 1, pixels, networks)?))
             }
         }))
     }
@@ -97,17 +99,36 @@ pub(crate) fn text_encoder(
     weights_of(source, precision) + loading.max(ALIVE * F32 * batch * tokens * inner)
 }
 
-/// One half of the VAE over so many pixels: its widest place is at full resolution, or the attention in its middle, whose scores are
-/// over all pairs of an eighth of either side.
-fn vae(facts: &Facts, component: Component, batch: u64, pixels: u64) -> Result<u64, StageError> {
+/// One half of the VAE over so many pixels, where networks take so many bytes already: its widest place is at full resolution, or on a CPU
+/// the attention in its middle, whose scores are over all pairs of an eighth of either side. On a GPU that is told to have no room for that,
+/// images go in strips.
+fn vae(
+    facts: &Facts,
+    component: Component,
+    precision: Precision,
+    batch: u64,
+    pixels: u64,
+    networks: u64,
+) -> Result<u64, StageError> {
     let Some(source) = facts.open(component)? else { return Ok(0) };
-    let (name, side) = match component {
-        Component::VaeEncoder => ("conv_in.weight", 0),
-        _ => ("up.0.block.0.conv1.weight", 1),
+    let name = match component {
+        Component::VaeEncoder => "down.0.block.0.conv1.weight",
+        _ => "up.0.block.0.conv1.weight",
     };
-    let channels = source.shape(name).and_then(|shape| shape.get(side)).copied().unwrap_or_default() as u64;
-    let tokens = pixels / batch.max(1) / 64;
-    Ok(F32 * (ALIVE * channels * pixels).max(2 * batch * tokens * tokens))
+    let side = |side| source.shape(name).and_then(|shape| shape.get(side)).copied().unwrap_or_default() as u64;
+    let (outputs, inputs) = (side(0), side(1));
+    if facts.device == DeviceKind::Cpu {
+        let tokens = pixels / batch.max(1) / 64;
+        return Ok(F32 * (ALIVE * inputs * pixels).max(2 * batch * tokens * tokens));
+    }
+    let whole = (2 * inputs + outputs).max(3 * outputs) * pixels * vae_value(precision == Precision::Bf16);
+    Ok(whole.min(told_room().map_or(u64::MAX, |room| room.saturating_sub(networks))))
+}
+
+/// What a value in the VAE comes to on a GPU, with what allocators waste. In other types than bf16 norms have twice as many on the way, in
+/// 32 bits.
+pub(crate) fn vae_value(is_bf16: bool) -> u64 {
+    if is_bf16 { 3 } else { 10 }
 }
 
 /// One block of the MMDiT without gradients: the feed-forward network, or the scores where attention is not fused.

@@ -115,6 +115,24 @@ fn the_vae_equals_the_reference() {
     }
 }
 
+/// In strips of a row, and in wider ones.
+#[test]
+fn the_vae_in_strips_equals_the_reference() {
+    for name in ["vae", "vae-narrow"] {
+        let golden = Golden::open(name);
+        let [encoder, decoder] = [Component::VaeEncoder, Component::VaeDecoder]
+            .map(|half| golden.weights(half, if half == Component::VaeEncoder { "first_stage_model." } else { "" }));
+        let encoder = VaeEncoder::new(&encoder.root()).unwrap();
+        let decoder = VaeDecoder::new(&decoder.root()).unwrap();
+        for room in [1, 60_000, 200_000] {
+            let (mean, log_variance) = encoder.encode_within(golden.tensor("images"), Some(room));
+            assert_close(name, mean, golden.tensor("mean"));
+            assert_close(name, log_variance, golden.tensor("log_variance"));
+            assert_close(name, decoder.decode_within(golden.tensor("raw"), Some(room)), golden.tensor("decoded"));
+        }
+    }
+}
+
 #[test]
 fn the_logarithm_of_the_variance_is_kept_in_bounds() {
     let golden = Golden::open("vae-narrow");

@@ -27,7 +27,7 @@ pub use columns::{ColumnsBackend, column_sum};
 pub use convolution::{Walk, convolution};
 pub use environment::keep_kernels;
 pub use gelu::{gelu, takes_values};
-pub use group_norm::{group_norm, takes_groups};
+pub use group_norm::{channel_moments, group_norm, scaled_silu, takes_groups};
 pub use head_norm::{head_norm, takes_heads};
 pub use layout::{copied, lay_out};
 pub use norm::modulated_norm;

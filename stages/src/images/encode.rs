@@ -3,7 +3,7 @@
 use crate::{
     action::output,
     checkpoint::Component,
-    device::DeviceKind,
+    device::{self, DeviceKind},
     error::StageError,
     images::{ImagesJob, Latents, Made, Mask, Picture, bucket::Placement, prepare::prepare},
     nn::{self, VaeEncoder},
@@ -83,6 +83,12 @@ fn encode_pictures(job: &ImagesJob, missing: &[usize], work: &mut Work<'_>) -> R
 
     // On the CPU each goes alone: see `text::encode`.
     let batch = if job.facts.device == DeviceKind::Cpu { 1 } else { job.parameters.batch.max(1) as usize };
+
+    let buckets = missing.iter().map(|index| job.pictures[*index].placement.bucket);
+    let needed = buckets.map(|(width, height)| encoder.needed([height as usize, width as usize])).max();
+    if needed.zip(device::free(&device)).is_some_and(|(needed, free)| needed > free) {
+        work.progress.line("the GPU has no room for whole images in the VAE: they go through it in strips");
+    }
 
     let mut faults = Vec::new();
     work.progress.begin("images", missing.len() as u64, "images");

@@ -25,24 +25,33 @@ fn fused(qkv_bsd: Tensor<3>, heads: usize, is_causal: bool) -> Tensor<3> {
     join_heads(burn_attention(q, k, v, None, None, options))
 }
 
-/// The attention of one head, however wide, `[B, S, E]`: the VAE's.
-pub fn wide_attention(q_bse: Tensor<3>, k_bse: Tensor<3>, v_bse: Tensor<3>) -> Tensor<3> {
+/// The attention of one head, however wide, `[B, S, E]`: the VAE's. On a GPU its scores take a quarter of so many bytes at most, if it is
+/// said how many.
+pub fn wide_attention(q_bse: Tensor<3>, k_bse: Tensor<3>, v_bse: Tensor<3>, room: Option<u64>) -> Tensor<3> {
     #[cfg(feature = "cuda")]
     if crate::device::is_gpu(&q_bse.device()) {
-        return in_parts(q_bse, k_bse, v_bse);
+        return in_parts(q_bse, k_bse, v_bse, room);
     }
+    let _ = room;
     let [q, k, v] = [q_bse, k_bse, v_bse].map(|part| part.unsqueeze_dim::<4>(1));
     burn_attention(q, k, v, None, None, AttentionModuleOptions::default()).squeeze_dim::<3>(1)
 }
 
 /// With the scores of some queries at a time in memory, in the type of the queries.
 #[cfg(feature = "cuda")]
-fn in_parts(q_bse: Tensor<3>, k_bse: Tensor<3>, v_bse: Tensor<3>) -> Tensor<3> {
+fn in_parts(q_bse: Tensor<3>, k_bse: Tensor<3>, v_bse: Tensor<3>, room: Option<u64>) -> Tensor<3> {
     use burn::tensor::{DType, activation::softmax};
     use sd3pipe_kernels::{Across, product};
 
     const QUERIES: usize = 2048;
+    /// Those of an image of 1024² pixels.
+    const SCORES: u64 = 2048 << 14;
+    /// A score is there in the type of the queries, and on its way through softmax in f32.
+    const BYTES: u64 = 16;
     let ([batch, length, width], dtype) = (q_bse.dims(), q_bse.dtype());
+    let scores = room.map_or(SCORES, |room| SCORES.min(room / 4 / BYTES));
+    // Whole tiles of a product.
+    let at_once = (scores as usize / length / 128 * 128).clamp(128, QUERIES);
     // What all keys have in common adds the same to all scores of a query, which softmax takes no notice of: without it they are
     // smaller, and lose less to rounding.
     let keys = k_bse.cast(DType::F32);
@@ -51,9 +60,9 @@ fn in_parts(q_bse: Tensor<3>, k_bse: Tensor<3>, v_bse: Tensor<3>) -> Tensor<3> {
     let of_item = |tensor: &Tensor<3>, item: usize, first: usize, count: usize| {
         tensor.clone().narrow(0, item, 1).narrow(1, first, count).reshape([count, width])
     };
-    let parts = (0..batch).flat_map(|item| (0..length).step_by(QUERIES).map(move |first| (item, first)));
+    let parts = (0..batch).flat_map(|item| (0..length).step_by(at_once).map(move |first| (item, first)));
     let parts = parts.map(|(item, first)| {
-        let count = QUERIES.min(length - first);
+        let count = at_once.min(length - first);
         let scores = product(of_item(&queries, item, first, count), of_item(&keys, item, 0, length), Across::default());
         let shares = softmax(scores.cast(DType::F32), 1).cast(dtype);
         product(shares, of_item(&v_bse, item, 0, length), Across { right: true, left: false })

@@ -1,5 +1,7 @@
 //! The convolution layer.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
@@ -73,8 +75,78 @@ impl Convolution {
         onto_bchw.into_iter().fold(out, |out, onto| onto + out)
     }
 
+    /// Channels that go in, and that come out.
+    pub(super) fn channels(&self) -> [usize; 2] {
+        let [outputs, inputs, ..] = self.weight.dims();
+        [inputs, outputs]
+    }
+
+    fn kernel(&self) -> usize {
+        let [.., kernel] = self.weight.dims();
+        kernel
+    }
+
+    /// What a side comes to: so many rows, of so many that go in.
+    pub(super) fn side(&self, side: usize) -> usize {
+        (side * self.scale + self.padding.0 + self.padding.1 - self.kernel()) / self.stride + 1
+    }
+
+    /// The row that comes out where a row goes in, one of which the stride is a part.
+    pub(super) fn at(&self, row: usize) -> usize {
+        row * self.scale / self.stride
+    }
+
+    /// Which of the rows of images that go in, of this height, rows that come out are made of.
+    pub(super) fn needs(&self, rows: Range<usize>, height: usize) -> Range<usize> {
+        let last = (rows.end - 1) * self.stride + self.kernel();
+        let start = (rows.start * self.stride).saturating_sub(self.padding.0) / self.scale;
+        start..last.saturating_sub(self.padding.0).div_ceil(self.scale).min(height)
+    }
+
+    /// The rows that come out of which all is known by these rows of images that go in, of this height.
+    pub(super) fn told_by(&self, rows: Range<usize>, height: usize) -> Range<usize> {
+        let start = if rows.start == 0 { 0 } else { (rows.start * self.scale + self.padding.0).div_ceil(self.stride) };
+        let after = (rows.end * self.scale + self.padding.0 + self.stride).saturating_sub(self.kernel());
+        let end = if rows.end == height { self.side(height) } else { after / self.stride };
+        start..end.max(start)
+    }
+
     /// The weight, for its device and type.
     pub(super) fn weight(&self) -> &Tensor<4> {
         &self.weight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::strip::Strip;
+    use super::*;
+    use burn::tensor::{DType, Device, Distribution};
+
+    #[test]
+    fn rows_of_a_convolution_are_told_by_those_that_it_needs() {
+        let place = (&Device::flex(), DType::F32);
+        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Default, place);
+        let (height, bias) = (12, Tensor::ones([2], place));
+        let x = random([2, 3, height, 5]);
+        for (kernel, stride, padding, scale) in
+            [(3, 1, (1, 1), 1), (3, 2, (0, 1), 1), (3, 1, (1, 1), 2), (1, 1, (0, 0), 1)]
+        {
+            let weight = random([2, 3, kernel, kernel]);
+            let convolution = Convolution { weight, bias: bias.clone(), stride, padding, scale };
+            let whole = convolution.forward(x.clone());
+            assert_eq!(whole.dims()[2], convolution.side(height));
+            for first in 0..convolution.side(height) {
+                for end in first + 1..=convolution.side(height) {
+                    let needed = convolution.needs(first..end, height);
+                    let rows = convolution.told_by(needed.clone(), height);
+                    assert!(rows.start <= first && end <= rows.end, "{first}..{end} of {rows:?}");
+                    let strip = Strip::whole(x.clone()).cut(needed).convolve(&convolution).cut(first..end);
+                    let expected = whole.clone().narrow(2, first, end - first);
+                    let off = (strip.into_values() - expected).abs().max().into_scalar::<f32>();
+                    assert!(off < 1e-5, "{kernel} {stride} {scale}, {first}..{end}: {off}");
+                }
+            }
+        }
     }
 }

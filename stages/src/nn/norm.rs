@@ -3,6 +3,7 @@
 use burn::tensor::activation::silu;
 use burn::tensor::{DType, Tensor};
 
+use super::moments::Moments;
 use super::weights::{Scope, WeightsError};
 
 /// Subtracts the mean of the last dimension and divides by its deviation. The result stays in f32.
@@ -117,6 +118,32 @@ impl GroupNorm {
             return self.kernel(x_bchw, true);
         }
         silu(self.forward(x_bchw))
+    }
+
+    /// What each channel is multiplied by, and what is added to it then, `[B, C]` in f32, in images of which these are the moments.
+    pub fn settle(&self, moments: Moments) -> [Tensor<2>; 2] {
+        let [batch, channels] = moments.mean_bc.dims();
+        let each = channels / self.groups;
+        let grouped = |values: Tensor<2>| values.reshape([batch, self.groups, each]);
+        let learned = |values: &Tensor<1>| values.clone().cast(DType::F32).reshape([1, self.groups, each]);
+        let means = grouped(moments.mean_bc);
+        let mean = means.clone().mean_dim(2);
+        let within = grouped(moments.spread_bc).mean_dim(2).div_scalar(moments.pixels as f64);
+        let variance = within + (means - mean.clone()).square().mean_dim(2);
+        let scale = learned(&self.weight) / (variance + self.epsilon).sqrt();
+        let shift = learned(&self.bias) - mean * scale.clone();
+        [scale, shift].map(|values| values.reshape([batch, channels]))
+    }
+
+    /// [`GroupNorm::forward_silu`] of some rows of images of which this is settled.
+    pub fn settled_silu(&self, x_bchw: Tensor<4>, [scale_bc, shift_bc]: [Tensor<2>; 2]) -> Tensor<4> {
+        #[cfg(feature = "cuda")]
+        if self.by_kernel(&x_bchw) {
+            return sd3pipe_kernels::scaled_silu(x_bchw, scale_bc, shift_bc);
+        }
+        let ([batch, channels, ..], dtype) = (x_bchw.dims(), x_bchw.dtype());
+        let [scale, shift] = [scale_bc, shift_bc].map(|values| values.reshape([batch, channels, 1, 1]));
+        silu(x_bchw.cast(DType::F32) * scale + shift).cast(dtype)
     }
 
     #[cfg(feature = "cuda")]

@@ -20,6 +20,69 @@ const APART: u32 = UNITS + 4;
 /// A unit has eight channels, and a cube all of them.
 pub(super) const MOST_CHANNELS: usize = EACH * UNITS as usize;
 
+/// Pixels that a cube takes at once of images with so many vectors a pixel.
+fn at_once(vectors: u32) -> u32 {
+    UNITS / vectors * AT_ONCE
+}
+
+/// Pixels of a strip of images with so many channels.
+pub(super) fn strip(channels: usize) -> usize {
+    (at_once((channels / EACH) as u32) * TURNS) as usize
+}
+
+/// Enough cubes for so many pixels each.
+fn cubes(x: &CubeTensor, pixels: usize) -> CubeCount {
+    let [batch, height, width] = [0, 1, 2].map(|dimension| x.meta.shape()[dimension]);
+    CubeCount::Static((height * width).div_ceil(pixels) as u32, batch as u32, 1)
+}
+
+fn pixels(x: &CubeTensor) -> usize {
+    x.meta.shape()[1] * x.meta.shape()[2]
+}
+
+/// Of each channel of contiguous `[B, H, W, C]` the means over strips of pixels, and then the sums of the squares of what its values are
+/// apart from these: `[2, B, strips, C]`.
+pub(super) fn moments(x: &CubeTensor) -> CubeTensor {
+    let [batch, channels] = [0, 3].map(|dimension| x.meta.shape()[dimension]);
+    let strip = strip(channels);
+    let out = empty_like(x, Shape::from([2, batch, pixels(x).div_ceil(strip), channels]), DType::F32);
+    // SAFETY: pixels past the last are not read, and a cube has a unit for each vector of a pixel.
+    unsafe {
+        measure::launch_unchecked(
+            &x.client,
+            cubes(x, strip),
+            CubeDim::new_1d(UNITS),
+            x.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            pixels(x) as u32,
+            vectors(x) as u32,
+        );
+    }
+    out
+}
+
+/// `x·scale + shift` of contiguous `[B, H, W, C]`, and its SiLU; scale and shift are `[B, C]`, in f32.
+pub(super) fn scaled(x: CubeTensor, [scale, shift]: [CubeTensor; 2], silu: bool) -> CubeTensor {
+    let (client, out) = (x.client.clone(), empty_like(&x, x.shape(), x.dtype));
+    let vectors = vectors(&x) as u32;
+    // SAFETY: pixels past the last are neither read nor written, and a cube has a unit for each vector of a pixel.
+    unsafe {
+        normalise::launch_unchecked(
+            &client,
+            cubes(&x, at_once(vectors) as usize),
+            CubeDim::new_1d(UNITS),
+            x.clone().into_buffer_arg(),
+            scale.into_buffer_arg(),
+            shift.into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            pixels(&x) as u32,
+            vectors,
+            silu,
+        );
+    }
+    out
+}
+
 /// Normalises contiguous `[B, H, W, C]`.
 pub(super) fn launch(
     x: CubeTensor,
@@ -28,59 +91,29 @@ pub(super) fn launch(
     epsilon: f32,
     silu: bool,
 ) -> CubeTensor {
-    let [batch, height, width, channels] = [0, 1, 2, 3].map(|dimension| x.meta.shape()[dimension]);
-    let (pixels, vectors) = (height * width, vectors(&x) as u32);
-    let at_once = UNITS / vectors * AT_ONCE;
-    let strip = at_once * TURNS;
-    let strips = pixels.div_ceil(strip as usize);
-    let cubes = |pixels: u32| CubeCount::Static((height * width).div_ceil(pixels as usize) as u32, batch as u32, 1);
-    let units = CubeDim::new_1d(UNITS);
-    let (client, out) = (x.client.clone(), empty_like(&x, x.shape(), x.dtype));
-    let empty = |shape: &[usize]| empty_like(&x, Shape::from(shape.to_vec()), DType::F32);
-    let [means, spreads] = [(); 2].map(|()| empty(&[batch, strips, channels]));
-    let [scale, shift] = [(); 2].map(|()| empty(&[batch, channels]));
-    // SAFETY: pixels past the last are neither read nor written, and a cube has a unit for each vector of a pixel.
+    let [batch, channels] = [0, 3].map(|dimension| x.meta.shape()[dimension]);
+    let moments = moments(&x);
+    let strips = moments.meta.shape()[2];
+    let [scale, shift] = [(); 2].map(|()| empty_like(&x, Shape::from([batch, channels]), DType::F32));
+    // SAFETY: a cube takes strips that there are, and writes the channels of its own group.
     unsafe {
-        measure::launch_unchecked(
-            &client,
-            cubes(strip),
-            units,
-            x.clone().into_buffer_arg(),
-            means.clone().into_buffer_arg(),
-            spreads.clone().into_buffer_arg(),
-            pixels as u32,
-            vectors,
-        );
         settle::launch_unchecked(
-            &client,
+            &x.client,
             CubeCount::Static(groups as u32, batch as u32, 1),
-            units,
-            means.into_buffer_arg(),
-            spreads.into_buffer_arg(),
+            CubeDim::new_1d(UNITS),
+            moments.into_buffer_arg(),
             weight.into_buffer_arg(),
             bias.into_buffer_arg(),
             scale.clone().into_buffer_arg(),
             shift.clone().into_buffer_arg(),
             strips as u32,
-            strip,
-            pixels as u32,
+            strip(channels) as u32,
+            pixels(&x) as u32,
             (channels / groups) as u32,
             epsilon,
         );
-        normalise::launch_unchecked(
-            &client,
-            cubes(at_once),
-            units,
-            x.into_buffer_arg(),
-            scale.into_buffer_arg(),
-            shift.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            pixels as u32,
-            vectors,
-            silu,
-        );
     }
-    out
+    scaled(x, [scale, shift], silu)
 }
 
 /// Of each channel the mean over a strip of pixels, and the sum of the squares of what its values are apart from that.
@@ -88,7 +121,7 @@ pub(super) fn launch(
 /// Values are counted from the strip's first, so that what their squares lose to cancellation is bounded by the number of pixels, however
 /// far the values are from zero.
 #[cube(launch_unchecked)]
-fn measure(x: &[Narrow], means: &mut [f32], spreads: &mut [f32], pixels: u32, vectors: u32) {
+fn measure(x: &[Narrow], moments: &mut [f32], pixels: u32, vectors: u32) {
     let rows = UNITS / vectors;
     let row = UNIT_POS / vectors;
     let column = UNIT_POS % vectors;
@@ -139,8 +172,9 @@ fn measure(x: &[Narrow], means: &mut [f32], spreads: &mut [f32], pixels: u32, ve
                 squares += all_squares[(at + row * vectors) as usize];
             }
             let to = ((CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) * channels + channel) as usize;
-            means[to] = origins[at as usize] + sum * share;
-            spreads[to] = squares - sum * sum * share;
+            let all_strips = (CUBE_COUNT_Y * CUBE_COUNT_X * channels) as usize;
+            moments[to] = origins[at as usize] + sum * share;
+            moments[all_strips + to] = squares - sum * sum * share;
         }
     }
 }
@@ -149,8 +183,7 @@ fn measure(x: &[Narrow], means: &mut [f32], spreads: &mut [f32], pixels: u32, ve
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, reason = "a launch takes bare numbers")]
 fn settle(
-    means: &[f32],
-    spreads: &[f32],
+    moments: &[f32],
     weight: &[bf16],
     bias: &[bf16],
     scale: &mut [f32],
@@ -163,7 +196,8 @@ fn settle(
 ) {
     let channels = CUBE_COUNT_X * width;
     let begin = CUBE_POS_Y * strips * channels + CUBE_POS_X * width;
-    let origin = means[begin as usize];
+    let all_strips = CUBE_COUNT_Y * strips * channels;
+    let origin = moments[begin as usize];
     let mut sum = 0f32;
     let mut squares = 0f32;
     for turn in 0..(strips * width).div_ceil(UNITS) {
@@ -171,10 +205,10 @@ fn settle(
         if place < strips * width {
             let first = place / width * strip;
             let count = f32::cast_from(select(pixels - first < strip, pixels - first, strip));
-            let at = (begin + place / width * channels + place % width) as usize;
-            let mean = means[at] - origin;
+            let at = begin + place / width * channels + place % width;
+            let mean = moments[at as usize] - origin;
             sum += count * mean;
-            squares += spreads[at] + count * mean * mean;
+            squares += moments[(all_strips + at) as usize] + count * mean * mean;
         }
     }
     let sum = plane_sum(sum);

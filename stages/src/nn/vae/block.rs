@@ -6,6 +6,7 @@ use super::super::attention::wide_attention;
 use super::super::convolution::Convolution;
 use super::super::linear::Linear;
 use super::super::norm::GroupNorm;
+use super::super::strip::{Norms, Strip};
 use super::super::weights::{Scope, WeightsError};
 
 /// The ε of every group norm in the network.
@@ -44,6 +45,24 @@ impl ResidualBlock {
         };
         self.convolution2.forward_onto(self.norm2.forward_silu(inner), shortcut)
     }
+
+    /// The same of rows of images; nothing if a norm has not seen all strips yet.
+    pub(super) fn strip<'n>(&'n self, x: Strip, norms: &mut Norms<'n>) -> Option<Strip> {
+        let inner = norms.silu(&self.norm1, x.clone())?.convolve(&self.convolution1);
+        let beside = x.cut(inner.rows());
+        drop(x);
+        let inner = norms.silu(&self.norm2, inner)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => beside.convolve(shortcut),
+            None => beside,
+        };
+        Some(inner.convolve_onto(&self.convolution2, shortcut))
+    }
+
+    /// Those that the input goes through, one after the other.
+    pub(super) fn convolutions(&self) -> [&Convolution; 2] {
+        [&self.convolution1, &self.convolution2]
+    }
 }
 
 /// The blocks of one level, all at one resolution, and the channels that come out of them.
@@ -73,8 +92,9 @@ impl Middle {
         Ok(Self { first, attention, second })
     }
 
-    pub(super) fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
-        self.second.forward(self.attention.forward(self.first.forward(x_bchw)))
+    /// Within so many bytes, if it is said how many.
+    pub(super) fn forward(&self, x_bchw: Tensor<4>, room: Option<u64>) -> Tensor<4> {
+        self.second.forward(self.attention.forward(self.first.forward(x_bchw), room))
     }
 }
 
@@ -100,10 +120,10 @@ impl PixelAttention {
         })
     }
 
-    fn forward(&self, x_bchw: Tensor<4>) -> Tensor<4> {
+    fn forward(&self, x_bchw: Tensor<4>, room: Option<u64>) -> Tensor<4> {
         let shape = x_bchw.dims();
         let pixels_bnc = self.norm.forward(x_bchw.clone()).flatten::<3>(2, 3).swap_dims(1, 2);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|linear| linear.forward(pixels_bnc.clone()));
-        x_bchw + self.projection.forward(wide_attention(q, k, v)).swap_dims(1, 2).reshape(shape)
+        x_bchw + self.projection.forward(wide_attention(q, k, v, room)).swap_dims(1, 2).reshape(shape)
     }
 }

@@ -6,6 +6,8 @@ use super::super::convolution::Convolution;
 use super::super::norm::GroupNorm;
 use super::super::weights::{Scope, WeightsError, place};
 use super::block::{EPSILON, Middle, ResidualBlock, level};
+use super::piece::Piece;
+use super::room::run;
 
 /// The decoder. It computes in the type of its weights, and its norms in f32.
 #[derive(Debug, Clone)]
@@ -47,21 +49,31 @@ impl VaeDecoder {
     }
 
     /// Images of raw latents, in f32: `[B, 16, H, W]` to `[B, 3, 8H, 8W]` for the released VAE, about within [-1, 1] and
-    /// not clamped.
+    /// not clamped. On a GPU that has no room for them at once, in strips.
     ///
     /// # Panics
     /// When the shape is not that.
     pub fn decode(&self, raw_bchw: Tensor<4>) -> Tensor<4> {
+        let room = crate::device::free(&raw_bchw.device());
+        self.decode_within(raw_bchw, room)
+    }
+
+    /// The same within so many bytes, if it is said how many.
+    ///
+    /// # Panics
+    /// When the shape is not that.
+    pub fn decode_within(&self, raw_bchw: Tensor<4>, room: Option<u64>) -> Tensor<4> {
         let (_, dtype) = place(self.first.weight());
-        let mut x = self.middle.forward(self.first.forward(raw_bchw.cast(dtype)));
-        for (blocks, double) in &self.levels {
-            for block in blocks {
-                x = block.forward(x);
-            }
-            if let Some(double) = double {
-                x = double.forward(x);
-            }
-        }
-        self.last.forward(self.norm.forward_silu(x)).cast(DType::F32)
+        let x = self.middle.forward(self.first.forward(raw_bchw.cast(dtype)), room);
+        run(&self.pieces(), x, room).cast(DType::F32)
+    }
+
+    /// What comes after the middle.
+    pub(super) fn pieces(&self) -> Vec<Piece<'_>> {
+        let levels = self
+            .levels
+            .iter()
+            .flat_map(|(blocks, double)| blocks.iter().map(Piece::Block).chain(double.iter().map(Piece::Convolution)));
+        levels.chain([Piece::End(&self.norm, &self.last)]).collect()
     }
 }

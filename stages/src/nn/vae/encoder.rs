@@ -6,6 +6,8 @@ use super::super::convolution::Convolution;
 use super::super::norm::GroupNorm;
 use super::super::weights::{Scope, WeightsError, place};
 use super::block::{EPSILON, Middle, ResidualBlock, level};
+use super::piece::Piece;
+use super::room::{needed, run};
 
 /// The encoder. It computes in the type of its weights, and its norms in f32.
 #[derive(Debug, Clone)]
@@ -54,25 +56,42 @@ impl VaeEncoder {
     /// The mean and the logarithm of the variance of an image's raw latents, in f32, each `[B, 16, H/8, W/8]` for the
     /// released VAE. The logarithm is kept within [-30, 20].
     ///
-    /// `images_bchw` is `[B, 3, H, W]` within [-1, 1]; H and W are multiples of 8.
+    /// `images_bchw` is `[B, 3, H, W]` within [-1, 1]; H and W are multiples of 8. On a GPU that has no room for them at once they go in
+    /// strips.
     ///
     /// # Panics
     /// When the shape is not that.
     pub fn encode(&self, images_bchw: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let room = crate::device::free(&images_bchw.device());
+        self.encode_within(images_bchw, room)
+    }
+
+    /// The same within so many bytes, if it is said how many.
+    ///
+    /// # Panics
+    /// When the shape is not that.
+    pub fn encode_within(&self, images_bchw: Tensor<4>, room: Option<u64>) -> (Tensor<4>, Tensor<4>) {
         let (_, dtype) = place(self.first.weight());
-        let mut x = self.first.forward(images_bchw.cast(dtype));
-        for (blocks, halve) in &self.levels {
-            for block in blocks {
-                x = block.forward(x);
-            }
-            if let Some(halve) = halve {
-                x = halve.forward(x);
-            }
-        }
-        let x = self.norm.forward_silu(self.middle.forward(x));
+        let x = run(&self.pieces(), images_bchw.cast(dtype), room);
+        let x = self.norm.forward_silu(self.middle.forward(x, room));
         let moments = self.last.forward(x).cast(DType::F32);
         let mean = moments.clone().narrow(1, 0, self.latent_channels);
         let log_variance = moments.narrow(1, self.latent_channels, self.latent_channels);
         (mean, log_variance.clamp(-30.0, 20.0))
+    }
+
+    /// The bytes that a whole image of so many rows and columns takes.
+    pub(crate) fn needed(&self, [height, width]: [usize; 2]) -> u64 {
+        let ([colours, _], (_, dtype)) = (self.first.channels(), place(self.first.weight()));
+        needed(&self.pieces(), [colours, height, width], dtype)
+    }
+
+    /// What comes before the middle.
+    pub(super) fn pieces(&self) -> Vec<Piece<'_>> {
+        let levels = self
+            .levels
+            .iter()
+            .flat_map(|(blocks, halve)| blocks.iter().map(Piece::Block).chain(halve.iter().map(Piece::Convolution)));
+        std::iter::once(Piece::Convolution(&self.first)).chain(levels).collect()
     }
 }

@@ -3,6 +3,8 @@
 mod block;
 mod decoder;
 mod encoder;
+mod piece;
+mod room;
 
 use burn::tensor::Tensor;
 
