@@ -5,6 +5,7 @@
 //! What a training comes to is the same function of its parameters whatever the number of devices, but for the order in which
 //! gradients are added up.
 
+mod bucket;
 mod collective;
 mod crew;
 mod deal;
