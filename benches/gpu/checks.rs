@@ -8,7 +8,7 @@ use crate::{
 use burn::tensor::{DType, Device, StreamId, Tensor, TensorData};
 use sd3pipe_kernels::{Across, Walk, add_up, convolution, copied, group_norm, lay_out, product};
 use sd3pipe_stages::nn::{VaeDecoder, VaeEncoder, Weight, Weights, attention, to_host};
-use sd3pipe_stages::train::optimizer::{AdamW, Kept, Optimizer, Stored};
+use sd3pipe_stages::train::optimizer::{AdamW, Optimizer, Stored};
 use sd3pipe_stages::train::parameters::{Train, WeightType};
 use sd3pipe_stages::train::{Gradients, State};
 use std::collections::BTreeMap;
