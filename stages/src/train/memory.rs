@@ -56,6 +56,9 @@ pub struct Footprint {
 /// hold and don't use.
 const BESIDE: u64 = 1300 << 20;
 
+/// Sections whose weights travel together once they are moved: for each call the devices wait for each other.
+pub(super) const SECTIONS_TOGETHER: usize = 4;
+
 /// The width of a head of either CLIP.
 const CLIP_HEAD: u64 = 64;
 
@@ -71,6 +74,8 @@ fn clip_sizes(tensors: &[(String, Vec<usize>)]) -> [u64; 3] {
 pub struct Part {
     /// Values that are trained.
     pub trained: u64,
+    /// Bytes of their weights, as they are kept.
+    pub weights: u64,
     /// Bytes of what is there only while the part runs: copies in the network's type, and what comes from the host's memory.
     pub guests: u64,
 }
@@ -139,13 +144,18 @@ impl Footprint {
             }
             if trained {
                 part.trained += size;
+                part.weights += size * precision.bytes() as u64;
                 largest = largest.max(size);
             }
         }
-        let sum =
-            |sum: Part, part: &Part| Part { trained: sum.trained + part.trained, guests: sum.guests + part.guests };
+        let sum = |sum: Part, part: &Part| Part {
+            trained: sum.trained + part.trained,
+            weights: sum.weights + part.weights,
+            guests: sum.guests + part.guests,
+        };
         let most = |most: Part, part: &Part| Part {
             trained: most.trained.max(part.trained),
+            weights: most.weights.max(part.weights),
             guests: most.guests.max(part.guests),
         };
         Ok(Self {
@@ -179,7 +189,8 @@ impl Footprint {
     }
 
     /// The same on each of several devices: states are shared among them, and gradients once they are added up over all. While block by
-    /// block those of two sections are on their way, each has them twice, as they left and as they come.
+    /// block those of two sections are on their way, each has them twice, as they left and as they come; and so are the weights of some sections
+    /// when they have been moved.
     pub fn peak_on(&self, devices: usize) -> u64 {
         let share = |bytes: u64| bytes.div_ceil(devices as u64);
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };
@@ -204,6 +215,9 @@ impl Footprint {
         } else {
             summed + gradients + uncast + travelling
         };
+        let together = if self.fused_step { 1 } else { SECTIONS_TOGETHER as u64 };
+        let moving = together * (self.largest_part.weights + 2 * share(self.largest_part.weights));
+        let travelling = if devices > 1 { travelling.max(moving) } else { 0 };
         let step = own + travelling + if self.casts_gradients { 6 * F32 * self.largest } else { 0 };
         beside + self.held - self.shared + share(self.shared) + running.guests + forward.max(backward).max(step)
     }

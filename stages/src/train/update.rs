@@ -6,6 +6,7 @@ use crate::{
     train::{
         batch::Batch,
         blocks::{self, Sink},
+        memory::SECTIONS_TOGETHER,
         metrics::Measured,
         objective::Gradients,
         optimizer::{Course, Kept, Optimizer, Pace},
@@ -18,9 +19,6 @@ use crate::{
 };
 use burn::tensor::{DType, Device, Tensor};
 use std::collections::BTreeMap;
-
-/// Sections whose weights travel together: each call has the devices wait for each other.
-const TOGETHER: usize = 4;
 
 impl State {
     /// Takes the optimizer step `step` (from 0 over all epochs): clips the gradients and moves every weight that has one.
@@ -49,7 +47,7 @@ impl State {
         if sections.is_empty() || parameters.optimizer.needs_all() {
             stride.take(self, std::mem::take(&mut tensors))?;
         }
-        for sections in sections.chunks(TOGETHER) {
+        for sections in sections.chunks(SECTIONS_TOGETHER) {
             // While these are on their way the next are moved.
             let names = sections.concat();
             let own: BTreeMap<_, _> = names.iter().filter_map(|name| tensors.remove_entry(name)).collect();
