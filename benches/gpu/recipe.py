@@ -46,9 +46,9 @@ def main():
 
     def train(until=None):
         """Runs; gives the seconds until the first step, and stops there by force if asked to."""
-        peak, start, first = Peak(), time.monotonic(), None
+        peak, start, first, loaded = Peak(), time.monotonic(), None, None
         peak.start()
-        command = [program, "run", *options, "--until", "train", "--set", "train.save_every=40"]
+        command = [program, "run", *options, "--until", "train", *(["--set", "train.save_every=40"] if until else [])]
         said = folder / "said"
         with said.open("w") as output:
             child = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
@@ -56,11 +56,16 @@ def main():
         while child.poll() is None:
             if first is None and any(path.stat().st_size > 200 for path in events.rglob("*") if path.is_file()):
                 first = time.monotonic() - start
+            if loaded is None and "going on from step" in said.read_text(encoding="utf-8"):
+                loaded = time.monotonic() - start
             if until and list(folder.rglob("work/**/state.safetensors")):
                 child.kill()
             time.sleep(0.1)
         peak.over = True
-        return first, time.monotonic() - start, peak.most, child.returncode, said.read_text(encoding="utf-8")[-2500:]
+        text = said.read_text(encoding="utf-8")
+        sizes = [line.strip() for line in text.replace("\r", "\n").splitlines() if "first" in line]
+        print(*sizes, *([f"weights and states were loaded after {loaded:.1f} s"] if loaded else []), sep="\n", flush=True)
+        return first, time.monotonic() - start, peak.most, child.returncode, text[-2500:]
 
     first, seconds, most, code, tail = train(until=True)
     print(f"killed after {seconds:.0f} s, the first step after {first or 0:.0f} s, {most} MiB on the first GPU\n{tail if code != -9 else ''}", flush=True)
