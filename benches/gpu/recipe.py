@@ -48,13 +48,15 @@ def main():
         """Runs; gives the seconds until the first step, and stops there by force if asked to."""
         peak, start, first, loaded = Peak(), time.monotonic(), None, None
         peak.start()
+        events = folder / "out/style_dreambooth/tensorboard"
+        written = lambda: sum(path.stat().st_size for path in events.rglob("*") if path.is_file())
+        before = written()
         command = [program, "run", *options, "--until", "train", *(["--set", "train.save_every=40"] if until else [])]
         said = folder / "said"
         with said.open("w") as output:
             child = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-        events = folder / "out/style_dreambooth/tensorboard"
         while child.poll() is None:
-            if first is None and any(path.stat().st_size > 200 for path in events.rglob("*") if path.is_file()):
+            if first is None and written() > before + 200:
                 first = time.monotonic() - start
             if loaded is None and "going on from step" in said.read_text(encoding="utf-8"):
                 loaded = time.monotonic() - start
