@@ -189,8 +189,8 @@ impl Footprint {
     }
 
     /// The same on each of several devices: states are shared among them, and gradients once they are added up over all. While block by
-    /// block those of two sections are on their way, each has them twice, as they left and as they come; and so are the weights of some sections
-    /// when they have been moved.
+    /// block those of two sections are on their way, each has them twice, as they left and as they come; so it is with the weights of
+    /// some sections when they have been moved.
     pub fn peak_on(&self, devices: usize) -> u64 {
         let share = |bytes: u64| bytes.div_ceil(devices as u64);
         let running = if self.recomputes_blocks { self.largest_part } else { self.whole };

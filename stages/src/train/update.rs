@@ -60,8 +60,8 @@ impl State {
         Ok(stride.measured(loss, norm))
     }
 
-    /// The same over one batch, of `samples` in the step over all devices, with each part of the network moved as soon as its gradients are known: the gradients of no two
-    /// blocks are there at once. Equal to [`Gradients::by_blocks`] and [`State::update`], to the bit.
+    /// The same over one batch, of `samples` in the step over all devices, with each part of the network moved as soon as its gradients
+    /// are known: those of no two blocks are there at once. Equal to [`Gradients::by_blocks`] and [`State::update`], to the bit.
     ///
     /// # Errors
     /// When the loss is not finite, with the state as it was, the weights make no network, or another device has failed.

@@ -1,9 +1,9 @@
 //! What the devices of a training do together, and the thread that has them do it.
 //!
-//! What travels has a stream of its own on every device, so that each goes on computing meanwhile. A stream waits for another when it uses
-//! memory that is younger than the last time that it did, for all that the other was given by then; it knows nothing of what was written into older memory
-//! since (CubeCL 0.12). So while something is carried out its devices neither make what they hand in next nor read what came: either would be taken for
-//! waited for, or waited for too long.
+//! What travels has a stream of its own on every device, so that each goes on computing meanwhile. A stream waits for another when it
+//! uses memory that is younger than the last time that it did, for all that the other was given by then; it knows nothing of what
+//! was written into older memory since (CubeCL 0.12). So while something is carried out its devices neither make what they hand in
+//! next nor read what came: either would be taken for waited for, or waited for too long.
 
 use crate::error::StageError;
 use burn::tensor::{StreamId, Tensor, distributed::ReduceOperation};

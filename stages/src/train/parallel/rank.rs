@@ -184,14 +184,15 @@ impl Reducing {
     }
 }
 
-/// Weights on their way from the devices that have moved them, those of a section at a time.
+/// Weights on their way from the devices that have moved them.
 #[derive(Debug, Default)]
 pub(in crate::train) struct Moving {
     coming: Vec<Travelling>,
 }
 
 impl Moving {
-    /// Begins to tell the other devices those of these weights that this one has moved, and puts what has come of the section before in its place.
+    /// Begins to tell the other devices those of these weights that this one has moved, and puts what has come of those before in its
+    /// place.
     ///
     /// # Errors
     /// When another device has failed.
