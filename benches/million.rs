@@ -4,9 +4,10 @@
 //!     cargo bench --bench million -- 1000 10000
 //!
 //! Pictures and captions are real files, each another one, a thousand in a folder. What networks would make of them is simulated: an
-//! object for each that says its key. Each measurement is a process of its own, those that are compared started in turn; medians of
-//! the processor time that they took, with the kernel's, so that others may use the machine too, and the most memory that any of them had
-//! (VmHWM). The exponent is that of the growth between the last two sizes.
+//! object for each that says its key. Each measurement is a process of its own, told on standard error as it ends, those that are compared
+//! started in turn; medians of the processor time that they took, so that others may use the machine too, in brackets what of it is the
+//! kernel's, and the most memory that any of them had (VmHWM). Exponents are those of the growth between the last two sizes, with and
+//! without the kernel's time: the kernel's grows when files no longer fit in its caches, the program's has no such excuse.
 
 use sd3pipe::{
     pipeline,
@@ -23,7 +24,7 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const SIZES: [usize; 3] = [10_000, 100_000, 1_000_000];
@@ -55,15 +56,17 @@ fn main() {
     let sizes = if chosen.is_empty() { SIZES.to_vec() } else { chosen };
     let columns: Vec<Vec<Figure>> = sizes.iter().map(|items| figures(*items)).collect();
     let heads: Vec<String> = sizes.iter().map(|items| format!(" {items} items |")).collect();
-    println!("| |{} exponent |", heads.concat());
-    println!("|---|{}---|", "---|".repeat(sizes.len()));
+    println!("| |{} exponent | without the kernel's time |", heads.concat());
+    println!("|---|{}---|---|", "---|".repeat(sizes.len()));
     for (row, first) in columns[0].iter().enumerate() {
         let cells: Vec<String> = columns.iter().map(|column| format!(" {} |", column[row].shown)).collect();
-        let exponent = columns.len().checked_sub(2).map_or(String::new(), |before| {
-            let growth = columns[before + 1][row].value / columns[before][row].value;
-            format!("{:.2}", growth.ln() / (sizes[before + 1] as f64 / sizes[before] as f64).ln())
-        });
-        println!("| {} |{} {exponent} |", first.what, cells.concat());
+        let exponent = |value: fn(&Figure) -> f64| {
+            columns.len().checked_sub(2).map_or(String::new(), |before| {
+                let growth = value(&columns[before + 1][row]) / value(&columns[before][row]);
+                format!("{:.2}", growth.ln() / (sizes[before + 1] as f64 / sizes[before] as f64).ln())
+            })
+        };
+        println!("| {} |{} {} | {} |", first.what, cells.concat(), exponent(|it| it.value), exponent(|it| it.own));
     }
 }
 
@@ -72,16 +75,26 @@ struct Figure {
     what: &'static str,
     /// What grows.
     value: f64,
+    /// The same without the kernel's share.
+    own: f64,
     shown: String,
 }
 
-/// The processor time that a process took in seconds, and the most memory that it had in bytes.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Cost(f64, f64);
+/// What a process took.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Seconds of processor time.
+    time: f64,
+    /// Those of them that were the kernel's.
+    kernel: f64,
+    /// The most memory that it had, in bytes.
+    memory: f64,
+}
 
 fn figures(items: usize) -> Vec<Figure> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     make(folder.path(), items);
+    eprintln!("{items} items are made");
     let this = |arguments: [&str; 2]| {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(arguments).current_dir(folder.path());
@@ -117,36 +130,43 @@ fn figures(items: usize) -> Vec<Figure> {
     let left = walkdir::WalkDir::new(folder.path().join(".sd3pipe/objects")).min_depth(2).into_iter().count();
     assert_eq!(left, 0, "what nobody needs was left");
 
-    let ratio = |time: f64, bare: f64| format!("{} = {:.2} ×", seconds(time), time / bare);
-    let times = [
-        ("bare sorted walk and stat of the files", bare.0, seconds(bare.0)),
-        ("`run` with nothing to do", idle.0, ratio(idle.0, bare.0)),
-        ("`plan` with nothing to do", plan.0, seconds(plan.0)),
-        ("`plan` when one picture was added: every key, every look-up", added.0, seconds(added.0)),
-        ("the same walk, each file read", read.0, seconds(read.0)),
-        ("`plan` without a store: every file read, every key", new.0, ratio(new.0, read.0)),
-        ("filling the store, encoding simulated", filled.0, seconds(filled.0)),
-        ("`gc` that finds everything needed", kept.0, seconds(kept.0)),
-        ("`gc` that removes everything", removed.0, seconds(removed.0)),
-    ];
-    let memory = [
-        ("memory of `run` with nothing to do", idle.1),
-        ("memory of `plan` without a store", new.1),
-        ("memory of `plan` when one picture was added", added.1),
-        ("memory of filling the store", filled.1),
-        ("memory of `gc`", kept.1.max(removed.1)),
-    ];
-    let size = ("index", index, format!("{:.0} MiB, {:.0} bytes an item", index / 1_048_576.0, index / items as f64));
-    let memory = memory.map(|(what, bytes)| (what, bytes, format!("{:.0} MiB", bytes / 1_048_576.0)));
-    let figure = |(what, value, shown)| Figure { what, value, shown };
-    times.into_iter().chain([size]).chain(memory).map(figure).collect()
-}
-
-fn seconds(seconds: f64) -> String {
-    format!("{seconds:.2} s")
+    let time = |what, cost: Cost| {
+        let shown = format!("{:.2} s ({:.2})", cost.time, cost.kernel);
+        Figure { what, value: cost.time, own: cost.time - cost.kernel, shown }
+    };
+    let beside = |what, cost: Cost, bare: Cost| {
+        let figure = time(what, cost);
+        Figure { shown: format!("{} = {:.2} ×", figure.shown, cost.time / bare.time), ..figure }
+    };
+    let size = |what, bytes: f64, more: String| Figure {
+        what,
+        value: bytes,
+        own: bytes,
+        shown: format!("{:.0} MiB{more}", bytes / 1_048_576.0),
+    };
+    let memory = |what, cost: Cost| size(what, cost.memory, String::new());
+    let most = if kept.memory > removed.memory { kept } else { removed };
+    vec![
+        time("bare sorted walk and stat of the files", bare),
+        beside("`run` with nothing to do", idle, bare),
+        time("`plan` with nothing to do", plan),
+        time("`plan` when one picture was added: every key, every look-up", added),
+        time("the same walk, each file read", read),
+        beside("`plan` without a store: every file read, every key", new, read),
+        time("filling the store, encoding simulated", filled),
+        time("`gc` that finds everything needed", kept),
+        time("`gc` that removes everything", removed),
+        size("index", index, format!(", {:.0} bytes an item", index / items as f64)),
+        memory("memory of `run` with nothing to do", idle),
+        memory("memory of `plan` without a store", new),
+        memory("memory of `plan` when one picture was added", added),
+        memory("memory of filling the store", filled),
+        memory("memory of `gc`", most),
+    ]
 }
 
 fn cost(command: &mut Command) -> Cost {
+    let begun = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("it starts");
     let read = |name: &str| {
         fs::read_to_string(format!("/proc/{}/{name}", child.id())).expect("it is a child until it is waited for")
@@ -165,12 +185,22 @@ fn cost(command: &mut Command) -> Cost {
     }
     // Of its only thread, in nanoseconds; whole hundredths of a second are all that is told of a process with several.
     let time: f64 = read("schedstat").split(' ').next().and_then(|time| time.parse().ok()).expect("nanoseconds");
+    // After the name, which is in brackets; in hundredths of a second.
+    let stat = read("stat");
+    let kernel = stat.rsplit(')').next().and_then(|after| after.split(' ').nth(13)?.parse::<f64>().ok());
     assert!(child.wait().expect("a child").success(), "{command:?}");
-    Cost(time / 1e9, peak)
+    let cost = Cost { time: time / 1e9, kernel: kernel.expect("hundredths of a second") / 100.0, memory: peak };
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    let (what, passed, mebibytes) = (arguments.join(" "), begun.elapsed().as_secs_f64(), cost.memory / 1_048_576.0);
+    eprintln!(
+        "{what}: {:.2} s, {:.2} of them the kernel's, within {passed:.0} s; {mebibytes:.0} MiB",
+        cost.time, cost.kernel
+    );
+    cost
 }
 
 fn median(mut costs: Vec<Cost>) -> Cost {
-    costs.sort_by(|one, other| one.0.total_cmp(&other.0));
+    costs.sort_by(|one, other| one.time.total_cmp(&other.time));
     costs[costs.len() / 2]
 }
 
