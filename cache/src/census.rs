@@ -117,7 +117,7 @@ impl Census {
         let (objects, strays) = objects(store.layout())?;
         let mut census = Census {
             by_key: records.iter().enumerate().map(|(at, entry)| (entry.key, at)).collect(),
-            naming: HashMap::new(),
+            naming: HashMap::with_capacity(objects.len()),
             records,
             objects,
             strays,
@@ -198,10 +198,11 @@ pub(crate) fn files_in(folder: &std::path::Path) -> Result<Vec<DirEntry>, StoreE
 /// A file's length and age, or those of the files in a folder together, with the youngest's age.
 pub(crate) fn found(entry: &DirEntry) -> Option<Found> {
     let metadata = entry.metadata().ok()?;
-    let mut sum = Found { length: 0, modified: metadata.modified().ok()? };
+    let modified = metadata.modified().ok()?;
     if !metadata.is_dir() {
-        sum.length = metadata.len();
+        return Some(Found { length: metadata.len(), modified });
     }
+    let mut sum = Found { length: 0, modified };
     for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
         if let Some(found) = found(&inner) {
             sum = Found { length: sum.length + found.length, modified: sum.modified.max(found.modified) };
@@ -241,7 +242,8 @@ pub(crate) struct Reach<'c> {
 impl<'c> Reach<'c> {
     pub(crate) fn new(census: &'c Census) -> Reach<'c> {
         let records = vec![None; census.records.len()];
-        Reach { census, records, objects: HashMap::new(), lists: HashSet::new(), stages: HashSet::new() }
+        let objects = HashMap::with_capacity(census.objects.len());
+        Reach { census, records, objects, lists: HashSet::new(), stages: HashSet::new() }
     }
 
     /// The keys of the stages that were reached by them.

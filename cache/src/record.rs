@@ -79,6 +79,34 @@ impl Store {
         })
     }
 
+    /// What each of many actions made, as [`Store::outputs`], all at one moment.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub fn outputs_of(&self, keys: &[Key]) -> Result<Vec<Option<Vec<Output>>>, StoreError> {
+        // In the order of the tree of keys, and then in that of the rows: in any other each look-up of a million is in another page.
+        let mut sorted: Vec<(&Key, usize)> = keys.iter().enumerate().map(|(at, key)| (key, at)).collect();
+        sorted.sort_unstable();
+        self.with_index(|index| {
+            let transaction = index.transaction()?;
+            let (mut rows, mut found) = (Vec::new(), vec![None; keys.len()]);
+            let mut statement = transaction.prepare_cached("SELECT id FROM records WHERE key = ?1")?;
+            for (key, at) in &sorted {
+                let id: Option<i64> = statement.query_row([key.as_bytes()], |row| row.get(0)).optional()?;
+                rows.extend(id.map(|id| (id, *at)));
+            }
+            rows.sort_unstable();
+            let mut statement = transaction.prepare_cached("SELECT outputs FROM records WHERE id = ?1")?;
+            for (id, at) in rows {
+                found[at] = statement
+                    .query_row([id], |row| Ok(outputs_in(row, 0, &keys[at])))
+                    .optional()
+                    .map(Option::flatten)?;
+            }
+            Ok(found)
+        })
+    }
+
     /// Makes every object that was stored so far durable, and then, all together or not at all, the records. A record
     /// takes the place of an older one of its key.
     ///

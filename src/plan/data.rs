@@ -2,7 +2,7 @@
 
 use super::{
     PlanError, Planner, StageResult,
-    memo::{CHANGED, Memo, read_as},
+    memo::{CHANGED, Known, Memo, read_as},
 };
 use crate::pipeline::Resolved;
 use sd3pipe_cache::{Digest, FileDigests, Fingerprint, Key, Output, Preimage, Record, Store, StoreError};
@@ -68,7 +68,8 @@ impl Data {
         lost: &BTreeSet<Digest>,
     ) -> Result<Self, PlanError> {
         let mut remembered = load_digests(stage, resolved, store)?;
-        let mut read = Memo::default();
+        // Without a store all of them are read.
+        let mut read = Memo::with_room(if store.is_none() { scan.found.len() } else { 0 });
         let digests = digests_of(&scan, &mut remembered, Some(&mut read))?.unwrap_or_default();
         for (_, remembered) in remembered {
             remembered.save()?;
@@ -152,14 +153,14 @@ impl Data {
             listings.entry(folder.to_owned()).or_default().files.insert(below, file);
         };
         let picture = |digest: &Digest| {
-            let size = memo.sizes.get(digest).copied();
+            let size = memo.sizes.get(digest).map(|known| *known.get());
             ListedFile { size, text: None, digest: digest.to_string() }
         };
         for (found, digests) in self.scan.found.iter().zip(&self.digests) {
             let Some(dataset) = stage.data.get(found.dataset) else { continue };
             add(&dataset.path, &found.image, picture(&digests.image));
             if let Some((path, digest)) = found.caption.as_ref().zip(digests.caption) {
-                let text = memo.captions.get(&digest).map(ToString::to_string);
+                let text = memo.captions.get(&digest).map(|known| known.get().to_string());
                 add(&dataset.path, path, ListedFile { size: None, text, digest: digest.to_string() });
             }
             if let (Some(Masks::Folder(masks)), Some((path, _)), Some(digest)) =
@@ -324,32 +325,35 @@ fn digests_of(
 }
 
 /// Makes the items. What is read again must have the digest that the key was taken of.
-fn make(stage: &Captions, scan: &Scan, digests: &[Digests], before: Memo) -> Result<(Made, Memo), PlanError> {
-    let mut after = Memo::default();
+fn make(stage: &Captions, scan: &Scan, digests: &[Digests], mut memo: Memo) -> Result<(Made, Memo), PlanError> {
     let changed = || std::io::Error::other(CHANGED);
     let image = |item: usize, path: &Path| {
         let is_mask = scan.found[item].mask.as_deref().is_some_and(|(mask, _)| mask == path);
         let digest = if is_mask { digests[item].mask.ok_or_else(changed)? } else { digests[item].image };
-        let (width, height) = match before.sizes.get(&digest) {
-            Some(size) => *size,
-            None => decode::probe(&read_as(path, &digest, decode::MOST_BYTES)?)?,
+        let (width, height) = match memo.sizes.get(&digest) {
+            Some(known) => *known.get(),
+            None => {
+                let size = decode::probe(&read_as(path, &digest, decode::MOST_BYTES)?)?;
+                memo.sizes.insert(digest, Known::used(size));
+                size
+            }
         };
-        after.sizes.insert(digest, (width, height));
         Ok(ImageFacts { digest: digest.to_string(), width, height })
     };
     let caption = |item: usize, path: &Path| {
         let digest = digests[item].caption.ok_or_else(changed)?;
-        let bytes = match before.captions.get(&digest) {
-            Some(text) => text.as_bytes().to_vec(),
-            None => read_as(path, &digest, caption::LONGEST as u64)?,
-        };
+        if let Some(known) = memo.captions.get(&digest) {
+            return Ok(known.get().as_bytes().to_vec());
+        }
+        let bytes = read_as(path, &digest, caption::LONGEST as u64)?;
         if let Ok(text) = std::str::from_utf8(&bytes) {
-            after.captions.insert(digest, text.into());
+            memo.captions.insert(digest, Known::used(text.into()));
         }
         Ok(bytes)
     };
     let made = items::make(scan, stage, image, caption)?;
-    Ok((made, after))
+    memo.keep_used();
+    Ok((made, memo))
 }
 
 /// Items by their ids.

@@ -121,6 +121,9 @@ impl Planner<'_> {
             State::Waiting { .. } => Some(self.examine(index, results)?.state),
             _ => None,
         };
+        if let State::Run { missing, .. } = projected.as_ref().unwrap_or(&found.state) {
+            written.reserve(missing.len());
+        }
         let mut cost = Cost::default();
         let mut count = |digest: Digest, length: u64| {
             if written.insert(digest) && !self.store.is_some_and(|store| store.has(&digest, length)) {

@@ -284,14 +284,13 @@ impl<'p> Planner<'p> {
 
     /// What the store has of a job's actions.
     pub fn outputs(&self, job: &Job) -> Result<Vec<Option<Vec<Output>>>, PlanError> {
-        let look_up = |action: &sd3pipe_stages::action::Action| match self.store {
-            Some(store) => store.outputs(&action.key).map(|outputs| self.whole(outputs)).map_err(PlanError::from),
-            None => Ok(None),
-        };
-        let mut outputs = job.actions().iter().map(look_up).collect::<Result<Vec<_>, _>>()?;
-        if let Some(store) = self.store {
-            job.settle(&mut outputs, store)?;
+        let Some(store) = self.store else { return Ok(vec![None; job.actions().len()]) };
+        let keys: Vec<Key> = job.actions().iter().map(|action| action.key).collect();
+        let mut outputs = store.outputs_of(&keys)?;
+        if !self.lost.is_empty() {
+            outputs.iter_mut().for_each(|outputs| *outputs = self.whole(outputs.take()));
         }
+        job.settle(&mut outputs, store)?;
         Ok(outputs)
     }
 

@@ -8,6 +8,7 @@ use sd3pipe_stages::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    cell::Cell,
     collections::HashMap,
     fs::File,
     io::{self, Read},
@@ -18,12 +19,52 @@ use std::{
 #[derive(Default, Serialize, Deserialize)]
 pub(super) struct Memo {
     /// Width and height by the image's digest.
-    pub(super) sizes: HashMap<Digest, (u32, u32)>,
+    pub(super) sizes: HashMap<Digest, Known<(u32, u32)>>,
     /// The caption file's bytes, as far as they are used, by its digest.
-    pub(super) captions: HashMap<Digest, Box<str>>,
+    pub(super) captions: HashMap<Digest, Known<Box<str>>>,
+}
+
+/// What is known of a file.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Known<T> {
+    value: T,
+    /// Whether it was asked for. What was is told from what was not where it lies: a second map of a million would take its time, and its room.
+    #[serde(skip)]
+    used: Cell<bool>,
+}
+
+impl<T> Known<T> {
+    /// What is known, used.
+    pub(super) fn used(value: T) -> Self {
+        Self { value, used: true.into() }
+    }
+
+    /// Uses it.
+    pub(super) fn get(&self) -> &T {
+        self.used.set(true);
+        &self.value
+    }
+}
+
+impl<T> From<T> for Known<T> {
+    fn from(value: T) -> Self {
+        Self { value, used: false.into() }
+    }
 }
 
 impl Memo {
+    /// One that has room for so many items without growing.
+    pub(super) fn with_room(items: usize) -> Self {
+        Self { sizes: HashMap::with_capacity(items), captions: HashMap::with_capacity(items) }
+    }
+
+    /// Forgets what nobody asked for.
+    pub(super) fn keep_used(&mut self) {
+        self.sizes.retain(|_, known| known.used.get());
+        self.captions.retain(|_, known| known.used.get());
+    }
+
     /// Adds what another knows.
     pub(super) fn add(&mut self, other: Self) {
         if self.sizes.is_empty() && self.captions.is_empty() {
@@ -39,7 +80,7 @@ impl Memo {
         let Some((bytes, digest)) = read_up_to(file, decode::MOST_BYTES)? else {
             return Ok(Digest::of_reader(file)?.0);
         };
-        self.sizes.extend(decode::probe(&bytes).ok().map(|size| (digest, size)));
+        self.sizes.extend(decode::probe(&bytes).ok().map(|size| (digest, size.into())));
         Ok(digest)
     }
 
@@ -48,7 +89,7 @@ impl Memo {
         let Some((bytes, digest)) = read_up_to(file, caption::LONGEST as u64)? else {
             return Ok(Digest::of_reader(file)?.0);
         };
-        self.captions.extend(String::from_utf8(bytes).ok().map(|text| (digest, text.into())));
+        self.captions.extend(String::from_utf8(bytes).ok().map(|text| (digest, Box::<str>::from(text).into())));
         Ok(digest)
     }
 
@@ -58,8 +99,8 @@ impl Memo {
         let caption = found.caption_state.as_ref().zip(digests.caption);
         for (seen, digest) in [Some((&found.image_state, digests.image)), mask, caption].into_iter().flatten() {
             let Some(file) = seen.listed() else { continue };
-            self.sizes.extend(file.size.map(|size| (digest, size)));
-            self.captions.extend(file.text.clone().map(|text| (digest, text.into())));
+            self.sizes.extend(file.size.map(|size| (digest, size.into())));
+            self.captions.extend(file.text.clone().map(|text| (digest, Box::<str>::from(text).into())));
         }
     }
 

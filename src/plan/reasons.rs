@@ -1,14 +1,17 @@
 //! Why a stage runs: its key against that of the last run, field by field, root cause first.
 
 use super::{Examined, PlanError, Planner, StageResult, State, data};
-use sd3pipe_cache::{Change, Key, Preimage, Store, diff};
+use sd3pipe_cache::{Change, Digest, Key, Preimage, Store, diff};
 use sd3pipe_stages::{
     captions::{Item, Items},
     stage::Stage,
 };
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
 
 /// One thing that is not as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,12 @@ pub struct Cause {
 pub struct Reasons<'r> {
     store: Option<&'r Store>,
     old: BTreeMap<String, (Key, Preimage)>,
+    /// What happened to items between an old key and a new result: every stage that reads them asks.
+    items: RefCell<BTreeMap<(Key, Digest), Changes>>,
 }
+
+/// What happened, each in a few words and with lines that show it.
+type Changes = Vec<(String, Vec<String>)>;
 
 impl<'r> Reasons<'r> {
     /// From the keys of the last run's stages.
@@ -36,7 +44,7 @@ impl<'r> Reasons<'r> {
                 old.insert(name.clone(), (*key, record.preimage));
             }
         }
-        Ok(Self { store, old })
+        Ok(Self { store, old, items: RefCell::default() })
     }
 
     /// What happened to the stage itself, apart from what it reads of other stages.
@@ -94,7 +102,17 @@ impl<'r> Reasons<'r> {
         self.old.get(name).map(|(_, preimage)| preimage)
     }
 
-    fn item_changes(&self, old_key: &Key, result: &StageResult) -> Result<Vec<(String, Vec<String>)>, PlanError> {
+    fn item_changes(&self, old_key: &Key, result: &StageResult) -> Result<Changes, PlanError> {
+        let between = (*old_key, result.digest);
+        if let Some(known) = self.items.borrow().get(&between) {
+            return Ok(known.clone());
+        }
+        let changes = self.compare(old_key, result)?;
+        self.items.borrow_mut().insert(between, changes.clone());
+        Ok(changes)
+    }
+
+    fn compare(&self, old_key: &Key, result: &StageResult) -> Result<Changes, PlanError> {
         let Some(store) = self.store else { return Ok(Vec::new()) };
         let Some(old) = items_of(store, old_key)?.filter(|old| old.digest != result.digest) else {
             return Ok(Vec::new());
@@ -140,7 +158,7 @@ pub fn differences(store: &Store, old: &Key, new: &Key) -> Result<Vec<Difference
 }
 
 /// What happened between two lists of items, an item at a time.
-fn compare_items<'i>(old: &'i Items, new: &'i Items) -> Vec<(String, Vec<String>)> {
+fn compare_items<'i>(old: &'i Items, new: &'i Items) -> Changes {
     let (old, new) = (data::by_id(old), data::by_id(new));
     // By their images, the first of each: what is gone, and what is there only now.
     let only = |of: &BTreeMap<&'i str, &'i Item>, not: &BTreeMap<&str, &Item>| -> HashMap<&'i str, &'i str> {

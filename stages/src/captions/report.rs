@@ -86,7 +86,8 @@ impl DataReport {
     /// All but the lengths of texts.
     pub fn new(made: &Made, scan: &Scan) -> Self {
         let items = made.items.as_slice();
-        let texts: HashSet<&String> = items.iter().flat_map(|item| &item.texts).collect();
+        let mut texts: HashSet<&String> = HashSet::with_capacity(items.len());
+        texts.extend(items.iter().flat_map(|item| &item.texts));
         let mut sizes: Vec<(u32, u32)> = items.iter().map(|item| (item.width, item.height)).collect();
         sizes.sort_unstable_by_key(|(width, height)| (u64::from(*width) * u64::from(*height), *width));
         // Nearly all are different: only of those that are not there is a list.

@@ -119,7 +119,7 @@ impl ImagesJob {
             items: Vec::new(),
         };
         let mut faults = Vec::new();
-        let mut seen: HashMap<Key, usize> = HashMap::new();
+        let mut seen: HashMap<Key, usize> = HashMap::with_capacity(items.len());
         let mut common = Preimage::new("encode image", REVISION);
         common.read("precision", &parameters.precision)?;
         common.read("device", &facts.device)?;
