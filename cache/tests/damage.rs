@@ -54,6 +54,11 @@ fn filled(root: &Path) {
 fn check(root: &Path, what: &str) {
     let store = Store::open(root).unwrap_or_else(|error| panic!("{what}: {error}"));
     let fine = |result: Result<(), StoreError>| result.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let keys: Vec<_> = (0..60).map(|number| preimage(number).key()).collect();
+    let together = store.outputs_of(&keys).unwrap_or_else(|error| panic!("{what}: {error}"));
+    for (number, outputs) in (0..).zip(together) {
+        assert!(outputs.is_none_or(|outputs| outputs == expected(number).outputs), "{what}, together");
+    }
     for number in 0..60 {
         let key = preimage(number).key();
         let outputs = store.outputs(&key).unwrap_or_else(|error| panic!("{what}: {error}"));

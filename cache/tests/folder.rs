@@ -64,6 +64,7 @@ fn read_only(root: &Path, found: bool) -> Vec<String> {
         preimage.key()
     };
     assert_eq!(store.outputs(&key).unwrap().is_some(), found);
+    assert_eq!(store.outputs_of(&[key]).unwrap()[0].is_some(), found);
     assert_eq!(store.record(&key).unwrap().is_some(), found);
     if let Some(outputs) = store.outputs(&key).unwrap() {
         assert_eq!(store.read(&outputs[0].digest).unwrap(), b"a lighthouse");

@@ -132,3 +132,28 @@ pub(super) fn read_as(path: &Path, digest: &Digest, most: u64) -> io::Result<Vec
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most || Digest::of(&bytes) == *digest { Ok(bytes) } else { Err(io::Error::other(CHANGED)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_is_kept_as_it_was_always_written() {
+        let mut memo = Memo::with_room(2);
+        let [one, other] = [b"one", b"two"].map(|bytes| Digest::of(bytes));
+        memo.sizes.extend([(one, (640, 480).into()), (other, (1, 1).into())]);
+        memo.captions.extend([(one, Box::<str>::from("a boat").into()), (other, Known::used("a lighthouse".into()))]);
+        assert_eq!(*memo.sizes[&one].get(), (640, 480));
+        memo.keep_used();
+        let written = serde_json::json!({
+            "sizes": { one.to_string(): [640, 480] },
+            "captions": { other.to_string(): "a lighthouse" },
+        });
+        assert_eq!(serde_json::to_value(&memo).unwrap(), written);
+        // What an earlier run knew is kept only if this one asks for it too.
+        let mut read: Memo = serde_json::from_value(written).unwrap();
+        assert_eq!(&**read.captions[&other].get(), "a lighthouse");
+        read.keep_used();
+        assert_eq!((read.sizes.len(), read.captions.len()), (0, 1));
+    }
+}

@@ -66,8 +66,12 @@ pub fn stages_of(run: &Run) -> Vec<RunStage> {
     serde_json::from_value(run.document.clone()).unwrap_or_default()
 }
 
-/// Which of these actions the store knows, after seeing that whatever it knows is whole.
+/// Which of these actions the store knows, after seeing that whatever it knows is whole, and that all of them together and in another order,
+/// one of them twice, are found as each is alone.
 pub fn known(store: &Store, actions: &[&str]) -> Vec<String> {
+    let keys: Vec<Key> = actions.iter().rev().chain(actions.first()).map(|action| key(action)).collect();
+    let alone: Vec<_> = keys.iter().map(|key| store.outputs(key).unwrap()).collect();
+    assert_eq!(store.outputs_of(&keys).unwrap(), alone);
     let known = |action: &&&str| {
         let Some(outputs) = store.outputs(&key(action)).unwrap() else { return false };
         let (made, own) = content(action);
