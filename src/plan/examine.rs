@@ -1,7 +1,7 @@
 //! One stage after another: its key, whether the store has its result, and what is missing if not.
 
 use super::{
-    Data, PlanError, StageResult, Start, model,
+    Data, Examined, PlanError, StageResult, Start, State, model,
     shared::{Far, Shared},
 };
 use crate::pipeline::{Resolved, ResolvedStage};
@@ -33,54 +33,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     path::Path,
 };
-
-/// What is known of a stage.
-#[derive(Debug)]
-pub struct Examined {
-    /// All that it reads, as far as that is known: a digest of a result that has yet to be made is null.
-    pub preimage: Preimage,
-    /// What is to be done.
-    pub state: State,
-}
-
-/// What is to be done for a stage.
-#[derive(Debug)]
-pub enum State {
-    /// Nothing: the store has its result.
-    Kept {
-        /// The result.
-        result: StageResult,
-    },
-    /// Nothing but to write down what is known: every action's result is there.
-    Assembled {
-        /// The result, in memory.
-        result: StageResult,
-        /// How many actions it is made of.
-        actions: usize,
-    },
-    /// Some actions.
-    Run {
-        /// The stage's work.
-        job: Box<Job>,
-        /// The actions to carry out.
-        missing: Vec<usize>,
-    },
-    /// Something that can't be told yet: a stage that it reads from must run first.
-    Waiting {
-        /// Those stages.
-        on: Vec<usize>,
-    },
-}
-
-impl State {
-    /// The result, if it's known.
-    pub fn result(&self) -> Option<&StageResult> {
-        match self {
-            Self::Kept { result } | Self::Assembled { result, .. } => Some(result),
-            Self::Run { .. } | Self::Waiting { .. } => None,
-        }
-    }
-}
 
 /// Examines the stages of one pipeline against one store.
 pub struct Planner<'p> {

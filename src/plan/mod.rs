@@ -13,16 +13,18 @@ mod report;
 mod result;
 mod shared;
 mod start;
+mod state;
 pub mod target;
 
 pub use data::Data;
 pub use estimate::{Bytes, Cost, Estimate, Size};
-pub use examine::{Examined, Planner, State};
+pub use examine::Planner;
 pub use losses::EpochLosses;
 pub use reasons::{Cause, Difference, Reasons, differences};
 pub use result::StageResult;
 pub use shared::{Shared, Traffic};
 pub use start::{Start, StartError};
+pub use state::{Examined, State};
 
 use sd3pipe_cache::{KeyError, StoreError};
 use sd3pipe_stages::{

@@ -2,6 +2,7 @@
 
 mod comparison;
 mod deliver;
+mod error;
 mod events;
 mod executor;
 mod journal;
@@ -14,7 +15,8 @@ mod tests;
 
 pub use comparison::{Compared, Comparison};
 pub(crate) use deliver::put;
-pub use executor::{Engine, Networks, Options, RunError, Runner};
+pub use error::RunError;
+pub use executor::{Engine, Networks, Options, Runner};
 pub use journal::{Journal, StageEntry, fetched, previous_keys, seconds_an_action, stages_of};
 pub use shard::Shard;
 pub use space::{NoRoom, free_bytes};
