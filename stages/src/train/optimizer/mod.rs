@@ -79,11 +79,6 @@ impl Optimizer {
         }
     }
 
-    /// Whether it must see all gradients before it moves a weight.
-    pub(super) fn needs_all(&self) -> bool {
-        matches!(self, Self::Prodigy(_))
-    }
-
     /// Whether it finds the size of its steps by itself, so that a learning rate is a factor, 1 by nature.
     pub fn finds_its_rate(&self) -> bool {
         matches!(self, Self::Prodigy(_) | Self::Adafactor(Adafactor { relative_step: true, .. }))
@@ -115,6 +110,11 @@ pub struct Pace {
 
 #[cfg(feature = "compute")]
 impl Optimizer {
+    /// Whether it must see all gradients before it moves a weight.
+    pub(super) fn needs_all(&self) -> bool {
+        matches!(self, Self::Prodigy(_))
+    }
+
     /// The course of the step that begins with this learning rate. Prodigy's changes later, when all gradients are known.
     pub fn begin(&self, course: Course, learning_rate: f64, step: u64) -> Course {
         match self {
